@@ -1,0 +1,1 @@
+//! Criterion benchmarks of Onesigma, one file per question.

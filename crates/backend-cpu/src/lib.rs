@@ -1,0 +1,1 @@
+//! The CPU backend of Onesigma: SIMD codecs, threads, low-precision GEMM.

@@ -1,0 +1,1 @@
+//! The Backend trait, legalisation, f64 reference kernels and the null backend of Onesigma.

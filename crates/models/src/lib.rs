@@ -1,0 +1,1 @@
+//! Unit-scaled and regular GPT and BERT for Onesigma.

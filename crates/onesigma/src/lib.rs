@@ -1,0 +1,1 @@
+//! Unit-scaled low-precision training, out of the box: the Onesigma library and command line.

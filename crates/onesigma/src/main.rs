@@ -1,0 +1,2 @@
+//! The Onesigma command line.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Optimisers, schedules, data, checkpoints and the training loop of Onesigma.

@@ -1,0 +1,2 @@
+//! Development tasks: `cargo xtask demo`, `test`, `bench`, `ci`.
+fn main() {}
