@@ -1,0 +1,104 @@
+//! The bulk codecs: lengths checked, instruction set chosen, elements converted in loops that
+//! compile to vector code.
+
+mod dispatch;
+mod lane;
+mod plan;
+
+use crate::{Conversion, Error, Format, Noise, Rounding, decode, encode, philox};
+pub use dispatch::Isa;
+use plan::{DecodePlan, EncodePlan};
+
+/// Encodes `src` into little-endian codes of [`Format::bytes`] bytes each.
+///
+/// Bit for bit what [`encode`] gives; with [`Rounding::Stochastic`], element `i` takes the bits
+/// [`philox::draw`]`(noise, i, bits)`.
+///
+/// # Errors
+/// [`Error::Length`] unless `dst` has `src.len() * format.bytes()` bytes, [`Error::RandomBits`]
+/// for stochastic rounding with other than 8, 16 or 32 bits.
+pub fn encode_slice(
+    format: Format,
+    how: Conversion,
+    noise: Noise,
+    src: &[f32],
+    dst: &mut [u8],
+) -> Result<(), Error> {
+    encode_slice_on(Isa::detect(), format, how, noise, src, dst)
+}
+
+/// Decodes little-endian codes of [`Format::bytes`] bytes each; bit for bit what [`decode`] gives.
+///
+/// # Errors
+/// [`Error::Length`] unless `src` has `dst.len() * format.bytes()` bytes.
+pub fn decode_slice(format: Format, src: &[u8], dst: &mut [f32]) -> Result<(), Error> {
+    decode_slice_on(Isa::detect(), format, src, dst)
+}
+
+/// [`encode_slice`] with a given instruction set, for tests and benchmarks.
+///
+/// # Errors
+/// As [`encode_slice`], and [`Error::Isa`] if this machine has not the instruction set.
+pub fn encode_slice_on(
+    isa: Isa,
+    format: Format,
+    how: Conversion,
+    noise: Noise,
+    src: &[f32],
+    dst: &mut [u8],
+) -> Result<(), Error> {
+    isa.check()?;
+    check_length("bytes of codes", dst.len(), src.len() * format.bytes())?;
+    if let Rounding::Stochastic { bits } = how.rounding
+        && !matches!(bits, 8 | 16 | 32)
+    {
+        return Err(Error::RandomBits { bits });
+    }
+    if format.is_f32() {
+        for (value, code) in src.iter().zip(dst.as_chunks_mut().0) {
+            *code = value.to_bits().to_le_bytes();
+        }
+    } else if let Some(plan) = EncodePlan::new(format, how) {
+        dispatch::encode(isa, format, how.rounding, noise, &plan, src, dst);
+    } else {
+        encode_each(format, how, noise, src, dst);
+    }
+    Ok(())
+}
+
+/// [`decode_slice`] with a given instruction set, for tests and benchmarks.
+///
+/// # Errors
+/// As [`decode_slice`], and [`Error::Isa`] if this machine has not the instruction set.
+pub fn decode_slice_on(isa: Isa, format: Format, src: &[u8], dst: &mut [f32]) -> Result<(), Error> {
+    isa.check()?;
+    check_length("bytes of codes", src.len(), dst.len() * format.bytes())?;
+    if format.is_f32() {
+        for (code, value) in src.as_chunks().0.iter().zip(dst) {
+            *value = f32::from_bits(u32::from_le_bytes(*code));
+        }
+    } else if let Some(plan) = DecodePlan::new(format) {
+        dispatch::decode(isa, format, &plan, src, dst);
+    } else {
+        for (code, value) in src.chunks_exact(format.bytes()).zip(dst) {
+            *value = decode(code.iter().rev().fold(0, |all, &byte| all << 8 | byte as u32), format);
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn check_length(what: &'static str, found: usize, expected: usize) -> Result<(), Error> {
+    if found == expected { Ok(()) } else { Err(Error::Length { what, found, expected }) }
+}
+
+/// The scalar codec in a loop, for the formats that the lanes do not reach.
+fn encode_each(format: Format, how: Conversion, noise: Noise, src: &[f32], dst: &mut [u8]) {
+    for (index, (value, code)) in src.iter().zip(dst.chunks_exact_mut(format.bytes())).enumerate() {
+        let random = match how.rounding {
+            Rounding::Stochastic { bits } => philox::draw(noise, index as u64, bits),
+            _ => 0,
+        };
+        let bytes = encode(*value, format, how, random).to_le_bytes();
+        code.copy_from_slice(&bytes[..code.len()]);
+    }
+}

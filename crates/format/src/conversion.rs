@@ -1,0 +1,86 @@
+//! How a conversion rounds, what it does on overflow, and where its random bits come from.
+
+#[cfg(feature = "serde")]
+use serde::{Deserialize, Serialize};
+
+/// What happens to a value between two neighbouring representable values.
+///
+/// The names follow IEEE 754-2019 §4.3. Ties of the nearest rules are decided on the code: "even"
+/// is the code whose last bit is 0, which is IEEE's rule for every format with a mantissa and
+/// extends it to formats without one (E8M0).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+pub enum Rounding {
+    /// To the nearest value, ties to the even code.
+    #[default]
+    NearestEven,
+    /// To the nearest value, ties away from zero.
+    NearestAway,
+    /// To the nearest value that is not larger in magnitude.
+    TowardZero,
+    /// Toward positive infinity.
+    Up,
+    /// Toward negative infinity.
+    Down,
+    /// Up in magnitude with the probability given by the distance, else down.
+    ///
+    /// The distance to the lower neighbour, as a fraction of the gap, is cut to `bits` bits and
+    /// added to that many random bits; a carry rounds up. The result is unbiased up to
+    /// 2^-`bits` of the gap, and exactly unbiased where `bits` covers all bits that are dropped.
+    Stochastic {
+        /// Random bits for one element: 8, 16 or 32.
+        bits: u8,
+    },
+}
+
+/// What happens to a value whose rounded magnitude exceeds the largest finite one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+pub enum Overflow {
+    /// The largest finite value of the same sign; infinities too.
+    #[default]
+    Saturate,
+    /// Infinity where the format has it, else NaN where it has that, else as `Saturate`.
+    ///
+    /// As in IEEE 754-2019 §7.4, a rounding rule that points toward zero for the value's sign
+    /// delivers the largest finite value instead, unless the value was infinite.
+    Special,
+}
+
+/// Rounding and overflow rule of one conversion.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+pub struct Conversion {
+    /// What happens between two representable values.
+    pub rounding: Rounding,
+    /// What happens beyond the largest one.
+    pub overflow: Overflow,
+}
+
+impl Conversion {
+    /// Nearest-even, saturating: the usual choice in training.
+    pub const SATURATE: Self =
+        Self { rounding: Rounding::NearestEven, overflow: Overflow::Saturate };
+    /// Nearest-even with infinity or NaN on overflow: IEEE's default.
+    pub const SPECIAL: Self = Self { rounding: Rounding::NearestEven, overflow: Overflow::Special };
+}
+
+/// Where the random bits of a tensor come from: a Philox key and counter.
+///
+/// The bits of an element are a function of these fields and of its index only, so they do not
+/// depend on threads, on how a tensor is cut into slices, or on the backend. See
+/// [`philox`](crate::philox) for the layout.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+pub struct Noise {
+    /// Seed of the whole run (the Philox key).
+    pub seed: u64,
+    /// Which tensor.
+    pub tensor: u32,
+    /// Which training step.
+    pub step: u32,
+    /// Index in the tensor of the slice's first element.
+    pub offset: u64,
+}
