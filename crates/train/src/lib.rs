@@ -11,6 +11,7 @@
 pub mod atomic;
 pub mod batch;
 pub mod checkpoint;
+pub mod config;
 pub mod corpus;
 mod error;
 pub mod loader;
