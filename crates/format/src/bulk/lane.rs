@@ -2,24 +2,24 @@
 
 use super::plan::{DecodePlan, EncodePlan};
 
-pub(super) const NEAREST_EVEN: u8 = 0;
-pub(super) const NEAREST_AWAY: u8 = 1;
-pub(super) const TOWARD_ZERO: u8 = 2;
-pub(super) const UP: u8 = 3;
-pub(super) const DOWN: u8 = 4;
-pub(super) const STOCHASTIC: u8 = 5;
+pub(crate) const NEAREST_EVEN: u8 = 0;
+pub(crate) const NEAREST_AWAY: u8 = 1;
+pub(crate) const TOWARD_ZERO: u8 = 2;
+pub(crate) const UP: u8 = 3;
+pub(crate) const DOWN: u8 = 4;
+pub(crate) const STOCHASTIC: u8 = 5;
 /// Nearest-even by f32 addition; see [`EncodePlan::addition_is_exact`].
-pub(super) const NEAREST_EVEN_BY_ADDITION: u8 = 6;
+pub(crate) const NEAREST_EVEN_BY_ADDITION: u8 = 6;
 /// Nearest-even where the format has f32's exponent range.
-pub(super) const NEAREST_EVEN_BY_SHIFT: u8 = 7;
+pub(crate) const NEAREST_EVEN_BY_SHIFT: u8 = 7;
 /// Added to a rule: the sign is a bit of its own and zero has it too, as in most formats.
-pub(super) const PLAIN: u8 = 16;
+pub(crate) const PLAIN: u8 = 16;
 
 const INFINITY: u32 = 0x7f80_0000;
 
 /// Code of the f32 with these bits. `random` holds the random bits from the top down.
 #[inline(always)]
-pub(super) fn encode<const RULE: u8>(bits: u32, random: u32, plan: &EncodePlan) -> u32 {
+pub(crate) fn encode<const RULE: u8>(bits: u32, random: u32, plan: &EncodePlan) -> u32 {
     let rule = RULE % PLAIN;
     let absolute = bits & 0x7fff_ffff;
     let negative = ((bits as i32) >> 31) as u32; // all ones or 0
@@ -107,7 +107,7 @@ fn by_integers<const RULE: u8>(absolute: u32, negative: u32, plan: &EncodePlan) 
 
 /// Value of a code, as f32 bits.
 #[inline(always)]
-pub(super) fn decode(code: u32, plan: &DecodePlan) -> u32 {
+pub(crate) fn decode(code: u32, plan: &DecodePlan) -> u32 {
     let magnitude = code & (plan.sign - 1);
     let normal = (magnitude << plan.shift).wrapping_add(plan.rebias);
     let subnormal = (magnitude as i32 as f32 * plan.quantum).to_bits();

@@ -2,11 +2,10 @@
 //! compile to vector code.
 
 mod dispatch;
-mod lane;
-mod plan;
+pub(crate) mod lane;
+pub(crate) mod plan;
 
-use crate::{Conversion, Error, Format, Noise, Rounding, decode, encode, philox};
-pub use dispatch::Isa;
+use crate::{Conversion, Error, Format, Isa, Noise, Rounding, Specials, decode, encode, philox};
 use plan::{DecodePlan, EncodePlan};
 
 /// Encodes `src` into little-endian codes of [`Format::bytes`] bytes each.
@@ -83,9 +82,16 @@ pub fn decode_slice_on(isa: Isa, format: Format, src: &[u8], dst: &mut [f32]) ->
         }
     } else if let Some(plan) = DecodePlan::new(format) {
         if format.bytes() == 1 {
-            dispatch::decode::<1>(isa, &plan, src.as_chunks().0, dst);
+            dispatch::decode_floats::<1>(isa, &plan, src.as_chunks().0, dst);
         } else {
-            dispatch::decode::<2>(isa, &plan, src.as_chunks().0, dst);
+            dispatch::decode_floats::<2>(isa, &plan, src.as_chunks().0, dst);
+        }
+    } else if matches!(format.specials(), Specials::Integer) {
+        let (unused, quantum) = (32 - format.bits(), format.min_subnormal() as f32);
+        if format.bytes() == 1 {
+            dispatch::decode_integers::<1>(isa, unused, quantum, src.as_chunks().0, dst);
+        } else {
+            dispatch::decode_integers::<2>(isa, unused, quantum, src.as_chunks().0, dst);
         }
     } else {
         for (code, value) in src.chunks_exact(format.bytes()).zip(dst) {

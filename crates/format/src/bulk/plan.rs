@@ -4,7 +4,7 @@ use crate::{Conversion, Format, Overflow, Rounding, Specials};
 
 /// Constants of one encoding. All codes are without sign unless said otherwise.
 #[derive(Clone, Copy)]
-pub(super) struct EncodePlan {
+pub(crate) struct EncodePlan {
     /// Mantissa bits of the format.
     pub mantissa_bits: u32,
     /// Bits of f32's mantissa that a normal number loses.
@@ -98,7 +98,7 @@ impl EncodePlan {
 
 /// Constants of one decoding of a float; integers and scales have none.
 #[derive(Clone, Copy)]
-pub(super) struct DecodePlan {
+pub(crate) struct DecodePlan {
     /// How far the mantissa moves up.
     pub shift: u32,
     /// What makes an exponent field f32's, as f32 bits.
