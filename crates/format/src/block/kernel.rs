@@ -78,10 +78,13 @@ per_isa! {
 #[inline(always)]
 fn largest_body<const N: usize>(src: &[[f32; N]], largest: &mut [u32]) {
     for (block, largest) in src.iter().zip(largest) {
-        // Lanes first, so that the vector unit reduces across lanes once a block.
+        // Opaque, so that the compiler vectorises within a block, not across with gathers.
+        let block = core::hint::black_box(block);
         let mut lanes = [0_u32; 16];
-        for (index, value) in block.iter().enumerate() {
-            lanes[index % 16] = lanes[index % 16].max(value.to_bits() & 0x7fff_ffff);
+        for part in block.as_chunks::<16>().0 {
+            for lane in 0..16 {
+                lanes[lane] = lanes[lane].max(part[lane].to_bits() & 0x7fff_ffff);
+            }
         }
         *largest = lanes.into_iter().fold(0, u32::max);
     }
@@ -98,6 +101,7 @@ fn scale_body<const N: usize>(
     largest_body(src, &mut largest);
     scales_body(rule, &largest[..src.len()], codes, &mut factors);
     for ((block, scaled), factor) in src.iter().zip(scaled).zip(&factors) {
+        let block = core::hint::black_box(block); // as above
         for (value, scaled) in block.iter().zip(scaled) {
             *scaled = value * factor;
         }

@@ -126,7 +126,7 @@ pub(super) fn encode<const BYTES: usize>(
 ) {
     use lane::{
         DOWN, NEAREST_AWAY, NEAREST_EVEN, NEAREST_EVEN_BY_ADDITION, NEAREST_EVEN_BY_SHIFT, PLAIN,
-        STOCHASTIC, TOWARD_ZERO, UP,
+        STOCHASTIC, STOCHASTIC_FAR, TOWARD_ZERO, UP,
     };
     let plain = plan.is_plain();
     let run = match rounding {
@@ -145,13 +145,16 @@ pub(super) fn encode<const BYTES: usize>(
         Rounding::Up => encode_rule::<UP, BYTES>,
         Rounding::Down => encode_rule::<DOWN, BYTES>,
         Rounding::Stochastic { bits } => {
-            let run = match (bits, plain) {
-                (8, true) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 1, BYTES>,
-                (16, true) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 2, BYTES>,
-                (_, true) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 4, BYTES>,
-                (8, false) => encode_stochastic::<STOCHASTIC, 1, BYTES>,
-                (16, false) => encode_stochastic::<STOCHASTIC, 2, BYTES>,
-                (_, false) => encode_stochastic::<STOCHASTIC, 4, BYTES>,
+            let run = match (bits, plain, plan.is_far()) {
+                (8, true, true) => encode_stochastic::<{ STOCHASTIC_FAR + PLAIN }, 1, BYTES>,
+                (16, true, true) => encode_stochastic::<{ STOCHASTIC_FAR + PLAIN }, 2, BYTES>,
+                (_, true, true) => encode_stochastic::<{ STOCHASTIC_FAR + PLAIN }, 4, BYTES>,
+                (8, true, false) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 1, BYTES>,
+                (16, true, false) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 2, BYTES>,
+                (_, true, false) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 4, BYTES>,
+                (8, false, _) => encode_stochastic::<STOCHASTIC, 1, BYTES>,
+                (16, false, _) => encode_stochastic::<STOCHASTIC, 2, BYTES>,
+                (_, false, _) => encode_stochastic::<STOCHASTIC, 4, BYTES>,
             };
             return run(isa, plan, noise, src, dst);
         }

@@ -12,6 +12,8 @@ pub(crate) const STOCHASTIC: u8 = 5;
 pub(crate) const NEAREST_EVEN_BY_ADDITION: u8 = 6;
 /// Nearest-even where the format has f32's exponent range.
 pub(crate) const NEAREST_EVEN_BY_SHIFT: u8 = 7;
+/// [`STOCHASTIC`] for formats far above f32's subnormals; see [`EncodePlan::is_far`].
+pub(crate) const STOCHASTIC_FAR: u8 = 8;
 /// Added to a rule: the sign is a bit of its own and zero has it too, as in most formats.
 pub(crate) const PLAIN: u8 = 16;
 
@@ -29,7 +31,8 @@ pub(crate) fn encode<const RULE: u8>(bits: u32, random: u32, plan: &EncodePlan) 
     let code = match rule {
         NEAREST_EVEN_BY_ADDITION => nearest_even_by_addition(clamped, plan),
         NEAREST_EVEN_BY_SHIFT => nearest_even_by_shift(clamped, plan),
-        STOCHASTIC => stochastic(clamped, random, plan),
+        STOCHASTIC => stochastic(split(clamped, plan), random),
+        STOCHASTIC_FAR => stochastic(split_far(clamped, plan), random),
         NEAREST_EVEN => by_integers::<NEAREST_EVEN>(clamped, negative, plan),
         NEAREST_AWAY => by_integers::<NEAREST_AWAY>(clamped, negative, plan),
         TOWARD_ZERO => by_integers::<TOWARD_ZERO>(clamped, negative, plan),
@@ -77,10 +80,20 @@ fn split(absolute: u32, plan: &EncodePlan) -> (u32, u32, u32) {
     (significand, base, plan.dropped + (top - field))
 }
 
+/// [`split`] where whatever f32 holds as subnormal is shifted away, so that the hidden bit does not
+/// matter there.
+#[inline(always)]
+fn split_far(absolute: u32, plan: &EncodePlan) -> (u32, u32, u32) {
+    let significand = (absolute & 0x7f_ffff) | 0x80_0000;
+    let field = absolute >> 23;
+    let top = field.max(plan.minimum_field);
+    let base = (top - plan.minimum_field) << plan.mantissa_bits;
+    (significand, base, plan.dropped + (top - field))
+}
+
 /// The dropped bits as a 32-bit fraction; its sum with the random bits carries to go up.
 #[inline(always)]
-fn stochastic(absolute: u32, random: u32, plan: &EncodePlan) -> u32 {
-    let (significand, base, shift) = split(absolute, plan);
+fn stochastic((significand, base, shift): (u32, u32, u32), random: u32) -> u32 {
     let left = significand.unbounded_shl(32_u32.wrapping_sub(shift)); // 0 if shift > 32
     let right = significand.unbounded_shr(shift.wrapping_sub(32)); // 0 if shift < 32
     let fraction = left | right;

@@ -82,6 +82,12 @@ impl EncodePlan {
         self.complement == 0 && self.unsigned_code != 0 && self.nan_sign == self.sign
     }
 
+    /// Whether 64 bits lie between f32's subnormals and the format's quantum, so that no random
+    /// draw rounds them up.
+    pub fn is_far(&self) -> bool {
+        self.minimum_field >= 64
+    }
+
     /// Whether format and f32 have the same exponent range.
     pub fn is_cut_f32(&self) -> bool {
         self.minimum_field == 1 && self.mantissa_bits >= 1
