@@ -109,7 +109,7 @@ fn by_integers<const RULE: u8>(absolute: u32, negative: u32, plan: &EncodePlan) 
     let half = 1 << (shift - 1);
     let rest = (1 << shift) - 1;
     let add = match RULE {
-        NEAREST_EVEN => half - 1 + ((base + (significand >> shift)) & 1),
+        NEAREST_EVEN => half - 1 + (significand >> shift & 1),
         NEAREST_AWAY => half,
         UP => rest & !negative,
         DOWN => rest & negative,

@@ -94,11 +94,9 @@ impl EncodePlan {
     }
 
     /// Whether f32 addition can do the nearest-even rounding: the power of two that is added must
-    /// exist in f32, no operand that matters may be subnormal, and "even" must mean the mantissa.
+    /// exist in f32, and no operand that matters may be subnormal.
     pub fn addition_is_exact(&self) -> bool {
-        (self.clamp >> 23) + self.dropped <= 254
-            && self.minimum_field >= 32
-            && self.mantissa_bits >= 1
+        (self.clamp >> 23) + self.dropped <= 254 && self.minimum_field >= 32
     }
 }
 
