@@ -26,20 +26,6 @@ pub enum Error {
         /// What is wrong with the sizes, with the sizes in it.
         reason: String,
     },
-    /// An index operand points outside the table.
-    #[error(
-        "{kernel}: index {index} at position {position} is outside the table of {rows} rows; check the ids against the vocabulary size"
-    )]
-    Index {
-        /// The kernel.
-        kernel: &'static str,
-        /// The index found.
-        index: u32,
-        /// Where it stands.
-        position: usize,
-        /// Rows of the table.
-        rows: usize,
-    },
     /// A conversion failed.
     #[error(transparent)]
     Format(#[from] onesigma_format::Error),

@@ -5,10 +5,16 @@
 //! in f32 and rounds each result once. The vector unit is found at run time ([`Isa`]). Results
 //! depend on sizes and on the instruction set, never on the number of threads.
 
+pub mod adamw;
+pub mod attention;
+pub mod elementwise;
 mod error;
 pub mod gemm;
+mod math;
+pub mod norm;
 mod parallel;
 mod simd;
+pub mod softmax;
 mod tensor;
 
 pub use error::Error;

@@ -135,6 +135,17 @@ impl<'a> SharedOutput<'a> {
             .expect("lengths agree by construction");
     }
 
+    /// The elements from `start` on, to read back.
+    ///
+    /// # Safety
+    /// While the view is in use nothing may write these elements.
+    pub(crate) unsafe fn view(&self, start: usize, len: usize) -> Input<'a> {
+        let width = self.format.bytes();
+        // SAFETY: not written meanwhile, by the caller's promise.
+        let bytes = unsafe { self.bytes.slice(start * width, len * width) };
+        Input::new(bytes, self.format)
+    }
+
     /// The elements from `start` on as f32, if that is what they are and memory is aligned.
     ///
     /// # Safety

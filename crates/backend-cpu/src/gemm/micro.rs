@@ -5,13 +5,13 @@
 //! is a pair of neighbours along K, 32 bits wide, in both operands.
 
 /// Columns of a packed panel of B.
-pub(super) const TILE_N: usize = 32;
+pub(crate) const TILE_N: usize = 32;
 /// Most rows of a tile.
-pub(super) const TILE_M: usize = 14;
+pub(crate) const TILE_M: usize = 14;
 
 /// What becomes of the sums of a tile.
 #[derive(Clone, Copy)]
-pub(super) struct Store {
+pub(crate) struct Store {
     /// Add to what the tile of C holds: not the first block along K.
     pub accumulate: bool,
     /// Factor for the (accumulated) sums.
@@ -20,14 +20,14 @@ pub(super) struct Store {
 
 /// Where a tile of A lies: element `(row, k)` is `a[row · row_stride + k · depth_stride]`.
 #[derive(Clone, Copy)]
-pub(super) struct TileA<'a, U> {
+pub(crate) struct TileA<'a, U> {
     pub data: &'a [U],
     pub row_stride: usize,
     pub depth_stride: usize,
 }
 
 /// A tile of C: element `(row, column)` is `c[row · stride + column]`.
-pub(super) struct TileC<'a> {
+pub(crate) struct TileC<'a> {
     pub data: &'a mut [f32],
     pub stride: usize,
 }

@@ -18,9 +18,15 @@ use crate::parallel::{Scratch, Shared, for_each_task};
 use crate::simd::Isa;
 use crate::tensor::SharedOutput;
 use crate::{Error, Input, Output};
-use micro::{Store, TILE_M, TILE_N, TileC};
+pub(crate) use micro::{Store, TILE_M, TILE_N, TileA, TileC};
 use pack::{BLOCK_DEPTH, BlockA, Operand, pack_b, packed_len, panel_start};
+pub(crate) use units::Kernel;
 use units::{Decoder, Unit};
+
+/// The f32 micro-kernel of this machine, for kernels that hold their operands in f32.
+pub(crate) fn f32_kernel() -> Kernel<f32> {
+    <f32 as Unit>::kernel()
+}
 
 /// A matrix of codes with strides, in elements: `(row, column)` of a batch item lies at
 /// `origin + row · row_stride + column · column_stride`.

@@ -27,7 +27,7 @@ pub(super) trait Unit: Plain + Default {
 }
 
 /// A micro-kernel: `(a, b, c, rows, columns, depth, store)`.
-pub(super) type Kernel<U> = fn(TileA<'_, U>, &[U], TileC<'_>, usize, usize, usize, Store);
+pub(crate) type Kernel<U> = fn(TileA<'_, U>, &[U], TileC<'_>, usize, usize, usize, Store);
 
 impl Unit for f32 {
     type Half = Self;
@@ -79,7 +79,7 @@ impl Unit for u32 {
         #[cfg(target_arch = "x86_64")]
         if Isa::current() >= Isa::Avx512 {
             // SAFETY: `Isa::current` found AVX-512 with VBMI.
-            unsafe { lookup_avx512(&decoder.bf16, codes, out) };
+            unsafe { lookup_avx512(&decoder.planes, codes, out) };
             return;
         }
         for (out, code) in out.iter_mut().zip(codes) {
@@ -100,6 +100,8 @@ impl Unit for u32 {
 pub(super) struct Decoder {
     format: Format,
     bf16: [u16; 256],
+    /// Low and high bytes of `bf16`, for byte permutations.
+    planes: [[u8; 256]; 2],
 }
 
 /// Magnitudes in this range have products and short sums that are normal f32 numbers, which the
@@ -108,13 +110,15 @@ const SAFE: std::ops::Range<f32> = 1e-18..1e18;
 
 impl Decoder {
     pub(super) fn new(format: Format) -> Self {
-        let mut bf16 = [0; 256];
+        let (mut bf16, mut planes) = ([0; 256], [[0; 256]; 2]);
         if format.bytes() == 1 {
-            for (code, out) in bf16.iter_mut().enumerate() {
-                *out = (decode(code as u32, format).to_bits() >> 16) as u16;
+            for code in 0..256 {
+                let value: u16 = (decode(code as u32, format).to_bits() >> 16) as u16;
+                bf16[code] = value;
+                [planes[0][code], planes[1][code]] = value.to_le_bytes();
             }
         }
-        Self { format, bf16 }
+        Self { format, bf16, planes }
     }
 
     /// Whether all of this operand is exact, and safe from flushing, as BF16.
@@ -149,22 +153,18 @@ crate::simd::simd_fn! {
     }
 }
 
-/// `out[i] = table[codes[i]]`, 64 codes at a time.
+/// `out[i] = table[codes[i]]`, 64 codes at a time; `planes` are the table's low and high bytes.
 ///
 /// # Safety
 /// AVX-512 F, BW and VBMI.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-unsafe fn lookup_avx512(table: &[u16; 256], codes: &[u8], out: &mut [u16]) {
+unsafe fn lookup_avx512(planes: &[[u8; 256]; 2], codes: &[u8], out: &mut [u16]) {
     use std::arch::x86_64::*;
-    let mut bytes = [[0_u8; 256]; 2];
-    for (i, value) in table.iter().enumerate() {
-        [bytes[0][i], bytes[1][i]] = value.to_le_bytes();
-    }
     // SAFETY: each load reads 64 of 256 bytes.
-    let parts = bytes.map(|plane| {
-        [0, 64, 128, 192].map(|at| unsafe { _mm512_loadu_si512(plane.as_ptr().add(at).cast()) })
-    });
+    let load =
+        |plane: &[u8; 256], at: usize| unsafe { _mm512_loadu_si512(plane.as_ptr().add(at).cast()) };
+    let parts = [0, 1].map(|i| [0, 64, 128, 192].map(|at| load(&planes[i], at)));
     let count = codes.len().min(out.len());
     let mut at = 0;
     while at < count {
