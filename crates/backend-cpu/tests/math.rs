@@ -54,6 +54,9 @@ fn agree_with_f64_on_every_instruction_set() {
             unary(op, &x, &mut found);
             for (x, found) in x.iter().zip(found) {
                 let expected = exact(f64::from(*x));
+                if f64::from(found) == expected {
+                    continue;
+                }
                 let error = (f64::from(found) - expected).abs();
                 let allowed = bound * expected.abs() + 1e-45;
                 assert!(
