@@ -14,9 +14,7 @@ const MULTIPLIER: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
 const WEYL: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
 
 /// Blocks made at once, one per vector lane.
-const LANES: usize = 16;
-/// Words of one batch.
-const BATCH: usize = 4 * LANES;
+pub(crate) const LANES: usize = 16;
 
 /// Ten rounds of Philox 4x32.
 #[inline]
@@ -58,82 +56,52 @@ pub const fn draw(noise: Noise, index: u64, bits: u8) -> u32 {
     drawn & (u32::MAX >> (32 - bits as u32))
 }
 
-/// `LANES` consecutive blocks, as words in order.
+/// `LANES` consecutive blocks, as words in order, in pairs.
+///
+/// Each word has a 64-bit lane, whose high half may hold anything: that is how vector units
+/// multiply 32 by 32 bits.
 #[inline(always)]
-fn batch(noise: Noise, first: u64, words: &mut [u32; BATCH]) {
-    let (mut c0, mut c1) = ([0; LANES], [0; LANES]);
-    let (mut c2, mut c3) = ([noise.tensor; LANES], [noise.step; LANES]);
+pub(crate) fn batch(noise: Noise, first: u64, pairs: &mut [u64; 2 * LANES]) {
+    const LOW: u64 = u32::MAX as u64;
+    let (mut c0, mut c1) = ([0_u64; LANES], [0_u64; LANES]);
+    let mut c2 = [noise.tensor as u64; LANES];
+    let mut c3 = [noise.step as u64; LANES];
     for lane in 0..LANES {
         let block = first.wrapping_add(lane as u64);
-        (c0[lane], c1[lane]) = (block as u32, (block >> 32) as u32);
+        (c0[lane], c1[lane]) = (block, block >> 32);
     }
     let (mut k0, mut k1) = (noise.seed as u32, (noise.seed >> 32) as u32);
     for _ in 0..10 {
         for lane in 0..LANES {
-            let product0 = MULTIPLIER[0] as u64 * c0[lane] as u64;
-            let product1 = MULTIPLIER[1] as u64 * c2[lane] as u64;
-            c0[lane] = (product1 >> 32) as u32 ^ c1[lane] ^ k0;
-            c1[lane] = product1 as u32;
-            c2[lane] = (product0 >> 32) as u32 ^ c3[lane] ^ k1;
-            c3[lane] = product0 as u32;
+            let product0 = MULTIPLIER[0] as u64 * (c0[lane] & LOW);
+            let product1 = MULTIPLIER[1] as u64 * (c2[lane] & LOW);
+            c0[lane] = (product1 >> 32) ^ c1[lane] ^ k0 as u64;
+            c1[lane] = product1;
+            c2[lane] = (product0 >> 32) ^ c3[lane] ^ k1 as u64;
+            c3[lane] = product0;
         }
         k0 = k0.wrapping_add(WEYL[0]);
         k1 = k1.wrapping_add(WEYL[1]);
     }
     for lane in 0..LANES {
-        words[4 * lane] = c0[lane];
-        words[4 * lane + 1] = c1[lane];
-        words[4 * lane + 2] = c2[lane];
-        words[4 * lane + 3] = c3[lane];
-    }
-}
-
-/// The random bits of the elements `noise.offset ..`, `bits` (8, 16 or 32) each, as the high bits
-/// of a word.
-#[inline(always)]
-pub(crate) fn fill_draws(noise: Noise, bits: u8, dst: &mut [u32]) {
-    let shift = 32 - bits as u32;
-    let per_word = 32 / bits as usize;
-    let mut words = [0; BATCH];
-    let mut done = 0;
-    while done < dst.len() {
-        let index = noise.offset.wrapping_add(done as u64);
-        let per_block = 4 * per_word as u64;
-        batch(noise, index / per_block, &mut words);
-        let skip = (index % per_block) as usize;
-        let take = (BATCH * per_word - skip).min(dst.len() - done);
-        let part = &mut dst[done..done + take];
-        match bits {
-            8 => {
-                for (position, draw) in part.iter_mut().enumerate() {
-                    let element = skip + position;
-                    *draw = (words[element / 4] >> (8 * (element % 4))) << shift;
-                }
-            }
-            16 => {
-                for (position, draw) in part.iter_mut().enumerate() {
-                    let element = skip + position;
-                    *draw = (words[element / 2] >> (16 * (element % 2))) << shift;
-                }
-            }
-            _ => part.copy_from_slice(&words[skip..skip + take]),
-        }
-        done += take;
+        pairs[2 * lane] = (c0[lane] & LOW) | c1[lane] << 32;
+        pairs[2 * lane + 1] = (c2[lane] & LOW) | c3[lane] << 32;
     }
 }
 
 /// Calls `put(position, word)` for the words `noise.offset ..` of the stream, `count` of them.
 #[inline(always)]
-pub(crate) fn for_each_word(noise: Noise, count: usize, mut put: impl FnMut(usize, u32)) {
-    let mut words = [0; BATCH];
+fn for_each_word(noise: Noise, count: usize, mut put: impl FnMut(usize, u32)) {
+    let mut pairs = [0; 2 * LANES];
     let mut done = 0;
     while done < count {
         let index = noise.offset.wrapping_add(done as u64);
-        batch(noise, index / 4, &mut words);
+        batch(noise, index / 4, &mut pairs);
         let skip = (index % 4) as usize;
-        let take = (BATCH - skip).min(count - done);
-        for (position, &word) in words[skip..skip + take].iter().enumerate() {
-            put(done + position, word);
+        let take = (4 * LANES - skip).min(count - done);
+        for position in 0..take {
+            let word = skip + position;
+            put(done + position, (pairs[word / 2] >> (32 * (word % 2))) as u32);
         }
         done += take;
     }

@@ -5,7 +5,7 @@ use super::{
     lane,
     plan::{DecodePlan, EncodePlan},
 };
-use crate::{Error, Format, Noise, Rounding, philox};
+use crate::{Error, Noise, Rounding, philox};
 
 /// An instruction set that the bulk codecs are compiled for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -117,8 +117,14 @@ macro_rules! per_isa {
 
 per_isa! {
     fn encode_rule<const RULE: u8, const BYTES: usize>(
-        plan: &EncodePlan, random: RandomBits, src: &[f32], dst: &mut [[u8; BYTES]],
+        plan: &EncodePlan, src: &[f32], dst: &mut [[u8; BYTES]],
     ) = encode_body;
+}
+
+per_isa! {
+    fn encode_stochastic<const RULE: u8, const RANDOM: usize, const BYTES: usize>(
+        plan: &EncodePlan, noise: Noise, src: &[f32], dst: &mut [[u8; BYTES]],
+    ) = stochastic_body;
 }
 
 per_isa! {
@@ -127,38 +133,55 @@ per_isa! {
     ) = decode_body;
 }
 
-/// Where stochastic rounding draws from.
-#[derive(Clone, Copy)]
-struct RandomBits {
-    noise: Noise,
-    bits: u8,
-}
-
-/// Elements that share one buffer of random bits.
-const CHUNK: usize = 512;
-
 #[inline(always)]
 fn encode_body<const RULE: u8, const BYTES: usize>(
     plan: &EncodePlan,
-    random: RandomBits,
+    src: &[f32],
+    dst: &mut [[u8; BYTES]],
+) {
+    let plan = *plan; // a copy, so that the loop keeps it in registers
+    for (value, code) in src.iter().zip(dst) {
+        *code = low_bytes(lane::encode::<RULE>(value.to_bits(), 0, &plan));
+    }
+}
+
+/// Batches of random blocks made ahead.
+const BATCHES: usize = 8;
+const BATCH_BYTES: usize = 16 * philox::LANES;
+
+#[inline(always)]
+fn stochastic_body<const RULE: u8, const RANDOM: usize, const BYTES: usize>(
+    plan: &EncodePlan,
+    noise: Noise,
     src: &[f32],
     dst: &mut [[u8; BYTES]],
 ) {
     let plan = *plan;
-    if RULE != lane::STOCHASTIC {
-        for (value, code) in src.iter().zip(dst) {
-            *code = low_bytes(lane::encode::<RULE>(value.to_bits(), 0, &plan));
+    let per_block = 16 / RANDOM;
+    let mut random = [0; BATCHES * BATCH_BYTES];
+    let mut done = 0;
+    while done < src.len() {
+        let index = noise.offset.wrapping_add(done as u64);
+        let block = index / per_block as u64;
+        for (number, bytes) in random.as_chunks_mut::<BATCH_BYTES>().0.iter_mut().enumerate() {
+            let mut pairs = [0; 2 * philox::LANES];
+            let first = block.wrapping_add((number * philox::LANES) as u64);
+            philox::batch(noise, first, &mut pairs);
+            for (pair, bytes) in pairs.iter().zip(bytes.as_chunks_mut().0) {
+                *bytes = pair.to_le_bytes();
+            }
         }
-        return;
-    }
-    let mut draws = [0; CHUNK];
-    let mut noise = random.noise;
-    for (src, dst) in src.chunks(CHUNK).zip(dst.chunks_mut(CHUNK)) {
-        philox::fill_draws(noise, random.bits, &mut draws[..src.len()]);
-        for ((value, code), draw) in src.iter().zip(dst).zip(&draws) {
-            *code = low_bytes(lane::encode::<RULE>(value.to_bits(), *draw, &plan));
+        let skip = (index % per_block as u64) as usize;
+        let draws = &random.as_chunks::<RANDOM>().0[skip..];
+        let take = draws.len().min(src.len() - done);
+        let part = done..done + take;
+        for ((value, code), draw) in src[part.clone()].iter().zip(&mut dst[part]).zip(draws) {
+            let mut bytes = [0; 4];
+            bytes[4 - RANDOM..].copy_from_slice(draw);
+            let draw = u32::from_le_bytes(bytes);
+            *code = low_bytes(lane::encode::<RULE>(value.to_bits(), draw, &plan));
         }
-        noise.offset = noise.offset.wrapping_add(CHUNK as u64);
+        done += take;
     }
 }
 
@@ -179,23 +202,8 @@ fn low_bytes<const BYTES: usize>(code: u32) -> [u8; BYTES] {
     bytes
 }
 
-pub(super) fn encode(
-    isa: Isa,
-    format: Format,
-    rounding: Rounding,
-    noise: Noise,
-    plan: &EncodePlan,
-    src: &[f32],
-    dst: &mut [u8],
-) {
-    if format.bytes() == 1 {
-        encode_width::<1>(isa, rounding, noise, plan, src, dst.as_chunks_mut().0);
-    } else {
-        encode_width::<2>(isa, rounding, noise, plan, src, dst.as_chunks_mut().0);
-    }
-}
-
-fn encode_width<const BYTES: usize>(
+/// Encodes into codes of `BYTES` bytes.
+pub(super) fn encode<const BYTES: usize>(
     isa: Isa,
     rounding: Rounding,
     noise: Noise,
@@ -203,28 +211,47 @@ fn encode_width<const BYTES: usize>(
     src: &[f32],
     dst: &mut [[u8; BYTES]],
 ) {
-    let bits = match rounding {
-        Rounding::Stochastic { bits } => bits,
-        _ => 0,
+    use lane::{
+        DOWN, NEAREST_AWAY, NEAREST_EVEN, NEAREST_EVEN_BY_ADDITION, NEAREST_EVEN_BY_SHIFT, PLAIN,
+        STOCHASTIC, TOWARD_ZERO, UP,
     };
+    let plain = plan.is_plain();
     let run = match rounding {
-        Rounding::NearestEven if plan.addition_is_exact() => {
-            encode_rule::<{ lane::NEAREST_EVEN_BY_ADDITION }, BYTES>
+        Rounding::NearestEven if plain && plan.is_cut_f32() => {
+            encode_rule::<{ NEAREST_EVEN_BY_SHIFT + PLAIN }, BYTES>
         }
-        Rounding::NearestEven => encode_rule::<{ lane::NEAREST_EVEN }, BYTES>,
-        Rounding::NearestAway => encode_rule::<{ lane::NEAREST_AWAY }, BYTES>,
-        Rounding::TowardZero => encode_rule::<{ lane::TOWARD_ZERO }, BYTES>,
-        Rounding::Up => encode_rule::<{ lane::UP }, BYTES>,
-        Rounding::Down => encode_rule::<{ lane::DOWN }, BYTES>,
-        Rounding::Stochastic { .. } => encode_rule::<{ lane::STOCHASTIC }, BYTES>,
+        Rounding::NearestEven if plain && plan.addition_is_exact() => {
+            encode_rule::<{ NEAREST_EVEN_BY_ADDITION + PLAIN }, BYTES>
+        }
+        Rounding::NearestEven if plan.addition_is_exact() => {
+            encode_rule::<NEAREST_EVEN_BY_ADDITION, BYTES>
+        }
+        Rounding::NearestEven => encode_rule::<NEAREST_EVEN, BYTES>,
+        Rounding::NearestAway => encode_rule::<NEAREST_AWAY, BYTES>,
+        Rounding::TowardZero => encode_rule::<TOWARD_ZERO, BYTES>,
+        Rounding::Up => encode_rule::<UP, BYTES>,
+        Rounding::Down => encode_rule::<DOWN, BYTES>,
+        Rounding::Stochastic { bits } => {
+            let run = match (bits, plain) {
+                (8, true) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 1, BYTES>,
+                (16, true) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 2, BYTES>,
+                (_, true) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 4, BYTES>,
+                (8, false) => encode_stochastic::<STOCHASTIC, 1, BYTES>,
+                (16, false) => encode_stochastic::<STOCHASTIC, 2, BYTES>,
+                (_, false) => encode_stochastic::<STOCHASTIC, 4, BYTES>,
+            };
+            return run(isa, plan, noise, src, dst);
+        }
     };
-    run(isa, plan, RandomBits { noise, bits }, src, dst);
+    run(isa, plan, src, dst);
 }
 
-pub(super) fn decode(isa: Isa, format: Format, plan: &DecodePlan, src: &[u8], dst: &mut [f32]) {
-    if format.bytes() == 1 {
-        decode_floats::<1>(isa, plan, src.as_chunks().0, dst);
-    } else {
-        decode_floats::<2>(isa, plan, src.as_chunks().0, dst);
-    }
+/// Decodes codes of `BYTES` bytes.
+pub(super) fn decode<const BYTES: usize>(
+    isa: Isa,
+    plan: &DecodePlan,
+    src: &[[u8; BYTES]],
+    dst: &mut [f32],
+) {
+    decode_floats::<BYTES>(isa, plan, src, dst);
 }

@@ -10,27 +10,37 @@ pub(super) const DOWN: u8 = 4;
 pub(super) const STOCHASTIC: u8 = 5;
 /// Nearest-even by f32 addition; see [`EncodePlan::addition_is_exact`].
 pub(super) const NEAREST_EVEN_BY_ADDITION: u8 = 6;
+/// Nearest-even where the format has f32's exponent range.
+pub(super) const NEAREST_EVEN_BY_SHIFT: u8 = 7;
+/// Added to a rule: the sign is a bit of its own and zero has it too, as in most formats.
+pub(super) const PLAIN: u8 = 16;
 
 const INFINITY: u32 = 0x7f80_0000;
 
 /// Code of the f32 with these bits. `random` holds the random bits from the top down.
 #[inline(always)]
 pub(super) fn encode<const RULE: u8>(bits: u32, random: u32, plan: &EncodePlan) -> u32 {
+    let rule = RULE % PLAIN;
     let absolute = bits & 0x7fff_ffff;
     let negative = ((bits as i32) >> 31) as u32; // all ones or 0
-    let clamped = absolute.min(plan.clamp);
-    let rounded = if RULE == NEAREST_EVEN_BY_ADDITION {
-        nearest_even(clamped, plan)
-    } else {
-        by_integers::<RULE>(clamped, negative, random, plan)
+    let directed = matches!(rule, TOWARD_ZERO | UP | DOWN);
+    let clamp = if directed && negative != 0 { plan.clamp_negative } else { plan.clamp };
+    let clamped = absolute.min(clamp);
+    let code = match rule {
+        NEAREST_EVEN_BY_ADDITION => nearest_even_by_addition(clamped, plan),
+        NEAREST_EVEN_BY_SHIFT => nearest_even_by_shift(clamped, plan),
+        STOCHASTIC => stochastic(clamped, random, plan),
+        NEAREST_EVEN => by_integers::<NEAREST_EVEN>(clamped, negative, plan),
+        NEAREST_AWAY => by_integers::<NEAREST_AWAY>(clamped, negative, plan),
+        TOWARD_ZERO => by_integers::<TOWARD_ZERO>(clamped, negative, plan),
+        UP => by_integers::<UP>(clamped, negative, plan),
+        _ => by_integers::<DOWN>(clamped, negative, plan),
     };
-    let limit = plan.limit_positive ^ (negative & (plan.limit_positive ^ plan.limit_negative));
-    let code = rounded.min(limit);
-    let code = if matches!(RULE, TOWARD_ZERO | UP | DOWN) && absolute == INFINITY {
-        plan.infinity
-    } else {
-        code
-    };
+    let code = if directed && absolute == INFINITY { plan.infinity } else { code };
+    if RULE >= PLAIN {
+        let code = if absolute > INFINITY { plan.nan } else { code };
+        return code | (bits >> plan.sign_shift & plan.sign);
+    }
     let sign = if code == plan.unsigned_code { 0 } else { negative & plan.sign };
     let twos = negative & plan.complement;
     let code = ((code ^ twos).wrapping_sub(twos) & plan.mask) | sign;
@@ -40,39 +50,48 @@ pub(super) fn encode<const RULE: u8>(bits: u32, random: u32, plan: &EncodePlan) 
 /// Magnitude code by the rounding of f32 addition: adding a power of two whose last place is the
 /// quantum leaves the value counted in quanta in the low bits.
 #[inline(always)]
-fn nearest_even(absolute: u32, plan: &EncodePlan) -> u32 {
-    let minimum = plan.minimum_field << 23;
-    let exponent = (absolute & INFINITY).max(minimum);
-    let magic = exponent.wrapping_add(plan.dropped << 23);
-    let sum = (f32::from_bits(absolute) + f32::from_bits(magic)).to_bits();
-    let whole = sum.wrapping_sub(magic);
-    ((exponent - minimum) >> plan.dropped).wrapping_add(whole)
+fn nearest_even_by_addition(absolute: u32, plan: &EncodePlan) -> u32 {
+    let exponent = (absolute & INFINITY).max(plan.minimum_field << 23);
+    let power = exponent.wrapping_add(plan.dropped << 23);
+    let sum = (f32::from_bits(absolute) + f32::from_bits(power)).to_bits();
+    // whole + base with whole = sum - power and base = (exponent - minimum) >> dropped
+    let offset = (plan.dropped << 23).wrapping_add(plan.minimum_field << (23 - plan.dropped));
+    (exponent >> plan.dropped).wrapping_sub(exponent).wrapping_add(sum).wrapping_sub(offset)
 }
 
-/// Magnitude code by shifting the significand, under any rule.
+/// Magnitude code where f32 and the format are subnormal together.
 #[inline(always)]
-fn by_integers<const RULE: u8>(
-    absolute: u32,
-    negative: u32,
-    random: u32,
-    plan: &EncodePlan,
-) -> u32 {
+fn nearest_even_by_shift(absolute: u32, plan: &EncodePlan) -> u32 {
+    let odd = absolute >> plan.dropped & 1;
+    (absolute + odd + ((1 << (plan.dropped - 1)) - 1)) >> plan.dropped
+}
+
+/// Significand with the hidden bit, the code below its integer part, and how far to shift it.
+#[inline(always)]
+fn split(absolute: u32, plan: &EncodePlan) -> (u32, u32, u32) {
     let hidden = if absolute >= 0x80_0000 { 0x80_0000 } else { 0 };
     let significand = (absolute & 0x7f_ffff) | hidden;
     let field = (absolute >> 23).max(1);
     let top = field.max(plan.minimum_field);
     let base = (top - plan.minimum_field) << plan.mantissa_bits;
-    let shift = plan.dropped + (top - field);
-    if RULE == STOCHASTIC {
-        // The dropped bits as a 32-bit fraction; its sum with the random bits carries to go up.
-        let fraction = if shift <= 32 {
-            significand.unbounded_shl(32 - shift.min(32))
-        } else {
-            significand.unbounded_shr(shift.wrapping_sub(32))
-        };
-        let (_, up) = fraction.overflowing_add(random);
-        return base + significand.unbounded_shr(shift) + u32::from(up);
-    }
+    (significand, base, plan.dropped + (top - field))
+}
+
+/// The dropped bits as a 32-bit fraction; its sum with the random bits carries to go up.
+#[inline(always)]
+fn stochastic(absolute: u32, random: u32, plan: &EncodePlan) -> u32 {
+    let (significand, base, shift) = split(absolute, plan);
+    let left = significand.unbounded_shl(32_u32.wrapping_sub(shift)); // 0 if shift > 32
+    let right = significand.unbounded_shr(shift.wrapping_sub(32)); // 0 if shift < 32
+    let fraction = left | right;
+    let up = fraction.wrapping_add(random) < fraction;
+    base + significand.unbounded_shr(shift) + u32::from(up)
+}
+
+/// Magnitude code by adding to the significand and shifting it.
+#[inline(always)]
+fn by_integers<const RULE: u8>(absolute: u32, negative: u32, plan: &EncodePlan) -> u32 {
+    let (significand, base, shift) = split(absolute, plan);
     let shift = shift.min(25); // the significand has 24 bits
     let half = 1 << (shift - 1);
     let rest = (1 << shift) - 1;

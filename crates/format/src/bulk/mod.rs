@@ -59,7 +59,11 @@ pub fn encode_slice_on(
             *code = value.to_bits().to_le_bytes();
         }
     } else if let Some(plan) = EncodePlan::new(format, how) {
-        dispatch::encode(isa, format, how.rounding, noise, &plan, src, dst);
+        if format.bytes() == 1 {
+            dispatch::encode::<1>(isa, how.rounding, noise, &plan, src, dst.as_chunks_mut().0);
+        } else {
+            dispatch::encode::<2>(isa, how.rounding, noise, &plan, src, dst.as_chunks_mut().0);
+        }
     } else {
         encode_each(format, how, noise, src, dst);
     }
@@ -78,7 +82,11 @@ pub fn decode_slice_on(isa: Isa, format: Format, src: &[u8], dst: &mut [f32]) ->
             *value = f32::from_bits(u32::from_le_bytes(*code));
         }
     } else if let Some(plan) = DecodePlan::new(format) {
-        dispatch::decode(isa, format, &plan, src, dst);
+        if format.bytes() == 1 {
+            dispatch::decode::<1>(isa, &plan, src.as_chunks().0, dst);
+        } else {
+            dispatch::decode::<2>(isa, &plan, src.as_chunks().0, dst);
+        }
     } else {
         for (code, value) in src.chunks_exact(format.bytes()).zip(dst) {
             *value = decode(code.iter().rev().fold(0, |all, &byte| all << 8 | byte as u32), format);

@@ -11,18 +11,18 @@ pub(super) struct EncodePlan {
     pub dropped: u32,
     /// Exponent field in f32 of the smallest normal number, at least 1.
     pub minimum_field: u32,
-    /// An f32 that surely overflows; larger ones behave like it.
+    /// f32 bits to which larger positive values are cut: their code is that of an overflow.
     pub clamp: u32,
-    /// Largest code that a positive finite value can get.
-    pub limit_positive: u32,
-    /// Largest code that a negative finite value can get.
-    pub limit_negative: u32,
+    /// The same for negative values, where a directed rule makes it differ.
+    pub clamp_negative: u32,
     /// Code of infinity.
     pub infinity: u32,
     /// Code of NaN.
     pub nan: u32,
     /// The sign bit, for floats.
     pub sign: u32,
+    /// How far f32's sign bit is from it.
+    pub sign_shift: u32,
     /// The sign bit where a NaN keeps its sign.
     pub nan_sign: u32,
     /// The code that takes no sign: 0 where there is no negative zero, else no code.
@@ -46,24 +46,45 @@ impl EncodePlan {
             Overflow::Saturate => format.max_code(),
             Overflow::Special => format.special_code(),
         };
-        let limit = |inward: bool| if inward { format.max_code() } else { special };
+        // Cutting at the value that the overflow code would have makes rounding end there.
+        let dropped = 23 - format.mantissa_bits();
+        let clamp = |inward: bool| {
+            let code = if inward { format.max_code() } else { special };
+            if code == format.max_code() {
+                (format.max() as f32).to_bits()
+            } else if code >> format.mantissa_bits() == 0 {
+                (code as f32 * format.min_subnormal() as f32).to_bits()
+            } else {
+                let rebias = (minimum + 126) as u32;
+                (code << dropped) + (rebias << 23)
+            }
+        };
         let toward_zero = how.rounding == Rounding::TowardZero;
-        let clamp = ((2.0 * format.max()) as f32).min(f32::INFINITY).to_bits();
         Some(Self {
             mantissa_bits: format.mantissa_bits(),
-            dropped: 23 - format.mantissa_bits(),
+            dropped,
             minimum_field: (minimum + 127) as u32,
-            clamp,
-            limit_positive: limit(toward_zero || how.rounding == Rounding::Down),
-            limit_negative: limit(toward_zero || how.rounding == Rounding::Up),
+            clamp: clamp(toward_zero || how.rounding == Rounding::Down),
+            clamp_negative: clamp(toward_zero || how.rounding == Rounding::Up),
             infinity: special,
             nan: format.nan_code(),
             sign: if integer { 0 } else { format.sign_bit() },
+            sign_shift: 32 - format.bits(),
             nan_sign: if format.has_nan() && !fnuz { format.sign_bit() } else { 0 },
             unsigned_code: if fnuz { 0 } else { u32::MAX },
             complement: if integer { u32::MAX } else { 0 },
             mask: if integer { (1 << format.bits()) - 1 } else { u32::MAX },
         })
+    }
+
+    /// Whether the sign is a bit that every code has, zero and NaN included.
+    pub fn is_plain(&self) -> bool {
+        self.complement == 0 && self.unsigned_code != 0 && self.nan_sign == self.sign
+    }
+
+    /// Whether format and f32 have the same exponent range.
+    pub fn is_cut_f32(&self) -> bool {
+        self.minimum_field == 1 && self.mantissa_bits >= 1
     }
 
     /// Whether f32 addition can do the nearest-even rounding: the power of two that is added must
