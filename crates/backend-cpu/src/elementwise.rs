@@ -17,17 +17,10 @@ pub enum Unary {
     Sqrt,
     /// 1 / √x.
     Rsqrt,
-    /// 1 / x.
-    Recip,
     Tanh,
     Erf,
     /// 1 / (1 + e^-x).
     Sigmoid,
-    Sin,
-    Cos,
-    Floor,
-    /// -1, 0 or 1; NaN for NaN.
-    Sign,
 }
 
 /// A function of two numbers. Comparisons give 1 or 0.
@@ -42,13 +35,9 @@ pub enum Binary {
     Min,
     /// The larger; NaN if either is.
     Max,
-    Pow,
     Less,
     LessEqual,
-    Greater,
-    GreaterEqual,
     Equal,
-    NotEqual,
 }
 
 #[inline(always)]
@@ -75,42 +64,63 @@ simd_fn! {
             Unary::Ln => each(x, out, math::ln::<FMA>),
             Unary::Sqrt => each(x, out, f32::sqrt),
             Unary::Rsqrt => each(x, out, |x| 1.0 / x.sqrt()),
-            Unary::Recip => each(x, out, |x| 1.0 / x),
             Unary::Tanh => each(x, out, math::tanh::<FMA>),
             Unary::Erf => each(x, out, math::erf::<FMA>),
             Unary::Sigmoid => each(x, out, math::sigmoid::<FMA>),
-            Unary::Sin => each(x, out, f32::sin),
-            Unary::Cos => each(x, out, f32::cos),
-            Unary::Floor => each(x, out, f32::floor),
-            Unary::Sign => each(x, out, |x| {
-                if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { x * 0.0 }
-            }),
         }
     }
+}
+
+/// Calls `$each` with the closure of a binary operation.
+macro_rules! with_binary {
+    ($op:expr, $each:ident($($arg:expr),*)) => {
+        match $op {
+            Binary::Add => $each($($arg,)* |x, y| x + y),
+            Binary::Sub => $each($($arg,)* |x, y| x - y),
+            Binary::Mul => $each($($arg,)* |x, y| x * y),
+            Binary::Div => $each($($arg,)* |x, y| x / y),
+            Binary::Min => $each($($arg,)* |x: f32, y| if x < y || x.is_nan() { x } else { y }),
+            Binary::Max => $each($($arg,)* |x: f32, y| if x > y || x.is_nan() { x } else { y }),
+            Binary::Less => $each($($arg,)* |x, y| truth(x < y)),
+            Binary::LessEqual => $each($($arg,)* |x, y| truth(x <= y)),
+            Binary::Equal => $each($($arg,)* |x, y| truth(x == y)),
+        }
+    };
+}
+
+#[inline(always)]
+fn truth(is: bool) -> f32 {
+    if is { 1.0 } else { 0.0 }
+}
+
+#[inline(always)]
+fn each_right(x: &[f32], y: f32, out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
+    each(x, out, |x| f(x, y));
+}
+
+#[inline(always)]
+fn each_left(x: f32, y: &[f32], out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
+    each(y, out, |y| f(x, y));
 }
 
 simd_fn! {
     /// `out[i] = op(x[i], y[i])`, up to the shortest length.
     pub fn binary[FMA](op: Binary, x: &[f32], y: &[f32], out: &mut [f32]) {
-        #[inline(always)]
-        fn truth(is: bool) -> f32 {
-            if is { 1.0 } else { 0.0 }
-        }
-        match op {
-            Binary::Add => each2(x, y, out, |x, y| x + y),
-            Binary::Sub => each2(x, y, out, |x, y| x - y),
-            Binary::Mul => each2(x, y, out, |x, y| x * y),
-            Binary::Div => each2(x, y, out, |x, y| x / y),
-            Binary::Min => each2(x, y, out, |x, y| if x < y || x.is_nan() { x } else { y }),
-            Binary::Max => each2(x, y, out, |x, y| if x > y || x.is_nan() { x } else { y }),
-            Binary::Pow => each2(x, y, out, f32::powf),
-            Binary::Less => each2(x, y, out, |x, y| truth(x < y)),
-            Binary::LessEqual => each2(x, y, out, |x, y| truth(x <= y)),
-            Binary::Greater => each2(x, y, out, |x, y| truth(x > y)),
-            Binary::GreaterEqual => each2(x, y, out, |x, y| truth(x >= y)),
-            Binary::Equal => each2(x, y, out, |x, y| truth(x == y)),
-            Binary::NotEqual => each2(x, y, out, |x, y| truth(x != y)),
-        }
+        with_binary!(op, each2(x, y, out))
+    }
+}
+
+simd_fn! {
+    /// `out[i] = op(x[i], y)`, up to the shortest length.
+    pub fn binary_right_scalar[FMA](op: Binary, x: &[f32], y: f32, out: &mut [f32]) {
+        with_binary!(op, each_right(x, y, out))
+    }
+}
+
+simd_fn! {
+    /// `out[i] = op(x, y[i])`, up to the shortest length.
+    pub fn binary_left_scalar[FMA](op: Binary, x: f32, y: &[f32], out: &mut [f32]) {
+        with_binary!(op, each_left(x, y, out))
     }
 }
 
@@ -120,12 +130,5 @@ simd_fn! {
         for (((out, c), x), y) in out.iter_mut().zip(condition).zip(x).zip(y) {
             *out = if *c != 0.0 { *x } else { *y };
         }
-    }
-}
-
-simd_fn! {
-    /// `out[i] = x[i] · scale + shift`, rounded twice.
-    pub fn affine[FMA](x: &[f32], scale: f32, shift: f32, out: &mut [f32]) {
-        each(x, out, |x| x * scale + shift);
     }
 }

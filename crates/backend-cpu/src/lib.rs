@@ -6,17 +6,31 @@
 //! depend on sizes and on the instruction set, never on the number of threads.
 
 pub mod adamw;
+mod arena;
 pub mod attention;
+mod backend;
+mod codec;
 pub mod elementwise;
+mod engine;
 mod error;
+mod execute;
+mod expression;
 pub mod gemm;
+mod instruction;
+mod map;
 mod math;
+pub mod movement;
 pub mod norm;
 mod parallel;
+mod profile;
+pub mod random;
+mod reduce;
+pub mod rows;
 mod simd;
 pub mod softmax;
 mod tensor;
 
+pub use backend::CpuBackend;
 pub use error::Error;
 pub use simd::Isa;
 pub use tensor::{Input, Output};

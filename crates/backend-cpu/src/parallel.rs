@@ -80,6 +80,7 @@ pub(crate) trait Plain: Copy + Send + Sync + 'static {}
 impl Plain for u8 {}
 impl Plain for u16 {}
 impl Plain for u32 {}
+impl Plain for usize {}
 impl Plain for f32 {}
 
 /// Scratch of this thread that is given back, and kept for the next user, when it is dropped.

@@ -28,6 +28,16 @@ impl Isa {
             .collect()
     }
 
+    /// Its name, for people.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+            Self::Avx512Bf16 => "AVX-512 BF16",
+        }
+    }
+
     fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {

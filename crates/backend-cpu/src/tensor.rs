@@ -1,8 +1,9 @@
 //! Operands: bytes with a format.
 
-use onesigma_format::{Conversion, Format, Noise, decode_slice, encode_slice};
+use onesigma_format::{Conversion, Format, Noise};
 
 use crate::Error;
+use crate::codec;
 use crate::parallel::Shared;
 
 /// A tensor to read: little-endian codes, contiguous unless a kernel says otherwise.
@@ -48,7 +49,7 @@ impl<'a> Input<'a> {
     pub(crate) fn decode(&self, start: usize, out: &mut [f32]) {
         let width = self.format.bytes();
         let codes = &self.bytes[start * width..(start + out.len()) * width];
-        decode_slice(self.format, codes, out).expect("lengths agree by construction");
+        codec::decode(self.format, codes, out);
     }
 
     pub(crate) fn expect(
@@ -131,8 +132,7 @@ impl<'a> SharedOutput<'a> {
         // SAFETY: disjoint by the caller's promise.
         let codes = unsafe { self.bytes.slice(start * width, values.len() * width) };
         let noise = Noise { offset: self.noise.offset + start as u64, ..self.noise };
-        encode_slice(self.format, self.how, noise, values, codes)
-            .expect("lengths agree by construction");
+        codec::encode(self.format, self.how, noise, values, codes);
     }
 
     /// The elements from `start` on, to read back.

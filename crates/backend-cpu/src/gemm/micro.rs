@@ -125,37 +125,30 @@ mod x86 {
         tile_f32_avx2, kernel_f32_avx2, f32, 3, [1 2 3]
     );
 
-    /// Writes a tile of sums: `c = (c if accumulate + sums) · alpha`, `columns` of each row.
-    ///
-    /// # Safety
-    /// AVX-512 F; `c` must have `(ROWS - 1) · stride + columns` elements.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn store_avx512<const ROWS: usize>(
-        sums: [[__m512; 2]; ROWS],
-        c: *mut f32,
-        stride: usize,
-        columns: usize,
-        store: Store,
-    ) {
-        let alpha = _mm512_set1_ps(store.alpha);
-        let bits = (1_u64 << columns) - 1;
-        let masks = [bits as __mmask16, (bits >> 16) as __mmask16];
-        for row in 0..ROWS {
-            for half in 0..2 {
-                if masks[half] == 0 {
-                    continue;
-                }
-                // SAFETY: masked lanes are the columns inside the tile, by the caller's promise.
+    /// Writes a tile of sums: `c = (c if accumulate + sums) · alpha`, `columns` of each row. A
+    /// macro, so that the sums never leave their registers; `c` must have
+    /// `(ROWS - 1) · stride + columns` elements.
+    macro_rules! store_avx512 {
+        ($sums:ident, $rows:ident, $c:ident, $stride:ident, $columns:ident, $store:ident) => {
+            let alpha = _mm512_set1_ps($store.alpha);
+            let bits = (1_u64 << $columns) - 1;
+            let masks = [bits as __mmask16, (bits >> 16) as __mmask16];
+            for row in 0..$rows {
+                // SAFETY: masked lanes are the columns inside the tile.
                 unsafe {
-                    let out = c.add(row * stride + half * 16);
-                    let mut sum = sums[row][half];
-                    if store.accumulate {
-                        sum = _mm512_add_ps(_mm512_maskz_loadu_ps(masks[half], out), sum);
+                    let out = $c.add(row * $stride);
+                    let (mut first, mut second) = ($sums[row][0], $sums[row][1]);
+                    if $store.accumulate {
+                        first = _mm512_add_ps(_mm512_maskz_loadu_ps(masks[0], out), first);
+                        let next = _mm512_maskz_loadu_ps(masks[1], out.wrapping_add(16));
+                        second = _mm512_add_ps(next, second);
                     }
-                    _mm512_mask_storeu_ps(out, masks[half], _mm512_mul_ps(sum, alpha));
+                    _mm512_mask_storeu_ps(out, masks[0], _mm512_mul_ps(first, alpha));
+                    let next = out.wrapping_add(16);
+                    _mm512_mask_storeu_ps(next, masks[1], _mm512_mul_ps(second, alpha));
                 }
             }
-        }
+        };
     }
 
     /// # Safety
@@ -185,8 +178,7 @@ mod x86 {
                 }
             }
         }
-        // SAFETY: as this function.
-        unsafe { store_avx512(sums, c, stride, columns, store) }
+        store_avx512!(sums, ROWS, c, stride, columns, store);
     }
 
     /// # Safety
@@ -220,8 +212,7 @@ mod x86 {
                 }
             }
         }
-        // SAFETY: as this function.
-        unsafe { store_avx512(sums, c, stride, columns, store) }
+        store_avx512!(sums, ROWS, c, stride, columns, store);
     }
 
     /// # Safety
