@@ -1,0 +1,189 @@
+//! Elementary functions in f32, written so that the compiler vectorises loops over them.
+//!
+//! Largest errors against f64, measured over a dense sweep of the range (`tests/math.rs` holds
+//! them): `exp` 1.5e-7 relative, `ln` 2e-7 relative, `tanh` 3e-7 relative, `erf` 3e-7 relative,
+//! `sigmoid` 3e-7 relative; the rest are correctly rounded. Infinities, zeros and NaN behave as
+//! in `f32`'s own functions. Coefficients are least-squares fits weighted to equal error, made for
+//! this file.
+
+use crate::simd::fma;
+
+/// Polynomial with the constant term first.
+#[inline(always)]
+fn polynomial<const FMA: bool, const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
+    let mut sum = coefficients[N - 1];
+    for coefficient in coefficients[..N - 1].iter().rev() {
+        sum = fma::<FMA>(sum, x, *coefficient);
+    }
+    sum
+}
+
+/// Adding and taking away 1.5 · 2^23 rounds to an integer, to nearest-even.
+const ROUNDER: f32 = 12_582_912.0;
+
+/// e^x.
+#[inline(always)]
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
+    // Beyond these e^x is 0 or infinite in f32; comparisons let NaN pass.
+    let x = if x < -104.0 { -104.0 } else { x };
+    let x = if x > 89.0 { 89.0 } else { x };
+    let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, ROUNDER);
+    let n = shifted - ROUNDER;
+    // ln 2 in two parts; n times the first is exact.
+    let r = fma::<FMA>(n, -0.693_359_4, x);
+    let r = fma::<FMA>(n, 2.121_944_4e-4, r);
+    let tail = polynomial::<FMA, 6>(
+        r,
+        [0.5, 0.166_666_67, 0.041_666_27, 0.008_333_264, 0.001_394_617_7, 0.000_199_185_25],
+    );
+    let value = fma::<FMA>(r * r, tail, r) + 1.0;
+    // Two factors, so that results reach down into the subnormals.
+    let n = (shifted.to_bits() as i32).wrapping_sub(ROUNDER.to_bits() as i32);
+    let half = n >> 1;
+    value * power_of_two(half) * power_of_two(n.wrapping_sub(half))
+}
+
+/// 2^n for -126 ≤ n ≤ 127; anything for other exponents, which only a NaN yields.
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits((n.wrapping_add(127) as u32) << 23)
+}
+
+/// Natural logarithm.
+#[inline(always)]
+pub(crate) fn ln<const FMA: bool>(x: f32) -> f32 {
+    let small = x < f32::MIN_POSITIVE;
+    let scaled = if small { x * 8_388_608.0 } else { x };
+    // Mantissa in [√½, √2).
+    let bits = scaled.to_bits().wrapping_sub(0x3f35_04f3);
+    let exponent = (bits as i32) >> 23;
+    let f = f32::from_bits((bits & 0x7f_ffff).wrapping_add(0x3f35_04f3)) - 1.0;
+    let tail = polynomial::<FMA, 9>(
+        f,
+        [
+            0.333_333_1,
+            -0.249_999_87,
+            0.200_022_27,
+            -0.166_692_51,
+            0.142_186_58,
+            -0.123_843_43,
+            0.118_729_66,
+            -0.117_898_35,
+            0.069_154_25,
+        ],
+    );
+    let n = exponent as f32 - if small { 23.0 } else { 0.0 };
+    let square = f * f;
+    let value = fma::<FMA>(n, -2.121_944_4e-4, square * f * tail);
+    let value = fma::<FMA>(square, -0.5, value) + f;
+    let value = fma::<FMA>(n, 0.693_359_4, value);
+    let value = if x == f32::INFINITY { x } else { value };
+    let value = if x == 0.0 { f32::NEG_INFINITY } else { value };
+    if x < 0.0 || x.is_nan() { f32::NAN } else { value }
+}
+
+/// Hyperbolic tangent.
+#[inline(always)]
+pub(crate) fn tanh<const FMA: bool>(x: f32) -> f32 {
+    let z = x * x;
+    let odd = polynomial::<FMA, 5>(
+        z,
+        [-0.333_332_63, 0.133_308_99, -0.053_692_967, 0.020_483_315, -0.005_528_633],
+    );
+    let near = fma::<FMA>(x * z, odd, x);
+    let far = 1.0 - 2.0 / (exp::<FMA>(2.0 * x.abs()) + 1.0);
+    let far = far.copysign(x);
+    if x.abs() < 0.65 { near } else { far }
+}
+
+/// 1 / (1 + e^-x).
+#[inline(always)]
+pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
+    let e = exp::<FMA>(-x.abs());
+    let numerator = if x < 0.0 { e } else { 1.0 };
+    numerator / (1.0 + e)
+}
+
+/// The error function 2/√π ∫₀ˣ e^(-t²) dt.
+#[inline(always)]
+pub(crate) fn erf<const FMA: bool>(x: f32) -> f32 {
+    let z = x * x;
+    let even = polynomial::<FMA, 7>(
+        z,
+        [
+            1.128_379_2,
+            -0.376_126_32,
+            0.112_836_726,
+            -0.026_858_104,
+            0.005_197_797_4,
+            -0.000_810_596_6,
+            8.215_426e-5,
+        ],
+    );
+    let t = x.abs();
+    let t = if t > 4.0 { 4.0 } else { t };
+    // -ln(1 - erf t)
+    let log = polynomial::<FMA, 10>(
+        t,
+        [
+            -0.000_104_403_45,
+            1.129_086_6,
+            0.634_483_34,
+            0.106_558_114,
+            -0.023_478_899,
+            0.003_152_825,
+            -2.304_804_4e-5,
+            -8.317_371e-5,
+            1.503_020_2e-5,
+            -9.382_362e-7,
+        ],
+    );
+    let far = (1.0 - exp::<FMA>(-log)).copysign(x);
+    if x.abs() < 0.95 { x * even } else { far }
+}
+
+crate::simd::simd_fn! {
+    /// Largest element; -∞ for none. NaN is skipped.
+    pub(crate) fn max_of[FMA](x: &[f32]) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; 32];
+        let (blocks, rest) = x.as_chunks::<32>();
+        for block in blocks {
+            for (lane, x) in lanes.iter_mut().zip(block) {
+                *lane = if *x > *lane { *x } else { *lane };
+            }
+        }
+        for (lane, x) in lanes.iter_mut().zip(rest) {
+            *lane = if *x > *lane { *x } else { *lane };
+        }
+        lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+/// Adds `lanes` in a fixed tree.
+#[inline(always)]
+pub(crate) fn add_lanes<const N: usize>(mut lanes: [f32; N]) -> f32 {
+    let mut width = N;
+    while width > 1 {
+        width /= 2;
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+    }
+    lanes[0]
+}
+
+/// `Σ term(i, x[i])` over 32 lanes, then a tree: the same order on every instruction set.
+#[inline(always)]
+pub(crate) fn sum_by(x: &[f32], mut term: impl FnMut(usize, f32) -> f32) -> f32 {
+    let mut lanes = [0.0_f32; 32];
+    let (blocks, rest) = x.as_chunks::<32>();
+    for (b, block) in blocks.iter().enumerate() {
+        for i in 0..32 {
+            lanes[i] += term(b * 32 + i, block[i]);
+        }
+    }
+    for (i, x) in rest.iter().enumerate() {
+        lanes[i] += term(blocks.len() * 32 + i, *x);
+    }
+    add_lanes(lanes)
+}
