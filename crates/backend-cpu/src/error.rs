@@ -1,7 +1,7 @@
 //! Why a kernel refuses its arguments.
 
 /// An error of the CPU backend.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An operand has fewer or more elements than the shape says.
