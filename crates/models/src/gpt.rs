@@ -5,7 +5,7 @@
 use crate::config::{Activation, Norm};
 use crate::params::{Init, ParamKind, ParamSpec, Params};
 use crate::{GptConfig, Result};
-use onesigma_graph::{DType, Graph, Op, Role, SlotKind, ValueId};
+use onesigma_graph::{Graph, Op, ValueId};
 use onesigma_ops::{
     Attention, Constraint, GeluForm, Linear, Parametrisation, add, attention, cross_entropy,
     dropout, embedding, gelu, layer_norm, linear, linear_readout, residual_apply, rms_norm, silu,
@@ -18,12 +18,7 @@ impl GptConfig {
     /// As [`validate`](Self::validate).
     pub fn parameters(&self, p: Parametrisation) -> Result<Vec<ParamSpec>> {
         self.validate(p)?;
-        Params::list(|graph, data, params| {
-            let tokens = data.slot("tokens", SlotKind::Input, [1, 1], DType::U32, Role::Data)?;
-            let tokens = data.read(graph, tokens);
-            gpt(graph, params, self, p, tokens, false)?;
-            Ok(())
-        })
+        Params::list(|graph, params, tokens| gpt(graph, params, self, p, tokens, false).map(|_| ()))
     }
 
     /// Number of parameters.

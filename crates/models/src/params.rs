@@ -105,15 +105,17 @@ impl Params {
         Self { values: values.into_iter().collect(), listing: None }
     }
 
-    /// Runs a model definition on a graph of its own and notes which parameters it asks for.
+    /// Runs a model definition on token ids `[1, 1]`, in a graph of its own, and notes which
+    /// parameters it asks for.
     pub(crate) fn list(
-        build: impl FnOnce(&mut Graph, &mut Module, &mut Self) -> Result<()>,
+        build: impl FnOnce(&mut Graph, &mut Self, ValueId) -> Result<()>,
     ) -> Result<Vec<ParamSpec>> {
         let mut graph = Graph::new();
-        let mut data = Module::new();
-        let mut params =
-            Self { values: HashMap::new(), listing: Some((Module::new(), Vec::new())) };
-        build(&mut graph, &mut data, &mut params)?;
+        let mut module = Module::new();
+        let tokens = module.slot("tokens", SlotKind::Input, [1, 1], DType::U32, Role::Data)?;
+        let tokens = module.read(&mut graph, tokens);
+        let mut params = Self { values: HashMap::new(), listing: Some((module, Vec::new())) };
+        build(&mut graph, &mut params, tokens)?;
         Ok(params.listing.map(|(_, specs)| specs).unwrap_or_default())
     }
 
