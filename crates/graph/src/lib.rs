@@ -37,6 +37,7 @@
 #![forbid(unsafe_code)]
 
 pub mod autodiff;
+mod decompose;
 mod error;
 pub mod expr;
 mod graph;
@@ -50,6 +51,7 @@ mod shape;
 pub mod special;
 mod value;
 
+pub use decompose::decompose;
 pub use error::{Error, Result};
 pub use graph::{Graph, Node, NodeBuilder};
 pub use op::{AdamWConfig, Distribution, Op, ReduceKind};
