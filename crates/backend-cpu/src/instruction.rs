@@ -301,7 +301,7 @@ fn accesses(expr: &Expr, shape: &Shape, shapes: &[&Shape]) -> Vec<Vec<usize>> {
         shapes.iter().map(|operand| operand.broadcast_strides(shape)).collect();
     for axis in 0..shape.rank() {
         let mut own = vec![0; shape.rank()];
-        let used = expr.instrs().iter().any(|instr| *instr == Instr::Index(axis as u16));
+        let used = expr.instrs().contains(&Instr::Index(axis as u16));
         own[axis] = usize::from(used);
         strides.push(own);
     }

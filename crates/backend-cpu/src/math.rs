@@ -6,6 +6,9 @@
 //! in `f32`'s own functions. Coefficients are least-squares fits weighted to equal error, made for
 //! this file.
 
+// Fitted coefficients are not the constants that they resemble, and nine digits name an f32.
+#![allow(clippy::approx_constant, clippy::excessive_precision)]
+
 use crate::simd::fma;
 
 /// Polynomial with the constant term first.
