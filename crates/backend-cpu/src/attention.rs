@@ -54,7 +54,7 @@ pub struct AttentionGradients<'a> {
 }
 
 /// Query rows of a block.
-const BLOCK: usize = 64;
+const BLOCK: usize = 32;
 
 impl Attention {
     fn check(&self) -> Result<(), Error> {
