@@ -158,7 +158,14 @@ crate::simd::simd_fn! {
         for (lane, x) in lanes.iter_mut().zip(rest) {
             *lane = if *x > *lane { *x } else { *lane };
         }
-        lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+        let mut width = lanes.len();
+        while width > 1 {
+            width /= 2;
+            for i in 0..width {
+                lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
+            }
+        }
+        lanes[0]
     }
 }
 

@@ -16,10 +16,23 @@ fn rows_of(kernel: &'static str, elements: usize, width: usize) -> Result<usize,
 simd_fn! {
     /// Replaces z by `e^(mult z - max)`; returns the maximum of `mult z` and the sum.
     pub(crate) fn exponentials[FMA](z: &mut [f32], mult: f32) -> (f32, f32) {
-        z.iter_mut().for_each(|z| *z *= mult);
+        if mult != 1.0 {
+            z.iter_mut().for_each(|z| *z *= mult);
+        }
         let max = max_of(z);
-        z.iter_mut().for_each(|z| *z = math::exp::<FMA>(*z - max));
-        (max, sum_by(z, |_, e| e))
+        let mut sums = [0.0_f32; 32];
+        let (blocks, rest) = z.as_chunks_mut::<32>();
+        for block in blocks {
+            for (z, sum) in block.iter_mut().zip(&mut sums) {
+                *z = math::exp::<FMA>(*z - max);
+                *sum += *z;
+            }
+        }
+        for (z, sum) in rest.iter_mut().zip(&mut sums) {
+            *z = math::exp::<FMA>(*z - max);
+            *sum += *z;
+        }
+        (max, math::add_lanes(sums))
     }
 }
 
