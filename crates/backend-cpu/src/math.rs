@@ -155,9 +155,8 @@ crate::simd::simd_fn! {
                 *lane = if *x > *lane { *x } else { *lane };
             }
         }
-        for (lane, x) in lanes.iter_mut().zip(rest) {
-            *lane = if *x > *lane { *x } else { *lane };
-        }
+        let last = rest.iter().fold(f32::NEG_INFINITY, |max, x| if *x > max { *x } else { max });
+        let mut lanes = through_memory(lanes);
         let mut width = lanes.len();
         while width > 1 {
             width /= 2;
@@ -165,13 +164,21 @@ crate::simd::simd_fn! {
                 lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
             }
         }
-        lanes[0]
+        if last > lanes[0] { last } else { lanes[0] }
     }
+}
+
+/// The same lanes, of which the compiler knows no more than that they were stored: it then
+/// vectorises the loop before as wide as the store, not as narrow as the tree behind.
+#[inline(always)]
+fn through_memory<const N: usize>(lanes: [f32; N]) -> [f32; N] {
+    std::hint::black_box(lanes)
 }
 
 /// Adds `lanes` in a fixed tree.
 #[inline(always)]
-pub(crate) fn add_lanes<const N: usize>(mut lanes: [f32; N]) -> f32 {
+pub(crate) fn add_lanes<const N: usize>(lanes: [f32; N]) -> f32 {
+    let mut lanes = through_memory(lanes);
     let mut width = N;
     while width > 1 {
         width /= 2;
@@ -182,18 +189,24 @@ pub(crate) fn add_lanes<const N: usize>(mut lanes: [f32; N]) -> f32 {
     lanes[0]
 }
 
-/// `Σ term(i, x[i])` over 32 lanes, then a tree: the same order on every instruction set.
+/// `Σ term([x0[i], x1[i], ..])` over 32 lanes, then a tree, then the last elements one by one: the
+/// same order on every instruction set.
+/// All slices are as long as the first.
 #[inline(always)]
-pub(crate) fn sum_by(x: &[f32], mut term: impl FnMut(usize, f32) -> f32) -> f32 {
+pub(crate) fn sum_over<const N: usize>(x: [&[f32]; N], term: impl Fn([f32; N]) -> f32) -> f32 {
+    let len = x[0].len();
     let mut lanes = [0.0_f32; 32];
-    let (blocks, rest) = x.as_chunks::<32>();
-    for (b, block) in blocks.iter().enumerate() {
+    for b in 0..len / 32 {
+        // Whole blocks have a known length, so the inner loop needs no bounds checks.
+        let blocks: [&[f32; 32]; N] = x.map(|x| &x.as_chunks::<32>().0[b]);
         for i in 0..32 {
-            lanes[i] += term(b * 32 + i, block[i]);
+            lanes[i] += term(std::array::from_fn(|n| blocks[n][i]));
         }
     }
-    for (i, x) in rest.iter().enumerate() {
-        lanes[i] += term(blocks.len() * 32 + i, *x);
+    // Apart from the lanes, so that those stay in registers.
+    let mut rest = 0.0;
+    for i in len / 32 * 32..len {
+        rest += term(std::array::from_fn(|n| x[n][i]));
     }
-    add_lanes(lanes)
+    add_lanes(lanes) + rest
 }

@@ -5,7 +5,7 @@
 //! y = alpha · (h · weight + bias)
 //! ```
 
-use crate::math::sum_by;
+use crate::math::sum_over;
 use crate::parallel::{Scratch, Shared, for_each_row_block, rows_per_task};
 use crate::simd::simd_fn;
 use crate::{Error, Input, Output};
@@ -164,8 +164,8 @@ impl Norm {
 #[inline(always)]
 fn statistics(x: &[f32], eps: f32, centred: bool) -> (f32, f32) {
     let n = x.len() as f32;
-    let mean = if centred { sum_by(x, |_, x| x) / n } else { 0.0 };
-    let square = sum_by(x, |_, x| (x - mean) * (x - mean)) / n;
+    let mean = if centred { sum_over([x], |[x]| x) / n } else { 0.0 };
+    let square = sum_over([x], |[x]| (x - mean) * (x - mean)) / n;
     (mean, 1.0 / (square + eps).sqrt())
 }
 
@@ -196,8 +196,8 @@ simd_fn! {
             dweight[i] += dy[i] * h;
             dbias[i] += dy[i];
         }
-        let along = sum_by(x, |i, h| dy[i] * weight[i] * h) / n as f32;
-        let shift = if centred { sum_by(x, |i, _| dy[i] * weight[i]) / n as f32 } else { 0.0 };
+        let along = sum_over([x, dy, weight], |[h, dy, w]| dy * w * h) / n as f32;
+        let shift = if centred { sum_over([dy, weight], |[dy, w]| dy * w) / n as f32 } else { 0.0 };
         for i in 0..n {
             x[i] = scale * inverse * (dy[i] * weight[i] - shift - x[i] * along);
         }

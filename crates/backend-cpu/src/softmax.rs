@@ -1,6 +1,6 @@
 //! Softmax over the last axis and cross-entropy, with their gradients.
 
-use crate::math::{self, max_of, sum_by};
+use crate::math::{self, max_of, sum_over};
 use crate::parallel::{Scratch, Shared, for_each_row_block, rows_per_task};
 use crate::simd::simd_fn;
 use crate::{Error, Input, Output};
@@ -28,11 +28,12 @@ simd_fn! {
                 *sum += *z;
             }
         }
-        for (z, sum) in rest.iter_mut().zip(&mut sums) {
+        let mut last = 0.0;
+        for z in rest {
             *z = math::exp::<FMA>(*z - max);
-            *sum += *z;
+            last += *z;
         }
-        (max, math::add_lanes(sums))
+        (max, math::add_lanes(sums) + last)
     }
 }
 
@@ -73,7 +74,7 @@ pub fn softmax(
 simd_fn! {
     fn softmax_gradient_row[FMA](y: &mut [f32], dy: &[f32], y_scale: f32, scale: f32) {
         let dy = &dy[..y.len()];
-        let along = sum_by(y, |i, y| y * dy[i]) * y_scale;
+        let along = sum_over([y, dy], |[y, dy]| y * dy) * y_scale;
         let factor = y_scale * scale;
         for (y, dy) in y.iter_mut().zip(dy) {
             *y = *y * factor * (dy - along);
@@ -170,9 +171,9 @@ impl Classification<'_> {
             }
             // SAFETY: each block has its own partial sum.
             let out = unsafe { shared.slice(block.start / rows_per_task(width), 1) };
-            out[0] = sum_by(&losses, |_, x| x);
+            out[0] = sum_over([&losses], |[x]| x);
         });
-        Ok(sum_by(&partial, |_, x| x))
+        Ok(sum_over([&partial], |[x]| x))
     }
 
     /// `scale · (softmax(mult · logits) - onehot(target))` for `[rows, classes]`; a row whose target
@@ -194,7 +195,8 @@ impl Classification<'_> {
                     row.fill(f32::NAN);
                     continue;
                 };
-                let others = sum_by(row, |j, e| if j == target { 0.0 } else { e });
+                row[target] = 0.0;
+                let others = sum_over([row], |[e]| e);
                 scale_by(row, scale / sum);
                 // 1 - p without cancellation when p is near 1.
                 row[target] = -scale * (others / sum);

@@ -43,7 +43,7 @@ impl Operand<'_> {
     }
 
     /// Decodes `count` elements from `(row, column)` on, along the row.
-    fn along_row<U: Unit>(&self, row: usize, column: usize, out: &mut [U::Half]) {
+    pub(super) fn along_row<U: Unit>(&self, row: usize, column: usize, out: &mut [U::Half]) {
         if self.matrix.column_stride == 1 {
             return U::decode(self.decoder, self.codes(row, column, out.len()), out);
         }
@@ -53,7 +53,7 @@ impl Operand<'_> {
     }
 
     /// The same down the column.
-    fn along_column<U: Unit>(&self, row: usize, column: usize, out: &mut [U::Half]) {
+    pub(super) fn along_column<U: Unit>(&self, row: usize, column: usize, out: &mut [U::Half]) {
         let turned = Operand { matrix: self.matrix.transposed(), ..*self };
         turned.along_row::<U>(column, row, out);
     }
