@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 /// What happens to a value between two neighbouring representable values.
 ///
-/// The names follow IEEE 754-2019 §4.3. Ties of the nearest rules are decided on the code: "even"
-/// is the code whose last bit is 0, which is IEEE's rule for every format with a mantissa and
-/// extends it to formats without one (E8M0).
+/// The names follow IEEE 754-2019 §4.3. A tie of the nearest-even rule goes to the neighbour with
+/// the even significand; in a format without mantissa (E8M0), where all significands are 1, to the
+/// larger magnitude (§4.3.1).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]

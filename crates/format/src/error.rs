@@ -1,7 +1,7 @@
 //! What can go wrong: wrong lengths, unknown names, impossible parameters.
 
 /// Errors of this crate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A slice has not the length that the format and the other slice ask for.
@@ -21,6 +21,29 @@ pub enum Error {
          (endings: ieee, finitenan, fnuz, finite, scale, integer)"
     )]
     UnknownFormat,
+    /// No block format has this name.
+    #[error(
+        "unknown block format; known are MXFP8_E4M3 MXFP8_E5M2 MXFP6_E3M2 MXFP6_E2M3 MXFP4 MXINT8 \
+         NVFP4"
+    )]
+    UnknownBlockFormat,
+    /// Blocks were to run along a dimension that the shape has not.
+    #[error("blocks along axis {axis} of a shape with {dimensions} dimensions (axes count from 0)")]
+    Axis {
+        /// The axis that was given.
+        axis: usize,
+        /// Dimensions of the shape.
+        dimensions: usize,
+    },
+    /// A tensor has more elements than memory has addresses.
+    #[error("the product of the dimensions does not fit in memory")]
+    TooLarge,
+    /// A scale for the whole tensor must be a positive normal number.
+    #[error("tensor scale {scale}; a positive normal f32 is expected, 1 for MX formats")]
+    TensorScale {
+        /// The scale that was given.
+        scale: f32,
+    },
     /// The parameters describe no format that this crate can hold.
     #[error("impossible format: {reason}")]
     Parameters {

@@ -22,17 +22,27 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(unsafe_code)]
 
+mod block;
 mod bulk;
 mod conversion;
+mod convert;
 mod error;
+mod interop;
+mod isa;
 mod names;
 mod normal;
 pub mod philox;
 mod scalar;
 mod spec;
+mod statistics;
 
-pub use bulk::{Isa, decode_slice, decode_slice_on, encode_slice, encode_slice_on};
+pub use block::{BlockFormat, Blocks, Layout, Packing};
+pub use bulk::{decode_slice, decode_slice_on, encode_slice, encode_slice_on};
 pub use conversion::{Conversion, Noise, Overflow, Rounding};
+pub use convert::convert_slice;
 pub use error::Error;
+pub use interop::{Storage, decode_storage, encode_storage};
+pub use isa::Isa;
 pub use scalar::{decode, encode};
 pub use spec::{Format, Specials};
+pub use statistics::{Statistics, encode_slice_with_statistics};

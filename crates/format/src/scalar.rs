@@ -83,7 +83,7 @@ const fn round(magnitude: u32, negative: bool, format: Format, rule: Rounding, r
         (0, 1, 63) // far below the quantum: any fraction in (0, 2^-32) acts the same
     };
     let half = 1u64 << (bits - 1);
-    let odd = (base + whole - hidden) & 1 == 1;
+    let odd = whole & 1 == 1;
     let up = match rule {
         Rounding::NearestEven => fraction > half || fraction == half && odd,
         Rounding::NearestAway => fraction >= half,

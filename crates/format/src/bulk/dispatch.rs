@@ -5,115 +5,7 @@ use super::{
     lane,
     plan::{DecodePlan, EncodePlan},
 };
-use crate::{Error, Noise, Rounding, philox};
-
-/// An instruction set that the bulk codecs are compiled for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub enum Isa {
-    /// What the target always has: SSE2 on x86-64, NEON on AArch64.
-    Portable,
-    /// x86-64 with AVX2, FMA and F16C.
-    Avx2,
-    /// x86-64 with AVX-512 F, BW, DQ, VL and VBMI.
-    Avx512,
-}
-
-impl Isa {
-    /// Every instruction set that the crate knows.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
-
-    /// The name, as in `"avx2"`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Portable => "portable",
-            Self::Avx2 => "avx2",
-            Self::Avx512 => "avx512",
-        }
-    }
-
-    /// The best that this machine has. Without the `std` feature: that the build assumes.
-    #[inline]
-    pub fn detect() -> Self {
-        if Self::Avx512.is_available() {
-            Self::Avx512
-        } else if Self::Avx2.is_available() {
-            Self::Avx2
-        } else {
-            Self::Portable
-        }
-    }
-
-    /// Whether this machine has it.
-    #[inline]
-    pub fn is_available(self) -> bool {
-        #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        return match self {
-            Self::Portable => true,
-            Self::Avx2 => {
-                std::arch::is_x86_feature_detected!("avx2")
-                    && std::arch::is_x86_feature_detected!("fma")
-                    && std::arch::is_x86_feature_detected!("f16c")
-            }
-            Self::Avx512 => {
-                std::arch::is_x86_feature_detected!("avx512f")
-                    && std::arch::is_x86_feature_detected!("avx512bw")
-                    && std::arch::is_x86_feature_detected!("avx512dq")
-                    && std::arch::is_x86_feature_detected!("avx512vl")
-                    && std::arch::is_x86_feature_detected!("avx512vbmi")
-            }
-        };
-        #[cfg(not(all(target_arch = "x86_64", feature = "std")))]
-        return match self {
-            Self::Portable => true,
-            Self::Avx2 => {
-                cfg!(all(target_feature = "avx2", target_feature = "fma", target_feature = "f16c"))
-            }
-            Self::Avx512 => cfg!(all(
-                target_feature = "avx512f",
-                target_feature = "avx512bw",
-                target_feature = "avx512dq",
-                target_feature = "avx512vl",
-                target_feature = "avx512vbmi"
-            )),
-        };
-    }
-
-    pub(super) fn check(self) -> Result<(), Error> {
-        if self.is_available() { Ok(()) } else { Err(Error::Isa { isa: self.name() }) }
-    }
-}
-
-/// Defines `$name(isa, …)`, which runs `$body` compiled for that instruction set.
-macro_rules! per_isa {
-    ($(#[$meta:meta])* fn $name:ident<$(const $constant:ident: $type:ty),*>(
-        $($argument:ident: $argument_type:ty),* $(,)?
-    ) = $body:ident;) => {
-        $(#[$meta])*
-        fn $name<$(const $constant: $type),*>(isa: Isa, $($argument: $argument_type),*) {
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,f16c")]
-            fn avx2<$(const $constant: $type),*>($($argument: $argument_type),*) {
-                $body::<$($constant),*>($($argument),*)
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
-            fn avx512<$(const $constant: $type),*>($($argument: $argument_type),*) {
-                $body::<$($constant),*>($($argument),*)
-            }
-            debug_assert!(isa.is_available());
-            match isa {
-                // SAFETY: the public functions checked that the machine has the instruction set.
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => unsafe { avx2::<$($constant),*>($($argument),*) },
-                // SAFETY: the public functions checked that the machine has the instruction set.
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => unsafe { avx512::<$($constant),*>($($argument),*) },
-                _ => $body::<$($constant),*>($($argument),*),
-            }
-        }
-    };
-}
+use crate::{Isa, Noise, Rounding, isa::per_isa, philox};
 
 per_isa! {
     fn encode_rule<const RULE: u8, const BYTES: usize>(
@@ -128,9 +20,15 @@ per_isa! {
 }
 
 per_isa! {
-    fn decode_floats<const BYTES: usize>(
+    pub(super) fn decode_floats<const BYTES: usize>(
         plan: &DecodePlan, src: &[[u8; BYTES]], dst: &mut [f32],
     ) = decode_body;
+}
+
+per_isa! {
+    pub(super) fn decode_integers<const BYTES: usize>(
+        unused_bits: u32, quantum: f32, src: &[[u8; BYTES]], dst: &mut [f32],
+    ) = integer_body;
 }
 
 #[inline(always)]
@@ -196,6 +94,21 @@ fn decode_body<const BYTES: usize>(plan: &DecodePlan, src: &[[u8; BYTES]], dst: 
 }
 
 #[inline(always)]
+fn integer_body<const BYTES: usize>(
+    unused_bits: u32,
+    quantum: f32,
+    src: &[[u8; BYTES]],
+    dst: &mut [f32],
+) {
+    for (code, value) in src.iter().zip(dst) {
+        let mut bytes = [0; 4];
+        bytes[..BYTES].copy_from_slice(code);
+        let code = u32::from_le_bytes(bytes) << unused_bits;
+        *value = (code as i32 >> unused_bits) as f32 * quantum;
+    }
+}
+
+#[inline(always)]
 fn low_bytes<const BYTES: usize>(code: u32) -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
     bytes.copy_from_slice(&code.to_le_bytes()[..BYTES]);
@@ -213,7 +126,7 @@ pub(super) fn encode<const BYTES: usize>(
 ) {
     use lane::{
         DOWN, NEAREST_AWAY, NEAREST_EVEN, NEAREST_EVEN_BY_ADDITION, NEAREST_EVEN_BY_SHIFT, PLAIN,
-        STOCHASTIC, TOWARD_ZERO, UP,
+        STOCHASTIC, STOCHASTIC_FAR, TOWARD_ZERO, UP,
     };
     let plain = plan.is_plain();
     let run = match rounding {
@@ -232,26 +145,19 @@ pub(super) fn encode<const BYTES: usize>(
         Rounding::Up => encode_rule::<UP, BYTES>,
         Rounding::Down => encode_rule::<DOWN, BYTES>,
         Rounding::Stochastic { bits } => {
-            let run = match (bits, plain) {
-                (8, true) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 1, BYTES>,
-                (16, true) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 2, BYTES>,
-                (_, true) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 4, BYTES>,
-                (8, false) => encode_stochastic::<STOCHASTIC, 1, BYTES>,
-                (16, false) => encode_stochastic::<STOCHASTIC, 2, BYTES>,
-                (_, false) => encode_stochastic::<STOCHASTIC, 4, BYTES>,
+            let run = match (bits, plain, plan.is_far()) {
+                (8, true, true) => encode_stochastic::<{ STOCHASTIC_FAR + PLAIN }, 1, BYTES>,
+                (16, true, true) => encode_stochastic::<{ STOCHASTIC_FAR + PLAIN }, 2, BYTES>,
+                (_, true, true) => encode_stochastic::<{ STOCHASTIC_FAR + PLAIN }, 4, BYTES>,
+                (8, true, false) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 1, BYTES>,
+                (16, true, false) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 2, BYTES>,
+                (_, true, false) => encode_stochastic::<{ STOCHASTIC + PLAIN }, 4, BYTES>,
+                (8, false, _) => encode_stochastic::<STOCHASTIC, 1, BYTES>,
+                (16, false, _) => encode_stochastic::<STOCHASTIC, 2, BYTES>,
+                (_, false, _) => encode_stochastic::<STOCHASTIC, 4, BYTES>,
             };
             return run(isa, plan, noise, src, dst);
         }
     };
     run(isa, plan, src, dst);
-}
-
-/// Decodes codes of `BYTES` bytes.
-pub(super) fn decode<const BYTES: usize>(
-    isa: Isa,
-    plan: &DecodePlan,
-    src: &[[u8; BYTES]],
-    dst: &mut [f32],
-) {
-    decode_floats::<BYTES>(isa, plan, src, dst);
 }

@@ -2,24 +2,26 @@
 
 use super::plan::{DecodePlan, EncodePlan};
 
-pub(super) const NEAREST_EVEN: u8 = 0;
-pub(super) const NEAREST_AWAY: u8 = 1;
-pub(super) const TOWARD_ZERO: u8 = 2;
-pub(super) const UP: u8 = 3;
-pub(super) const DOWN: u8 = 4;
-pub(super) const STOCHASTIC: u8 = 5;
+pub(crate) const NEAREST_EVEN: u8 = 0;
+pub(crate) const NEAREST_AWAY: u8 = 1;
+pub(crate) const TOWARD_ZERO: u8 = 2;
+pub(crate) const UP: u8 = 3;
+pub(crate) const DOWN: u8 = 4;
+pub(crate) const STOCHASTIC: u8 = 5;
 /// Nearest-even by f32 addition; see [`EncodePlan::addition_is_exact`].
-pub(super) const NEAREST_EVEN_BY_ADDITION: u8 = 6;
+pub(crate) const NEAREST_EVEN_BY_ADDITION: u8 = 6;
 /// Nearest-even where the format has f32's exponent range.
-pub(super) const NEAREST_EVEN_BY_SHIFT: u8 = 7;
+pub(crate) const NEAREST_EVEN_BY_SHIFT: u8 = 7;
+/// [`STOCHASTIC`] for formats far above f32's subnormals; see [`EncodePlan::is_far`].
+pub(crate) const STOCHASTIC_FAR: u8 = 8;
 /// Added to a rule: the sign is a bit of its own and zero has it too, as in most formats.
-pub(super) const PLAIN: u8 = 16;
+pub(crate) const PLAIN: u8 = 16;
 
 const INFINITY: u32 = 0x7f80_0000;
 
 /// Code of the f32 with these bits. `random` holds the random bits from the top down.
 #[inline(always)]
-pub(super) fn encode<const RULE: u8>(bits: u32, random: u32, plan: &EncodePlan) -> u32 {
+pub(crate) fn encode<const RULE: u8>(bits: u32, random: u32, plan: &EncodePlan) -> u32 {
     let rule = RULE % PLAIN;
     let absolute = bits & 0x7fff_ffff;
     let negative = ((bits as i32) >> 31) as u32; // all ones or 0
@@ -29,7 +31,8 @@ pub(super) fn encode<const RULE: u8>(bits: u32, random: u32, plan: &EncodePlan) 
     let code = match rule {
         NEAREST_EVEN_BY_ADDITION => nearest_even_by_addition(clamped, plan),
         NEAREST_EVEN_BY_SHIFT => nearest_even_by_shift(clamped, plan),
-        STOCHASTIC => stochastic(clamped, random, plan),
+        STOCHASTIC => stochastic(split(clamped, plan), random),
+        STOCHASTIC_FAR => stochastic(split_far(clamped, plan), random),
         NEAREST_EVEN => by_integers::<NEAREST_EVEN>(clamped, negative, plan),
         NEAREST_AWAY => by_integers::<NEAREST_AWAY>(clamped, negative, plan),
         TOWARD_ZERO => by_integers::<TOWARD_ZERO>(clamped, negative, plan),
@@ -77,10 +80,20 @@ fn split(absolute: u32, plan: &EncodePlan) -> (u32, u32, u32) {
     (significand, base, plan.dropped + (top - field))
 }
 
+/// [`split`] where whatever f32 holds as subnormal is shifted away, so that the hidden bit does not
+/// matter there.
+#[inline(always)]
+fn split_far(absolute: u32, plan: &EncodePlan) -> (u32, u32, u32) {
+    let significand = (absolute & 0x7f_ffff) | 0x80_0000;
+    let field = absolute >> 23;
+    let top = field.max(plan.minimum_field);
+    let base = (top - plan.minimum_field) << plan.mantissa_bits;
+    (significand, base, plan.dropped + (top - field))
+}
+
 /// The dropped bits as a 32-bit fraction; its sum with the random bits carries to go up.
 #[inline(always)]
-fn stochastic(absolute: u32, random: u32, plan: &EncodePlan) -> u32 {
-    let (significand, base, shift) = split(absolute, plan);
+fn stochastic((significand, base, shift): (u32, u32, u32), random: u32) -> u32 {
     let left = significand.unbounded_shl(32_u32.wrapping_sub(shift)); // 0 if shift > 32
     let right = significand.unbounded_shr(shift.wrapping_sub(32)); // 0 if shift < 32
     let fraction = left | right;
@@ -96,7 +109,7 @@ fn by_integers<const RULE: u8>(absolute: u32, negative: u32, plan: &EncodePlan) 
     let half = 1 << (shift - 1);
     let rest = (1 << shift) - 1;
     let add = match RULE {
-        NEAREST_EVEN => half - 1 + ((base + (significand >> shift)) & 1),
+        NEAREST_EVEN => half - 1 + (significand >> shift & 1),
         NEAREST_AWAY => half,
         UP => rest & !negative,
         DOWN => rest & negative,
@@ -107,7 +120,7 @@ fn by_integers<const RULE: u8>(absolute: u32, negative: u32, plan: &EncodePlan) 
 
 /// Value of a code, as f32 bits.
 #[inline(always)]
-pub(super) fn decode(code: u32, plan: &DecodePlan) -> u32 {
+pub(crate) fn decode(code: u32, plan: &DecodePlan) -> u32 {
     let magnitude = code & (plan.sign - 1);
     let normal = (magnitude << plan.shift).wrapping_add(plan.rebias);
     let subnormal = (magnitude as i32 as f32 * plan.quantum).to_bits();

@@ -2,11 +2,11 @@
 //! compile to vector code.
 
 mod dispatch;
-mod lane;
-mod plan;
+pub(crate) mod lane;
+pub(crate) mod plan;
+mod stream;
 
-use crate::{Conversion, Error, Format, Noise, Rounding, decode, encode, philox};
-pub use dispatch::Isa;
+use crate::{Conversion, Error, Format, Isa, Noise, Rounding, Specials, decode, encode, philox};
 use plan::{DecodePlan, EncodePlan};
 
 /// Encodes `src` into little-endian codes of [`Format::bytes`] bytes each.
@@ -54,20 +54,39 @@ pub fn encode_slice_on(
     {
         return Err(Error::RandomBits { bits });
     }
+    let plan = EncodePlan::new(format, how);
+    let mut done = 0;
+    stream::write_in_parts(dst, format.bytes(), |part| {
+        let count = part.len() / format.bytes();
+        let noise = Noise { offset: noise.offset.wrapping_add(done as u64), ..noise };
+        encode_part(isa, format, how, noise, plan.as_ref(), &src[done..done + count], part);
+        done += count;
+    });
+    Ok(())
+}
+
+fn encode_part(
+    isa: Isa,
+    format: Format,
+    how: Conversion,
+    noise: Noise,
+    plan: Option<&EncodePlan>,
+    src: &[f32],
+    dst: &mut [u8],
+) {
     if format.is_f32() {
         for (value, code) in src.iter().zip(dst.as_chunks_mut().0) {
             *code = value.to_bits().to_le_bytes();
         }
-    } else if let Some(plan) = EncodePlan::new(format, how) {
+    } else if let Some(plan) = plan {
         if format.bytes() == 1 {
-            dispatch::encode::<1>(isa, how.rounding, noise, &plan, src, dst.as_chunks_mut().0);
+            dispatch::encode::<1>(isa, how.rounding, noise, plan, src, dst.as_chunks_mut().0);
         } else {
-            dispatch::encode::<2>(isa, how.rounding, noise, &plan, src, dst.as_chunks_mut().0);
+            dispatch::encode::<2>(isa, how.rounding, noise, plan, src, dst.as_chunks_mut().0);
         }
     } else {
         encode_each(format, how, noise, src, dst);
     }
-    Ok(())
 }
 
 /// [`decode_slice`] with a given instruction set, for tests and benchmarks.
@@ -83,9 +102,16 @@ pub fn decode_slice_on(isa: Isa, format: Format, src: &[u8], dst: &mut [f32]) ->
         }
     } else if let Some(plan) = DecodePlan::new(format) {
         if format.bytes() == 1 {
-            dispatch::decode::<1>(isa, &plan, src.as_chunks().0, dst);
+            dispatch::decode_floats::<1>(isa, &plan, src.as_chunks().0, dst);
         } else {
-            dispatch::decode::<2>(isa, &plan, src.as_chunks().0, dst);
+            dispatch::decode_floats::<2>(isa, &plan, src.as_chunks().0, dst);
+        }
+    } else if matches!(format.specials(), Specials::Integer) {
+        let (unused, quantum) = (32 - format.bits(), format.min_subnormal() as f32);
+        if format.bytes() == 1 {
+            dispatch::decode_integers::<1>(isa, unused, quantum, src.as_chunks().0, dst);
+        } else {
+            dispatch::decode_integers::<2>(isa, unused, quantum, src.as_chunks().0, dst);
         }
     } else {
         for (code, value) in src.chunks_exact(format.bytes()).zip(dst) {

@@ -4,7 +4,7 @@ use crate::{Conversion, Format, Overflow, Rounding, Specials};
 
 /// Constants of one encoding. All codes are without sign unless said otherwise.
 #[derive(Clone, Copy)]
-pub(super) struct EncodePlan {
+pub(crate) struct EncodePlan {
     /// Mantissa bits of the format.
     pub mantissa_bits: u32,
     /// Bits of f32's mantissa that a normal number loses.
@@ -82,23 +82,27 @@ impl EncodePlan {
         self.complement == 0 && self.unsigned_code != 0 && self.nan_sign == self.sign
     }
 
+    /// Whether 64 bits lie between f32's subnormals and the format's quantum, so that no random
+    /// draw rounds them up.
+    pub fn is_far(&self) -> bool {
+        self.minimum_field >= 64
+    }
+
     /// Whether format and f32 have the same exponent range.
     pub fn is_cut_f32(&self) -> bool {
         self.minimum_field == 1 && self.mantissa_bits >= 1
     }
 
     /// Whether f32 addition can do the nearest-even rounding: the power of two that is added must
-    /// exist in f32, no operand that matters may be subnormal, and "even" must mean the mantissa.
+    /// exist in f32, and no operand that matters may be subnormal.
     pub fn addition_is_exact(&self) -> bool {
-        (self.clamp >> 23) + self.dropped <= 254
-            && self.minimum_field >= 32
-            && self.mantissa_bits >= 1
+        (self.clamp >> 23) + self.dropped <= 254 && self.minimum_field >= 32
     }
 }
 
 /// Constants of one decoding of a float; integers and scales have none.
 #[derive(Clone, Copy)]
-pub(super) struct DecodePlan {
+pub(crate) struct DecodePlan {
     /// How far the mantissa moves up.
     pub shift: u32,
     /// What makes an exponent field f32's, as f32 bits.
