@@ -1,7 +1,7 @@
 //! Why a kernel refuses its arguments.
 
 /// An error of the CPU backend.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An operand has fewer or more elements than the shape says.
@@ -26,7 +26,7 @@ pub enum Error {
         /// What is wrong with the sizes, with the sizes in it.
         reason: String,
     },
-    /// A conversion failed.
+    /// The output's conversion is none that there is.
     #[error(transparent)]
     Format(#[from] onesigma_format::Error),
 }

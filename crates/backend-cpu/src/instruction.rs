@@ -183,7 +183,8 @@ pub(crate) fn compile(entry: &ProgramEntry, node: &Node) -> Result<Option<Instru
     };
     let dtypes: Vec<DType> = inputs.iter().map(|operand| operand.dtype).collect();
     for output in &outputs {
-        if supports(&node.op, &dtypes, output.dtype) == Support::No {
+        let rule = crate::tensor::expect_rule(output.how);
+        if rule.is_err() || supports(&node.op, &dtypes, output.dtype) == Support::No {
             return Err(unsupported());
         }
     }

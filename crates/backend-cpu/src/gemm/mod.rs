@@ -92,7 +92,8 @@ const PACKED_UNITS: usize = 4 << 20;
 /// the result is zero.
 ///
 /// # Errors
-/// [`Error::Shape`] if an item reaches beyond A, B or C, or two items share elements of C.
+/// [`Error::Shape`] if an item reaches beyond A, B or C, or two items share elements of C;
+/// [`Error::Format`] for a rounding that there is not.
 pub fn gemm(
     shape: GemmShape,
     alpha: f32,
@@ -102,6 +103,7 @@ pub fn gemm(
     mut out: Output<'_>,
 ) -> Result<(), Error> {
     let GemmShape { m, n, k } = shape;
+    out.expect_rule()?;
     for item in batch {
         check(a, item.a, m, k, "A")?;
         check(b, item.b, k, n, "B")?;
