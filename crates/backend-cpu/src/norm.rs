@@ -34,11 +34,11 @@ pub struct NormGradients<'a> {
 
 impl Norm {
     fn rows(&self, elements: usize) -> Result<usize, Error> {
-        if self.width == 0 {
-            let reason = "the last axis has no elements; a norm needs at least one".into();
+        if self.width == 0 && elements > 0 {
+            let reason = format!("{elements} elements cannot have a last axis of none");
             return Err(Error::Shape { kernel: "norm", reason });
         }
-        Ok(elements / self.width)
+        Ok(elements.checked_div(self.width).unwrap_or(0))
     }
 
     /// A vector of `width` parameters in f32, or ones or zeros.
@@ -62,7 +62,7 @@ impl Norm {
     /// `y = alpha · (h · weight + bias)` for x `[rows, width]`, weight and bias `[width]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a width of 0, [`Error::Length`] if sizes disagree.
+    /// [`Error::Shape`] for elements of width 0, [`Error::Length`] if sizes disagree.
     pub fn forward(
         &self,
         x: Input<'_>,
@@ -147,7 +147,7 @@ impl Norm {
             let Some((mut out, scale)) = gradient else { continue };
             let mut sum = Scratch::<f32>::new(width);
             sum.fill(0.0);
-            for part in partial.chunks_exact(2 * width) {
+            for part in partial.chunks_exact((2 * width).max(1)) {
                 for (sum, part) in sum.iter_mut().zip(&part[i * width..][..width]) {
                     *sum += part;
                 }

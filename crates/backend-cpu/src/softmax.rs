@@ -6,11 +6,11 @@ use crate::simd::simd_fn;
 use crate::{Error, Input, Output};
 
 fn rows_of(kernel: &'static str, elements: usize, width: usize) -> Result<usize, Error> {
-    if width == 0 {
-        let reason = "the last axis has no elements; it needs at least one".into();
+    if width == 0 && elements > 0 {
+        let reason = format!("{elements} elements cannot have a last axis of none");
         return Err(Error::Shape { kernel, reason });
     }
-    Ok(elements / width)
+    Ok(elements.checked_div(width).unwrap_or(0))
 }
 
 simd_fn! {
@@ -46,7 +46,7 @@ simd_fn! {
 /// `y = alpha · softmax(mult · x)` for x `[rows, width]`.
 ///
 /// # Errors
-/// [`Error::Shape`] for a width of 0, [`Error::Length`] if sizes disagree.
+/// [`Error::Shape`] for elements of width 0, [`Error::Length`] if sizes disagree.
 pub fn softmax(
     x: Input<'_>,
     width: usize,
