@@ -1,1 +1,109 @@
-//! The Backend trait, legalisation, f64 reference kernels and the null backend of Onesigma.
+//! The contract between programs and the devices that run them.
+//!
+//! A [`Backend`] compiles a whole [`Program`] into an [`Engine`]; the engine owns the program's
+//! state and runs its entries. There is no public buffer type: the host writes and reads named
+//! slots. Programs arrive validated, scheduled and memory planned, and a backend never reorders.
+//!
+//! Numeric contract, the same on every backend: products exact, accumulation in f32 or better,
+//! element-wise work in f32, each result times its `alpha` rounded once into its declared format
+//! by its declared conversion. A backend that does less says so in [`Caps`].
+#![forbid(unsafe_code)]
+
+mod error;
+
+pub use error::{Error, Result};
+
+use onesigma_format::Noise;
+use onesigma_graph::{DType, EntryId, Op, Program, SlotId};
+
+/// What a backend makes of an op with given element types.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Support {
+    /// The op cannot run; legalisation decomposes fused ops and fails for core ops.
+    No,
+    /// The op runs through a detour (decoded copies, a slower unit) with the same results.
+    Emulated,
+    /// The op runs as it stands.
+    Native,
+}
+
+/// What a device is and can hold.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Caps {
+    /// The device, in words: `AMD EPYC, 2 threads, AVX-512`.
+    pub device: String,
+    /// Bytes that programs can use, if known.
+    pub memory_bytes: Option<u64>,
+    /// Equal programs, inputs and seeds give equal bits, run after run.
+    pub deterministic: bool,
+}
+
+/// What an engine says about itself.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Report {
+    /// Bytes that the program's plan asks for.
+    pub planned_bytes: usize,
+    /// Bytes that the engine allocated for tensors and scratch.
+    pub allocated_bytes: usize,
+    /// Remarks on what was done differently from the plan, for people.
+    pub notes: Vec<String>,
+}
+
+/// A kind of device that can run programs.
+pub trait Backend {
+    /// Short name: `cpu`.
+    fn name(&self) -> &str;
+
+    /// What the device is and can hold.
+    fn caps(&self) -> Caps;
+
+    /// Whether an op runs with operands of types `inputs` and results of type `output`.
+    fn supports(&self, op: &Op, inputs: &[DType], output: DType) -> Support;
+
+    /// Makes an engine for a program. State slots start as zeros.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an op that [`supports`](Self::supports) denies,
+    /// [`Error::OutOfMemory`], [`Error::Device`].
+    fn compile(&self, program: &Program) -> Result<Box<dyn Engine>>;
+}
+
+/// A compiled program with its state.
+pub trait Engine {
+    /// Writes a slot from little-endian bytes. A state slot takes one frame. An input takes `n`
+    /// frames: one serves every step of a run, otherwise there must be one for each step.
+    ///
+    /// # Errors
+    /// [`Error::WrongSize`] if `bytes` is no whole number of frames, or not one frame of a state;
+    /// [`Error::NotWritable`] for an output; [`Error::UnknownSlot`].
+    fn write(&mut self, slot: SlotId, bytes: &[u8]) -> Result<()>;
+
+    /// Reads a slot: the frame of a state or input, or the last `bytes.len() / frame` frames of an
+    /// output, one for each step of the last run that wrote it, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::WrongSize`]; [`Error::UnknownSlot`].
+    fn read(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()>;
+
+    /// Runs an entry `times` times. Step `i` uses frame `i` of the inputs that have several.
+    /// Running `k` times equals `k` runs, bit for bit.
+    ///
+    /// # Errors
+    /// [`Error::MissingFrames`] if an input that the entry reads has neither one frame nor
+    /// `times`; [`Error::UnknownEntry`]; [`Error::Device`]. State is unchanged by a refused run.
+    fn run(&mut self, entry: EntryId, times: usize) -> Result<()>;
+
+    /// Memory planned and used, and remarks.
+    fn report(&self) -> Report;
+}
+
+/// The key of the random numbers that a node draws in one step, from the program's `seed` and
+/// `step` inputs and the node's stream; output `j` of a node with several uses stream + j * 2^24.
+pub fn noise(seed: [u32; 2], step: u32, stream: u32, output: usize) -> Noise {
+    Noise {
+        seed: u64::from(seed[0]) | u64::from(seed[1]) << 32,
+        tensor: stream.wrapping_add((output as u32) << 24),
+        step,
+        offset: 0,
+    }
+}
