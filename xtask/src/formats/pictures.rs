@@ -117,7 +117,8 @@ type Curve = (Format, Vec<(f64, f64)>);
 fn curves(path: &Path, title: &str, x: &str, y: &str, top: f64, curves: &[Curve]) -> Result<()> {
     let points = || curves.iter().flat_map(|(_, points)| points);
     let left = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
-    let right = points().map(|point| point.0).fold(f64::NEG_INFINITY, f64::max);
+    let last = points().map(|point| point.0).fold(f64::NEG_INFINITY, f64::max);
+    let right = last + 4.0; // room for the legend
     let bottom = points().map(|point| point.1).fold(f64::INFINITY, f64::min).floor();
     let root = SVGBackend::new(path, (900, 460)).into_drawing_area();
     root.fill(&WHITE)?;
@@ -151,16 +152,16 @@ fn curves(path: &Path, title: &str, x: &str, y: &str, top: f64, curves: &[Curve]
     Ok(())
 }
 
-/// Largest relative error of values near a magnitude.
+/// Largest relative error of values within half a power of two of a magnitude.
 fn relative_error(path: &Path) -> Result<()> {
-    const SAMPLES: usize = 64;
+    const SAMPLES: usize = 512;
     let mut all = Vec::new();
     for format in COMPARED {
         let mut points = Vec::new();
         for eighth in -26 * 8..18 * 8 {
             let magnitude = f64::from(eighth) / 8.0;
             let values: Vec<f32> = (0..SAMPLES)
-                .map(|sample| (magnitude + sample as f64 / (8 * SAMPLES) as f64).exp2() as f32)
+                .map(|sample| (magnitude - 0.5 + sample as f64 / SAMPLES as f64).exp2() as f32)
                 .collect();
             let worst = through(format, &values)?
                 .iter()
