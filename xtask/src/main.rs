@@ -1,2 +1,50 @@
 //! Development tasks: `cargo xtask demo`, `test`, `bench`, `ci`.
-fn main() {}
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod ci;
+mod demo;
+mod plot;
+mod process;
+mod test;
+
+/// Development tasks of Onesigma.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Train a small GPT in FP8 beside the same model in f32, and compare.
+    Demo(demo::Arguments),
+    /// Run every test, documentation tests included.
+    Test(test::Arguments),
+    /// Check formatting, lints, documentation, licences, and run every test.
+    Ci(ci::Arguments),
+    /// Run the benchmarks.
+    Bench(bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Demo(arguments) => demo::run(&arguments),
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Ci(arguments) => ci::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

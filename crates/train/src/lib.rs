@@ -1,1 +1,23 @@
 //! Optimisers, schedules, data, checkpoints and the training loop of Onesigma.
+//!
+//! In the order data flows: a [`corpus::Corpus`] is text with a fixed split; a
+//! [`tokenizer::Bytes`] turns it into tokens; [`batch::Sampler`] cuts them into shuffled windows,
+//! where a batch is a pure function of seed and step; [`loader::Loader`] does that ahead of time
+//! on a thread. [`schedule::Schedule`] gives the learning rate of a step. [`checkpoint`] and
+//! [`run_dir::RunDir`] keep what a killed run needs to continue bit for bit. [`telemetry`] tells
+//! an [`telemetry::Observer`] what happens: nothing in this crate prints.
+#![forbid(unsafe_code)]
+
+pub mod atomic;
+pub mod batch;
+pub mod checkpoint;
+pub mod config;
+pub mod corpus;
+mod error;
+pub mod loader;
+pub mod run_dir;
+pub mod schedule;
+pub mod telemetry;
+pub mod tokenizer;
+
+pub use error::Error;

@@ -1,0 +1,242 @@
+//! The configuration of a run: what `config.toml` in its folder holds.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::schedule::{Decay, Schedule};
+
+/// The names of the optimisers.
+pub const OPTIMIZERS: [&str; 2] = ["adamw", "sgd"];
+
+/// Size of the GPT that is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// Transformer blocks.
+    pub layers: usize,
+    /// Attention heads; divides `hidden`.
+    pub heads: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Tokens in one sequence.
+    pub seq: usize,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self { layers: 4, heads: 4, hidden: 128, seq: 128 }
+    }
+}
+
+/// Everything that decides what a run computes, and how often it looks and saves.
+///
+/// Two runs with equal configurations, corpora and backends give equal losses, bit for bit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Name of the recipe: formats and scaling.
+    pub recipe: String,
+    /// Name of the backend.
+    pub backend: String,
+    /// `cargo`, or the path of a text file or folder.
+    pub data: String,
+    /// Seed of initialisation, shuffling and stochastic rounding.
+    pub seed: u64,
+    /// Optimiser steps of the whole run.
+    pub steps: u64,
+    /// Sequences in one pass.
+    pub batch: usize,
+    /// Passes whose gradients one optimiser step sums.
+    pub accumulate: usize,
+    /// `adamw` or `sgd`.
+    pub optimizer: String,
+    /// Peak learning rate; if absent, the recipe's own.
+    pub lr: Option<f64>,
+    /// Decay after the warm-up.
+    pub schedule: Decay,
+    /// Steps of linear warm-up; if absent, a tenth of the run and at most 100.
+    pub warmup: Option<u64>,
+    /// Last learning rate as a fraction of the peak.
+    pub final_lr_fraction: f64,
+    /// Decay of weights per unit of learning rate.
+    pub weight_decay: f64,
+    /// Decay of the first moment (AdamW), or momentum (SGD).
+    pub beta1: f64,
+    /// Decay of the second moment (AdamW).
+    pub beta2: f64,
+    /// Steps between evaluations; 0 evaluates at the end alone.
+    pub eval_every: u64,
+    /// Batches of one evaluation.
+    pub eval_batches: usize,
+    /// Steps between checkpoints; 0 saves at the end alone.
+    pub save_every: u64,
+    /// Checkpoints that are kept.
+    pub keep: usize,
+    /// Steps that one call of the engine takes.
+    pub steps_per_call: u64,
+    /// Refuse a backend that has to emulate a format or decompose an op.
+    pub strict: bool,
+    /// The model's size.
+    pub model: ModelConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            recipe: "unit-fp8".into(),
+            backend: "cpu".into(),
+            data: "cargo".into(),
+            seed: 0,
+            steps: 1000,
+            batch: 16,
+            accumulate: 1,
+            optimizer: "adamw".into(),
+            lr: None,
+            schedule: Decay::Cosine,
+            warmup: None,
+            final_lr_fraction: 0.1,
+            weight_decay: 0.0,
+            beta1: 0.9,
+            beta2: 0.99,
+            eval_every: 100,
+            eval_batches: 16,
+            save_every: 200,
+            keep: 3,
+            steps_per_call: 10,
+            strict: false,
+            model: ModelConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration file; what it leaves out has its default.
+    ///
+    /// # Errors
+    /// [`Error::DataMissing`] if there is no such file; [`Error::Config`] for a wrong or unknown
+    /// entry; [`Error::Io`].
+    pub fn from_file(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::Config { path: path.into(), reason: "no such configuration file".into() }
+            }
+            _ => Error::io("read", path)(source),
+        })?;
+        toml::from_str(&text)
+            .map_err(|error| Error::Config { path: path.into(), reason: error.to_string() })
+    }
+
+    /// Checks that every number can work, before anything is compiled or read.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] or [`Error::Unknown`], for the first one that cannot.
+    pub fn validate(&self) -> Result<(), Error> {
+        let model = &self.model;
+        for (name, value) in [
+            ("--layers", model.layers),
+            ("--heads", model.heads),
+            ("--hidden", model.hidden),
+            ("--seq", model.seq),
+            ("--batch", self.batch),
+            ("--accumulate", self.accumulate),
+            ("--eval-batches", self.eval_batches),
+            ("--keep", self.keep),
+            ("--steps", usize::try_from(self.steps).unwrap_or(usize::MAX)),
+            ("--steps-per-call", usize::try_from(self.steps_per_call).unwrap_or(usize::MAX)),
+        ] {
+            if value == 0 {
+                return Err(setting(name, value, "at least 1"));
+            }
+            // Beyond this a shape's size in bytes would leave 64 bits.
+            if value > 1 << 24 {
+                return Err(setting(name, value, "at most 16777216"));
+            }
+        }
+        if !model.hidden.is_multiple_of(model.heads) {
+            let expected = format!("a multiple of the {} heads", model.heads);
+            return Err(setting("--hidden", model.hidden, &expected));
+        }
+        if !OPTIMIZERS.contains(&self.optimizer.as_str()) {
+            return Err(Error::Unknown {
+                kind: "optimizer",
+                given: self.optimizer.clone(),
+                known: OPTIMIZERS.join(", "),
+            });
+        }
+        for (name, value) in [("--beta1", self.beta1), ("--beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(setting(name, value, "from 0 to below 1"));
+            }
+        }
+        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
+            return Err(setting("--weight-decay", self.weight_decay, "0 or more"));
+        }
+        self.schedule(1.0).validate()?;
+        match self.lr {
+            Some(lr) => self.schedule(lr).validate(),
+            None => Ok(()),
+        }
+    }
+
+    /// The learning-rate schedule, where `default_lr` is the recipe's own peak.
+    pub fn schedule(&self, default_lr: f64) -> Schedule {
+        Schedule {
+            decay: self.schedule,
+            peak: self.lr.unwrap_or(default_lr),
+            final_fraction: self.final_lr_fraction,
+            warmup_steps: self.warmup.unwrap_or((self.steps / 10).min(100)),
+            total_steps: self.steps,
+        }
+    }
+
+    /// Tokens that one optimiser step trains on.
+    pub fn tokens_per_step(&self) -> u64 {
+        (self.batch * self.accumulate * self.model.seq) as u64
+    }
+}
+
+fn setting(name: &'static str, given: impl ToString, expected: &str) -> Error {
+    Error::Setting { name, given: given.to_string(), expected: expected.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_works_and_survives_toml() {
+        let config = Config::default();
+        config.validate().expect("the default");
+        let text = toml::to_string(&config).expect("a TOML form");
+        assert_eq!(toml::from_str::<Config>(&text).expect("its own text"), config);
+    }
+
+    #[test]
+    fn a_file_may_leave_out_what_it_does_not_change() {
+        let text = "recipe = 'f32'\n[model]\nhidden = 64\n";
+        let config: Config = toml::from_str(text).expect("two settings");
+        assert_eq!((config.model.hidden, config.model.layers), (64, 4));
+        assert!(toml::from_str::<Config>("stepz = 3").is_err());
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        let wrong = |change: fn(&mut Config), word: &str| {
+            let mut config = Config::default();
+            change(&mut config);
+            let error = config.validate().expect_err(word);
+            assert!(error.to_string().contains(word), "{error}");
+            assert!(error.is_usage());
+        };
+        wrong(|c| c.model.heads = 3, "--hidden");
+        wrong(|c| c.model.layers = 0, "--layers");
+        wrong(|c| c.model.hidden = usize::MAX, "--hidden");
+        wrong(|c| c.optimizer = "adamax".into(), "adamax");
+        wrong(|c| c.beta2 = 1.0, "--beta2");
+        wrong(|c| c.weight_decay = -1.0, "--weight-decay");
+        wrong(|c| c.lr = Some(f64::INFINITY), "--lr");
+        wrong(|c| c.warmup = Some(5000), "--warmup");
+    }
+}

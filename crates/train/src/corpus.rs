@@ -1,0 +1,250 @@
+//! Text with a fixed training and validation split and an identity.
+//!
+//! # The split
+//! A corpus of at least [`SPLIT_FILES`] files gives every [`SPLIT_EVERY`]th file, in the fixed
+//! order, to validation: whole files, so that no passage is in both. With fewer files the last
+//! tenth of each file goes to validation, so that a single book works too.
+//!
+//! # The identity
+//! SHA-256 over every file's name, length and bytes, in order. The corpus `cargo` has one value
+//! for a given `Cargo.lock`, because the lock file pins the checksum of every package.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+
+mod cargo;
+
+pub use cargo::PACKAGES;
+
+/// From this many files on, the split is by whole files.
+pub const SPLIT_FILES: usize = 20;
+/// One file in this many is validation text.
+pub const SPLIT_EVERY: usize = 10;
+
+/// Text in two splits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corpus {
+    /// What it was made from: `cargo`, or the path that was given.
+    pub name: String,
+    /// SHA-256 of names, lengths and contents, in hexadecimal.
+    pub sha256: String,
+    /// Number of files.
+    pub files: usize,
+    /// Files that were left out because they are not text, in order.
+    pub skipped: Vec<PathBuf>,
+    /// The text to train on.
+    pub training: Vec<u8>,
+    /// The text to measure on.
+    pub validation: Vec<u8>,
+}
+
+/// One file of a corpus: a name that does not depend on the machine, and its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// Path relative to the corpus, with `/` between the parts.
+    pub name: String,
+    /// The contents.
+    pub text: Vec<u8>,
+}
+
+impl Corpus {
+    /// The corpus that is always there: source and documentation of the [`PACKAGES`] that the
+    /// Cargo workspace around `dir` has locked.
+    ///
+    /// Asks `cargo metadata` without the network first, and with it only if a package is missing.
+    ///
+    /// # Errors
+    /// [`Error::NoWorkspace`] outside a workspace or in one that lacks a package of the list;
+    /// [`Error::Io`] for a source file that cannot be read.
+    pub fn cargo(dir: &Path) -> Result<Self, Error> {
+        Ok(Self::from_documents("cargo", cargo::documents(dir)?, Vec::new()))
+    }
+
+    /// Text from a file, or from every text file below a folder, in the order of their paths.
+    ///
+    /// Files with a NUL byte are not text: in a folder they are left out and listed in
+    /// [`Corpus::skipped`].
+    ///
+    /// # Errors
+    /// [`Error::DataMissing`], [`Error::DataBinary`] (a single file), [`Error::DataEmpty`], or
+    /// [`Error::Io`] for what cannot be read.
+    pub fn from_path(path: &Path) -> Result<Self, Error> {
+        let meta = fs::metadata(path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => Error::DataMissing { path: path.into() },
+            _ => Error::io("read", path)(source),
+        })?;
+        let mut documents = Vec::new();
+        let mut skipped = Vec::new();
+        if meta.is_dir() {
+            for file in files_below(path)? {
+                let text = fs::read(&file).map_err(Error::io("read", &file))?;
+                if text.contains(&0) {
+                    skipped.push(file);
+                } else if !text.is_empty() {
+                    documents.push(Document { name: relative_name(path, &file), text });
+                }
+            }
+        } else {
+            let text = fs::read(path).map_err(Error::io("read", path))?;
+            if let Some(offset) = text.iter().position(|&byte| byte == 0) {
+                return Err(Error::DataBinary { path: path.into(), offset });
+            }
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            documents.push(Document { name, text });
+        }
+        if documents.iter().all(|document| document.text.is_empty()) {
+            return Err(Error::DataEmpty { path: path.into() });
+        }
+        Ok(Self::from_documents(&path.to_string_lossy(), documents, skipped))
+    }
+
+    /// Splits and identifies documents that are already in their final order.
+    pub fn from_documents(name: &str, documents: Vec<Document>, skipped: Vec<PathBuf>) -> Self {
+        let mut digest = Sha256::new();
+        let mut training = Vec::new();
+        let mut validation = Vec::new();
+        let by_file = documents.len() >= SPLIT_FILES;
+        for (index, document) in documents.iter().enumerate() {
+            let text = &document.text;
+            digest.update((document.name.len() as u64).to_le_bytes());
+            digest.update(document.name.as_bytes());
+            digest.update((text.len() as u64).to_le_bytes());
+            digest.update(text);
+            let cut = match by_file {
+                true if index % SPLIT_EVERY == SPLIT_EVERY - 1 => 0,
+                true => text.len(),
+                false => text.len() - text.len() / SPLIT_EVERY,
+            };
+            training.extend_from_slice(&text[..cut]);
+            validation.extend_from_slice(&text[cut..]);
+        }
+        Self {
+            name: name.into(),
+            sha256: hex(&digest.finalize()),
+            files: documents.len(),
+            skipped,
+            training,
+            validation,
+        }
+    }
+
+    /// Bytes in both splits.
+    pub fn len(&self) -> usize {
+        self.training.len() + self.validation.len()
+    }
+
+    /// Whether there is no text at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Lower-case hexadecimal digits of `bytes`.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `file` relative to `root`, with `/` on every system.
+fn relative_name(root: &Path, file: &Path) -> String {
+    let relative = file.strip_prefix(root).unwrap_or(file);
+    let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
+    parts.join("/")
+}
+
+/// Every regular file below `root`, sorted by relative name. Links to folders are not followed,
+/// so that a loop cannot hang the walk.
+fn files_below(root: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut files = Vec::new();
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
+            let entry = entry.map_err(Error::io("read", &folder))?;
+            let path = entry.path();
+            let kind = entry.file_type().map_err(Error::io("read", &path))?;
+            if kind.is_dir() {
+                folders.push(path);
+            } else if path.is_file() {
+                files.push(path);
+            }
+        }
+    }
+    files.sort_by_cached_key(|file| relative_name(root, file));
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn documents(count: usize, bytes: usize) -> Vec<Document> {
+        (0..count)
+            .map(|i| Document { name: format!("{i:03}.txt"), text: vec![b'a' + i as u8; bytes] })
+            .collect()
+    }
+
+    #[test]
+    fn many_files_are_split_by_whole_files() {
+        let corpus = Corpus::from_documents("test", documents(20, 7), Vec::new());
+        assert_eq!(corpus.validation, [[b'a' + 9; 7], [b'a' + 19; 7]].concat());
+        assert_eq!(corpus.training.len(), 18 * 7);
+        assert!(!corpus.training.contains(&(b'a' + 9)));
+    }
+
+    #[test]
+    fn few_files_give_the_last_tenth_of_each() {
+        let corpus = Corpus::from_documents("test", documents(2, 100), Vec::new());
+        assert_eq!(corpus.training.len(), 180);
+        assert_eq!(corpus.validation, [[b'a'; 10], [b'b'; 10]].concat());
+    }
+
+    #[test]
+    fn the_identity_sees_names_contents_and_where_files_end() {
+        let sha = |documents| Corpus::from_documents("test", documents, Vec::new()).sha256;
+        let base = sha(documents(3, 10));
+        assert_eq!(base, sha(documents(3, 10)));
+        assert_eq!(base.len(), 64);
+        let mut renamed = documents(3, 10);
+        renamed[1].name.push('x');
+        assert_ne!(base, sha(renamed));
+        let mut moved = documents(3, 10);
+        let byte = moved[0].text.pop().expect("ten bytes");
+        moved[1].text.insert(0, byte);
+        assert_ne!(base, sha(moved));
+    }
+
+    #[test]
+    fn folders_are_read_in_order_and_binaries_left_out() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        fs::create_dir(dir.path().join("b")).expect("a folder");
+        fs::write(dir.path().join("c.txt"), "third").expect("a file");
+        fs::write(dir.path().join("b/z.txt"), "second").expect("a file");
+        fs::write(dir.path().join("a.txt"), "first").expect("a file");
+        fs::write(dir.path().join("image.png"), [137, 0, 1]).expect("a file");
+        fs::write(dir.path().join("empty"), "").expect("a file");
+        let corpus = Corpus::from_path(dir.path()).expect("text");
+        assert_eq!(corpus.training, b"firstsecondthird");
+        assert_eq!(corpus.files, 3);
+        assert_eq!(corpus.skipped, [dir.path().join("image.png")]);
+    }
+
+    #[test]
+    fn each_bad_path_has_its_own_error() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let missing = dir.path().join("missing");
+        assert!(matches!(Corpus::from_path(&missing), Err(Error::DataMissing { .. })));
+        assert!(matches!(Corpus::from_path(dir.path()), Err(Error::DataEmpty { .. })));
+        let empty = dir.path().join("empty.txt");
+        fs::write(&empty, "").expect("a file");
+        assert!(matches!(Corpus::from_path(&empty), Err(Error::DataEmpty { .. })));
+        let binary = dir.path().join("binary");
+        fs::write(&binary, [1, 2, 0]).expect("a file");
+        assert!(matches!(Corpus::from_path(&binary), Err(Error::DataBinary { offset: 2, .. })));
+        for error in [Corpus::from_path(&missing), Corpus::from_path(&binary)] {
+            assert!(error.expect_err("bad").is_usage());
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What a run tells about itself while it runs.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One line of `metrics.jsonl`.
+///
+/// Lines about training hold only what is a function of seed, data and configuration, so that the
+/// file of a resumed run equals that of an uninterrupted one; times live in [`Record::Speed`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Record {
+    /// One optimiser step.
+    Train {
+        /// The step, counted from 0.
+        step: u64,
+        /// Mean training loss over the step's batch, in nats per token.
+        loss: f32,
+        /// The learning rate of the step.
+        rate: f32,
+    },
+    /// One evaluation on the validation split.
+    Evaluation {
+        /// Steps taken before it.
+        step: u64,
+        /// Mean validation loss in nats per token.
+        loss: f32,
+    },
+    /// Speed since the last such line; different on every run.
+    Speed {
+        /// Steps taken so far.
+        step: u64,
+        /// Tokens trained on per second.
+        tokens_per_s: f64,
+    },
+}
+
+impl Record {
+    /// Steps that were complete when the line was written.
+    pub fn steps_done(&self) -> u64 {
+        match self {
+            Self::Train { step, .. } => step + 1,
+            Self::Evaluation { step, .. } | Self::Speed { step, .. } => *step,
+        }
+    }
+}
+
+/// Something that happened during a run.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Training is about to take its first step.
+    Started {
+        /// First step to take: above 0 after a resume.
+        first_step: u64,
+        /// Steps of the whole run.
+        total_steps: u64,
+        /// Tokens per step.
+        tokens_per_step: u64,
+    },
+    /// A new line of metrics.
+    Metric(Record),
+    /// A checkpoint is on the disk.
+    Saved {
+        /// Steps taken before it.
+        step: u64,
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// Something is wrong that does not stop the run.
+    Warning(String),
+    /// The run is over.
+    Finished {
+        /// Steps taken, over all sittings.
+        steps: u64,
+        /// Whether the caller stopped it early.
+        stopped: bool,
+    },
+}
+
+/// Listens to a run. Events come from the training thread, in order.
+pub trait Observer {
+    /// Takes notice of one event.
+    fn event(&mut self, event: &Event);
+}
+
+/// Collects events: for tests and for callers that look afterwards.
+impl Observer for Vec<Event> {
+    fn event(&mut self, event: &Event) {
+        self.push(event.clone());
+    }
+}
+
+/// Listens to nothing.
+impl Observer for () {
+    fn event(&mut self, _: &Event) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_survives_json_bit_for_bit() {
+        for bits in [0x4031_1111, 0x3f80_0001, 0x0000_0001, 0x7f7f_ffff] {
+            let record = Record::Train { step: 3, loss: f32::from_bits(bits), rate: 1e-3 };
+            let line = serde_json::to_string(&record).expect("plain numbers");
+            assert!(line.starts_with(r#"{"kind":"train","step":3,"#), "{line}");
+            assert_eq!(serde_json::from_str::<Record>(&line).expect("its own line"), record);
+        }
+    }
+}
