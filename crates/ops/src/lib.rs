@@ -35,6 +35,7 @@ mod loss;
 mod norm;
 pub mod recipes;
 mod residual;
+pub mod rules;
 mod scales;
 mod softmax;
 
