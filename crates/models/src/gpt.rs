@@ -3,12 +3,13 @@
 //! Legend of shapes: B batch, T sequence, C width, H heads, D head size, F MLP width, V vocabulary.
 
 use crate::config::{Activation, Norm};
-use crate::params::{Init, ParamKind, ParamSpec, Params};
+use crate::params::{Init, ParamSpec, Params};
 use crate::{GptConfig, Result};
 use onesigma_graph::{Graph, Op, ValueId};
 use onesigma_ops::{
-    Attention, Constraint, GeluForm, Linear, Parametrisation, add, attention, cross_entropy,
-    dropout, embedding, gelu, layer_norm, linear, linear_readout, residual_apply, rms_norm, silu,
+    Attention, Constraint, GeluForm, Linear, ParamKind, Parametrisation, add, attention,
+    cross_entropy, dropout, embedding, gelu, layer_norm, linear, linear_readout, residual_apply,
+    rms_norm, silu,
 };
 
 impl GptConfig {

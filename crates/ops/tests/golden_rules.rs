@@ -3,7 +3,7 @@
 
 use onesigma_backend::RefBackend;
 use onesigma_ops::rules::{Case, Figures, expected, measure};
-use onesigma_ops::{Error, TransformerResidual};
+use onesigma_ops::{Error, LearningRateRule, ParamKind, TransformerResidual};
 use serde::Deserialize;
 
 const GOLDEN: &str = include_str!("golden/unit_scaling.json");
@@ -13,6 +13,7 @@ const TOLERANCE: f64 = 1e-6;
 struct Golden {
     cases: Vec<GoldenCase>,
     transformer_residual: Vec<Taus>,
+    learning_rate: Vec<Rate>,
 }
 
 #[derive(Deserialize)]
@@ -29,6 +30,16 @@ struct Taus {
     residual_attn_ratio: f64,
     layers: usize,
     taus: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct Rate {
+    mup_type: String,
+    shape: Vec<usize>,
+    depth: Option<usize>,
+    adam: f64,
+    sgd_readout_none: f64,
+    sgd_readout_to_output_scale: f64,
 }
 
 fn golden() -> Golden {
@@ -65,6 +76,28 @@ fn residual_weights_agree_with_the_reference_library() {
         for (index, expected) in taus.into_iter().enumerate() {
             let tau = rule.tau(index, layers).expect("a branch of the model");
             assert!((tau - expected).abs() < TOLERANCE, "{index} of {layers}: {tau}");
+        }
+    }
+}
+
+#[test]
+fn learning_rates_agree_with_the_reference_library() {
+    for rate in golden().learning_rate {
+        let kind = match rate.mup_type.as_str() {
+            "weight" => ParamKind::Weight,
+            "output" => ParamKind::Readout,
+            "bias" => ParamKind::Bias,
+            "norm" => ParamKind::Norm,
+            other => panic!("unknown kind {other} in the golden file"),
+        };
+        for (rule, expected) in [
+            (LearningRateRule::UmupAdam, rate.adam),
+            (LearningRateRule::UmupAdam, rate.sgd_readout_none),
+            (LearningRateRule::UmupSgd, rate.sgd_readout_to_output_scale),
+            (LearningRateRule::Uniform, 1.0),
+        ] {
+            let factor = rule.factor(kind, &rate.shape, rate.depth);
+            assert!((factor / expected - 1.0).abs() < TOLERANCE, "{rule:?} {kind:?}: {factor}");
         }
     }
 }
