@@ -243,13 +243,18 @@ impl Model<'_> {
         };
         let weight = param("weight", config.norm_affine, Init::Ones, ParamKind::Norm)?;
         let eps = config.layer_norm_epsilon;
-        Ok(match config.norm {
+        let bias = match config.norm {
             Norm::LayerNorm => {
                 let given = config.norm_affine && config.bias;
-                let bias = param("bias", given, Init::Zeros, ParamKind::Bias)?;
-                layer_norm(self.graph, p, x, weight, bias, 1, eps)?
+                param("bias", given, Init::Zeros, ParamKind::Bias)?
             }
-            Norm::RmsNorm => rms_norm(self.graph, p, x, weight, 1, eps)?,
+            Norm::RmsNorm => None,
+        };
+        self.scoped(last_word(name), |model| {
+            Ok(match config.norm {
+                Norm::LayerNorm => layer_norm(model.graph, p, x, weight, bias, 1, eps)?,
+                Norm::RmsNorm => rms_norm(model.graph, p, x, weight, 1, eps)?,
+            })
         })
     }
 
@@ -276,7 +281,9 @@ impl Model<'_> {
             }
             false => None,
         };
-        Ok(linear(self.graph, self.p, x, weight, bias, options)?)
+        self.scoped(last_word(name), |model| {
+            Ok(linear(model.graph, model.p, x, weight, bias, options)?)
+        })
     }
 
     fn table(&mut self, name: &str, rows: usize) -> Result<ValueId> {
@@ -315,4 +322,9 @@ impl Model<'_> {
         let (config, p, training) = (*config, *p, *training);
         self.graph.in_layer(index, |graph| build(&mut Model { graph, params, config, p, training }))
     }
+}
+
+/// `c_proj` of `transformer.h.0.mlp.c_proj`: the scope of its nodes.
+fn last_word(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
 }

@@ -1,4 +1,5 @@
 //! A GPT training step as a program, run on any backend, for the tests of this folder.
+#![allow(dead_code)] // each test uses a part
 
 use onesigma_backend::{Backend, RefBackend};
 use onesigma_format::{Noise, philox};
@@ -21,7 +22,6 @@ pub struct Step {
     pub program: Program,
     pub slots: Slots,
     /// Name of every float tensor that an op computes, with its slot; empty unless asked for.
-    #[allow(dead_code)]
     pub all: Vec<(String, SlotId)>,
 }
 
@@ -125,7 +125,6 @@ impl Step {
     }
 
     /// Runs the step on a backend and gives the f32 content of slots.
-    #[allow(dead_code)]
     pub fn run(&self, backend: &dyn Backend, slots: &[SlotId]) -> Vec<Vec<f64>> {
         let mut engine = backend.compile(&self.program).expect("it compiles");
         self.feed(&mut *engine);
