@@ -55,6 +55,7 @@ fn formats() -> Vec<Format> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours in Miri")]
 fn bulk_encoding_is_the_reference() {
     let values = stratified();
     let noise = Noise { seed: 7, tensor: 3, step: 11, offset: 5 };

@@ -139,7 +139,11 @@ fn list(as_json: bool) -> Result<()> {
             short(format.epsilon()),
         )?;
     }
-    writeln!(out, "\n{:<12} {:>5} {:>12} {:>12}", "block format", "block", "scale", "bits/element")?;
+    writeln!(
+        out,
+        "\n{:<12} {:>5} {:>12} {:>12}",
+        "block format", "block", "scale", "bits/element"
+    )?;
     for (name, format) in BlockFormat::NAMED {
         writeln!(
             out,
@@ -301,7 +305,9 @@ impl Convert {
                 RoundingName::TowardZero => Rounding::TowardZero,
                 RoundingName::Up => Rounding::Up,
                 RoundingName::Down => Rounding::Down,
-                RoundingName::Stochastic => Rounding::Stochastic { bits: self.random_bits.parse()? },
+                RoundingName::Stochastic => {
+                    Rounding::Stochastic { bits: self.random_bits.parse()? }
+                }
             },
             overflow: match self.overflow {
                 OverflowName::Saturate => Overflow::Saturate,
