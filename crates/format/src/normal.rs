@@ -156,7 +156,7 @@ mod tests {
             assert!((log - expected).abs() <= 4e-16 * expected.abs(), "ln {x}");
             let (root, expected) = (square_root(1.0 / x.sqrt()), (1.0 / x.sqrt()).sqrt());
             assert!((root - expected).abs() <= 4e-16 * expected, "root at {x}");
-            x *= 1.0137;
+            x *= if cfg!(miri) { 3.0 } else { 1.0137 };
         }
     }
 }
