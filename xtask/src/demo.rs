@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::plot::{self, Labels, Series};
-use crate::process::{self, cargo_with, root};
+use crate::process::{self, root};
 
 mod report;
 
@@ -51,7 +52,7 @@ struct Summary {
 /// Trains every recipe with every seed and reports.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
-    process::run(&mut cargo_with(["build", "--release", "--package", "onesigma"]))?;
+    let onesigma = process::release_binary("onesigma")?;
     let out = root().join(&arguments.out);
     if out.exists() {
         fs::remove_dir_all(&out).with_context(|| format!("cannot clear {}", out.display()))?;
@@ -61,7 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for seed in 0..arguments.seeds.max(1) {
         for recipe in RECIPES {
             let folder = out.join(format!("{recipe}-{seed}"));
-            train(recipe, seed, arguments.steps, &folder)?;
+            train(&onesigma, recipe, seed, arguments.steps, &folder)?;
             runs.push(summary(&folder)?);
             if seed == 0 {
                 curves.push(Series { label: recipe.into(), points: losses(&folder)? });
@@ -82,11 +83,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn train(recipe: &str, seed: u64, steps: u64, folder: &Path) -> Result<()> {
+fn train(onesigma: &Path, recipe: &str, seed: u64, steps: u64, folder: &Path) -> Result<()> {
     let (seed, steps) = (seed.to_string(), steps.to_string());
     process::run(
-        cargo_with(["run", "--release", "--quiet", "--package", "onesigma", "--", "train"])
-            .args(["--recipe", recipe, "--seed", &seed, "--steps", &steps])
+        Command::new(onesigma)
+            .current_dir(root())
+            .args(["train", "--recipe", recipe, "--seed", &seed, "--steps", &steps])
             .args(["--eval-every", "100", "--save-every", "0"])
             .args(["--measure-gradients", "--out"])
             .arg(folder),

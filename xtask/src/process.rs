@@ -50,3 +50,21 @@ fn show(command: &Command) -> String {
     words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
     words.join(" ")
 }
+
+/// Builds a binary of the workspace in release mode; gives its path.
+pub fn release_binary(package: &str) -> Result<PathBuf> {
+    let mut command =
+        cargo_with(["build", "--release", "--message-format", "json-render-diagnostics"]);
+    command.args(["--package", package, "--bin", package]).stderr(Stdio::inherit());
+    eprintln!("$ cargo build --release --package {package}");
+    let output = command.output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "the release build of {package} failed");
+    // Among cargo's messages, one a line, the last that names an executable is ours.
+    output
+        .stdout
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .next_back()
+        .with_context(|| format!("cargo named no executable of {package}"))
+}

@@ -10,22 +10,18 @@
 #![forbid(unsafe_code)]
 
 mod error;
+pub mod executor;
+pub mod kernels;
+pub mod reference;
 
 pub use error::{Error, Result};
+pub use executor::{Executor, OpByOp};
+pub use kernels::{Call, Kernels};
+pub use onesigma_graph::passes::legalise::Support;
+pub use reference::RefBackend;
 
-use onesigma_format::Noise;
-use onesigma_graph::{DType, EntryId, Op, Program, SlotId};
-
-/// What a backend makes of an op with given element types.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Support {
-    /// The op cannot run; legalisation decomposes fused ops and fails for core ops.
-    No,
-    /// The op runs through a detour (decoded copies, a slower unit) with the same results.
-    Emulated,
-    /// The op runs as it stands.
-    Native,
-}
+use onesigma_format::{Noise, Rounding};
+use onesigma_graph::{DType, EntryId, Op, Program, ProgramEntry, SlotId};
 
 /// What a device is and can hold.
 #[derive(Clone, PartialEq, Debug)]
@@ -79,14 +75,18 @@ pub trait Engine {
     fn write(&mut self, slot: SlotId, bytes: &[u8]) -> Result<()>;
 
     /// Reads a slot: the frame of a state or input, or the last `bytes.len() / frame` frames of an
-    /// output, one for each step of the last run that wrote it, oldest first.
+    /// output, one for each step of the last run that wrote it, oldest first. An output that no run
+    /// has written is one frame of zeros.
     ///
     /// # Errors
-    /// [`Error::WrongSize`]; [`Error::UnknownSlot`].
+    /// [`Error::WrongSize`] for no whole number of frames or more frames than there are;
+    /// [`Error::MissingFrames`] for an input that was never written; [`Error::UnknownSlot`].
     fn read(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()>;
 
     /// Runs an entry `times` times. Step `i` uses frame `i` of the inputs that have several.
-    /// Running `k` times equals `k` runs, bit for bit.
+    /// Running `k` times equals `k` runs, bit for bit; 0 times does nothing. An entry that draws
+    /// random numbers reads the program's `seed` and `step` inputs, if there are any; see
+    /// [`inputs_read`].
     ///
     /// # Errors
     /// [`Error::MissingFrames`] if an input that the entry reads has neither one frame nor
@@ -106,4 +106,25 @@ pub fn noise(seed: [u32; 2], step: u32, stream: u32, output: usize) -> Noise {
         step,
         offset: 0,
     }
+}
+
+/// Whether a node draws random numbers: it is [`Op::Random`], or rounds a result stochastically.
+pub fn draws(graph: &onesigma_graph::Graph, node: &onesigma_graph::Node) -> bool {
+    let stochastic = |rounding| matches!(rounding, Rounding::Stochastic { .. });
+    matches!(node.op, Op::Random { .. })
+        || node.outputs.iter().any(|&output| stochastic(graph.value(output).conversion.rounding))
+}
+
+/// The slots that an entry reads when it runs: those of its [`Op::Slot`] nodes and, if it draws
+/// random numbers, the program's `seed` and `step`.
+pub fn inputs_read(program: &Program, entry: &ProgramEntry) -> Vec<SlotId> {
+    let mut slots = onesigma_graph::passes::clean::slots_read(&entry.graph);
+    if entry.graph.nodes().iter().any(|node| draws(&entry.graph, node)) {
+        for slot in [program.seed(), program.step()].into_iter().flatten() {
+            if !slots.contains(&slot) {
+                slots.push(slot);
+            }
+        }
+    }
+    slots
 }

@@ -425,7 +425,12 @@ impl Expr {
 
     /// Value in f64, the reference for every backend. `index` holds the coordinates.
     pub fn eval(&self, operands: &[f64], index: &[usize]) -> f64 {
-        let mut registers: Vec<f64> = Vec::with_capacity(self.instrs.len());
+        self.eval_with(operands, index, &mut Vec::with_capacity(self.instrs.len()))
+    }
+
+    /// As [`eval`](Self::eval) with a buffer for the intermediate results, for use in loops.
+    pub fn eval_with(&self, operands: &[f64], index: &[usize], registers: &mut Vec<f64>) -> f64 {
+        registers.clear();
         for instr in &self.instrs {
             let at = |register: u16| registers[usize::from(register)];
             let value = match *instr {

@@ -291,6 +291,12 @@ impl Graph {
         outputs
     }
 
+    /// Makes the next node take the same stream as the next node of `other` would: for passes
+    /// whose extra nodes draw no random numbers.
+    pub(crate) fn continue_streams_of(&mut self, other: &Self) {
+        self.next_stream = other.next_stream;
+    }
+
     /// An empty graph that continues the streams of this one.
     pub(crate) fn successor(&self) -> Self {
         Self::with_streams_from(self.next_stream)

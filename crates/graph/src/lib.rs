@@ -7,7 +7,7 @@
 //!
 //! Entries (`init`, `train_step`, ...) are graphs over shared [`Slot`]s, collected in a
 //! [`Module`]. [`passes`] rewrite them: recipes choose formats by role, common subexpressions and
-//! dead code go, maps are fused. A [`Program`] is the result with its memory planned: instructions
+//! dead code go. A [`Program`] is the result with its memory planned: instructions
 //! in order, one arena, named inputs, outputs and state.
 //!
 //! ```
@@ -37,6 +37,7 @@
 #![forbid(unsafe_code)]
 
 pub mod autodiff;
+mod decompose;
 mod error;
 pub mod expr;
 mod graph;
@@ -50,6 +51,7 @@ mod shape;
 pub mod special;
 mod value;
 
+pub use decompose::decompose;
 pub use error::{Error, Result};
 pub use graph::{Graph, Node, NodeBuilder};
 pub use op::{AdamWConfig, Distribution, Op, ReduceKind};

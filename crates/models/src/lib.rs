@@ -1,1 +1,45 @@
-//! Unit-scaled and regular GPT and BERT for Onesigma.
+//! Models for Onesigma, each one definition for the regular and the unit-scaled network,
+//! configured and named as on Hugging Face.
+//!
+//! A model is a function over a [`Graph`](onesigma_graph::Graph): [`gpt_loss`] for training and
+//! evaluation, [`gpt_next`] for generation. The caller owns the parameters: it declares a slot for
+//! each [`ParamSpec`] and passes the values that it reads from them as [`Params`].
+//!
+//! ```
+//! use onesigma_graph::{DType, Graph, Module, Role, SlotKind, autodiff};
+//! use onesigma_models::{GptConfig, Params, gpt_loss};
+//! use onesigma_ops::Parametrisation;
+//!
+//! # fn main() -> Result<(), onesigma_models::Error> {
+//! let config = GptConfig { n_embd: 32, n_layer: 2, ..GptConfig::default() };
+//! let p = Parametrisation::Unit;
+//! let mut module = Module::new();
+//! let mut graph = Graph::new();
+//! let tokens = module.slot("tokens", SlotKind::Input, [4, 16], DType::U32, Role::Data)?;
+//! let targets = module.slot("targets", SlotKind::Input, [4, 16], DType::U32, Role::Data)?;
+//! let [tokens, targets] = [tokens, targets].map(|slot| module.read(&mut graph, slot));
+//! let mut weights = Vec::new();
+//! for spec in config.parameters(p)? {
+//!     let slot =
+//!         module.slot(&spec.name, SlotKind::State, spec.shape, DType::F32, Role::MasterWeight)?;
+//!     weights.push((spec.name, module.read(&mut graph, slot)));
+//! }
+//! let values: Vec<_> = weights.iter().map(|(_, value)| *value).collect();
+//! let mut params = Params::new(weights);
+//! let out = gpt_loss(&mut graph, &mut params, &config, p, tokens, targets, true)?;
+//! let gradients = autodiff::gradients(&mut graph, out.loss, &values, None)?;
+//! assert_eq!(gradients.len(), values.len());
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod config;
+mod error;
+mod gpt;
+pub mod params;
+
+pub use config::GptConfig;
+pub use error::{Error, Result};
+pub use gpt::{GptLoss, gpt, gpt_loss, gpt_next};
+pub use params::{Init, ParamKind, ParamSpec, Params};

@@ -1,2 +1,43 @@
 //! The Onesigma command line.
-fn main() {}
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stderr)]
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod commands;
+mod progress;
+
+/// Exit code of a request that cannot be met as it was given; clap uses it too.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ONESIGMA_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+
+    match commands::run(commands::Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of our output has gone, for example `head`: it has what it wanted.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if is_usage(&error) { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<onesigma::train::Error>().is_some_and(|error| error.is_usage())
+            || cause.is::<commands::Usage>()
+    })
+}

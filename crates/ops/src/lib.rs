@@ -1,1 +1,55 @@
-//! Unit-scaled rules and layers on the Onesigma graph, constraints and recipes (arXiv 2303.11257).
+//! Unit-scaled rules and layers on the Onesigma graph, constraints and recipes.
+//!
+//! Each layer is one function over a [`Graph`](onesigma_graph::Graph) that takes a
+//! [`Parametrisation`]: regular layers have every scale 1, unit-scaled ones carry the forward and
+//! backward scales of arXiv 2303.11257. The scales themselves are plain functions of shapes
+//! (`*_scales`), so that they can be printed, tested and proved without a graph.
+//!
+//! ```
+//! use onesigma_graph::{DType, Graph, Module, Role, SlotKind};
+//! use onesigma_ops::{Linear, Parametrisation, linear};
+//!
+//! # fn main() -> Result<(), onesigma_ops::Error> {
+//! let mut module = Module::new();
+//! let x = module.slot("x", SlotKind::Input, [8, 16], DType::F32, Role::Data)?;
+//! let w = module.slot("w", SlotKind::State, [64, 16], DType::F32, Role::MasterWeight)?;
+//! let mut graph = Graph::new();
+//! let (x, w) = (module.read(&mut graph, x), module.read(&mut graph, w));
+//! let y = linear(&mut graph, Parametrisation::Unit, x, w, None, Linear::unconstrained())?;
+//! let node = graph.node(graph.value(y).producer);
+//! assert_eq!(node.alpha, [0.25]); // fan_in^-1/2
+//! assert_eq!(node.beta, [0.125, 8_f64.powf(-0.5)]); // fan_out^-1/2, batch^-1/2
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod activation;
+mod attention;
+mod constraint;
+mod dropout;
+mod embedding;
+mod error;
+mod linear;
+mod loss;
+mod norm;
+pub mod recipes;
+mod residual;
+mod scales;
+mod softmax;
+
+pub use activation::{GeluForm, gelu, gelu_scales, silu, silu_glu, silu_glu_scales, silu_scales};
+pub use attention::{Attention, attention};
+pub use constraint::Constraint;
+pub use dropout::{dropout, dropout_scales};
+pub use embedding::{embedding, embedding_scales};
+pub use error::{Error, Result};
+pub use linear::{Linear, linear, linear_readout, matmul, matmul_scales};
+pub use loss::{cross_entropy, cross_entropy_scales, mse_loss, mse_loss_scales};
+pub use norm::{layer_norm, norm_scales, rms_norm};
+pub use residual::{
+    TransformerResidual, add, add_scales, residual_add, residual_apply, residual_factors,
+    residual_split,
+};
+pub use scales::{Parametrisation, Scales, log_mix};
+pub use softmax::{softmax, softmax_scales};

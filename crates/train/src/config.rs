@@ -5,7 +5,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::optimizer::Optimizer;
 use crate::schedule::{Decay, Schedule};
+
+/// Added to the root of AdamW's second moment.
+const EPSILON: f64 = 1e-8;
 
 /// The names of the optimisers.
 pub const OPTIMIZERS: [&str; 2] = ["adamw", "sgd"];
@@ -48,7 +52,7 @@ pub struct Config {
     pub steps: u64,
     /// Sequences in one pass.
     pub batch: usize,
-    /// Passes whose gradients one optimiser step sums.
+    /// Passes whose gradients one optimiser step averages.
     pub accumulate: usize,
     /// `adamw` or `sgd`.
     pub optimizer: String,
@@ -158,13 +162,7 @@ impl Config {
             let expected = format!("a multiple of the {} heads", model.heads);
             return Err(setting("--hidden", model.hidden, &expected));
         }
-        if !OPTIMIZERS.contains(&self.optimizer.as_str()) {
-            return Err(Error::Unknown {
-                kind: "optimizer",
-                given: self.optimizer.clone(),
-                known: OPTIMIZERS.join(", "),
-            });
-        }
+        self.optimizer()?;
         for (name, value) in [("--beta1", self.beta1), ("--beta2", self.beta2)] {
             if !(0.0..1.0).contains(&value) {
                 return Err(setting(name, value, "from 0 to below 1"));
@@ -177,6 +175,25 @@ impl Config {
         match self.lr {
             Some(lr) => self.schedule(lr).validate(),
             None => Ok(()),
+        }
+    }
+
+    /// The optimiser's constants.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for a name outside [`OPTIMIZERS`].
+    pub fn optimizer(&self) -> Result<Optimizer, Error> {
+        let decay = self.weight_decay;
+        match self.optimizer.as_str() {
+            "adamw" => {
+                Ok(Optimizer::AdamW { beta1: self.beta1, beta2: self.beta2, eps: EPSILON, decay })
+            }
+            "sgd" => Ok(Optimizer::Sgd { momentum: self.beta1, decay }),
+            _ => Err(Error::Unknown {
+                kind: "optimizer",
+                given: self.optimizer.clone(),
+                known: OPTIMIZERS.join(", "),
+            }),
         }
     }
 

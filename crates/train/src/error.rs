@@ -132,6 +132,12 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// The program cannot be built: sizes that make no model, or a recipe that lacks a rule.
+    #[error("cannot build the program: {0}")]
+    Graph(#[from] onesigma_graph::Error),
+    /// The backend refused the program or failed.
+    #[error(transparent)]
+    Backend(#[from] onesigma_backend::Error),
     /// The loader thread ended before it was told to.
     #[error("the data loader stopped at step {step}: {reason}")]
     Loader {
@@ -164,6 +170,7 @@ impl Error {
                 | Self::CheckpointMissing { .. }
                 | Self::RunExists { .. }
                 | Self::Config { .. }
+                | Self::Graph(_)
         )
     }
 }

@@ -14,10 +14,15 @@ pub mod checkpoint;
 pub mod config;
 pub mod corpus;
 mod error;
+pub mod generate;
 pub mod loader;
+pub mod optimizer;
+pub mod program;
 pub mod run_dir;
 pub mod schedule;
+pub mod session;
 pub mod telemetry;
 pub mod tokenizer;
+pub mod trainer;
 
 pub use error::Error;

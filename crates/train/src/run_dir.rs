@@ -111,6 +111,14 @@ impl RunDir {
         self.metrics.write_all(&text).map_err(Error::io("write", &path))
     }
 
+    /// Returns once the metrics have reached the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn sync(&self) -> Result<(), Error> {
+        self.metrics.sync_data().map_err(Error::io("sync", &self.root.join("metrics.jsonl")))
+    }
+
     /// Every line of the metrics of the run in `root`; a last line that was cut off is left out.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// One line of `metrics.jsonl`.
 ///
@@ -17,6 +17,7 @@ pub enum Record {
         /// The step, counted from 0.
         step: u64,
         /// Mean training loss over the step's batch, in nats per token.
+        #[serde(deserialize_with = "float_or_null")]
         loss: f32,
         /// The learning rate of the step.
         rate: f32,
@@ -26,6 +27,7 @@ pub enum Record {
         /// Steps taken before it.
         step: u64,
         /// Mean validation loss in nats per token.
+        #[serde(deserialize_with = "float_or_null")]
         loss: f32,
     },
     /// Speed since the last such line; different on every run.
@@ -35,6 +37,11 @@ pub enum Record {
         /// Tokens trained on per second.
         tokens_per_s: f64,
     },
+}
+
+/// JSON has no NaN and no infinity: they are written as null and read back as NaN.
+pub(crate) fn float_or_null<'de, D: Deserializer<'de>>(source: D) -> Result<f32, D::Error> {
+    Ok(Option::<f32>::deserialize(source)?.unwrap_or(f32::NAN))
 }
 
 impl Record {
@@ -101,6 +108,14 @@ impl Observer for () {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loss_that_is_no_number_can_be_read_back() {
+        let record = Record::Evaluation { step: 1, loss: f32::INFINITY };
+        let line = serde_json::to_string(&record).expect("null for infinity");
+        let read: Record = serde_json::from_str(&line).expect("its own line");
+        assert!(matches!(read, Record::Evaluation { step: 1, loss } if loss.is_nan()));
+    }
 
     #[test]
     fn a_loss_survives_json_bit_for_bit() {

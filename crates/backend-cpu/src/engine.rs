@@ -1,0 +1,301 @@
+//! A compiled program with its memory: writes and reads slots, runs entries.
+
+use std::sync::Arc;
+
+use onesigma_backend::{Engine, Error, Report, Result};
+use onesigma_graph::{EntryId, Op, Place, Program, SlotId, SlotKind};
+
+use crate::arena::Arena;
+use crate::backend::NAME;
+use crate::execute::{StepKey, execute};
+use crate::instruction::{Instruction, compile};
+use crate::profile::Profile;
+
+struct Slot {
+    name: String,
+    kind: SlotKind,
+    place: Place,
+    /// Frames of an input as written, or of an output from the last run.
+    frames: Vec<u8>,
+}
+
+impl Slot {
+    fn frame_count(&self) -> usize {
+        match self.place.bytes {
+            0 => usize::from(!self.frames.is_empty()),
+            bytes => self.frames.len() / bytes,
+        }
+    }
+}
+
+/// A value that a slot takes at the end of a step.
+struct Write {
+    slot: usize,
+    from: Place,
+    to: Place,
+}
+
+struct Entry {
+    instructions: Vec<Instruction>,
+    writes: Vec<Write>,
+    /// Some write takes what another write replaces: all are read before any is written.
+    staged: bool,
+    /// Input slots whose frames a run needs.
+    inputs: Vec<usize>,
+}
+
+/// The engine of [`CpuBackend`](crate::CpuBackend).
+pub(crate) struct CpuEngine {
+    arena: Arena,
+    slots: Vec<Slot>,
+    entries: Vec<Entry>,
+    seed: Option<usize>,
+    step: Option<usize>,
+    pool: Option<Arc<rayon::ThreadPool>>,
+    staging: Vec<u8>,
+    planned_bytes: usize,
+    profile: Option<Profile>,
+}
+
+impl CpuEngine {
+    pub(crate) fn new(
+        program: &Program,
+        pool: Option<Arc<rayon::ThreadPool>>,
+        available: Option<u64>,
+        profile: bool,
+    ) -> Result<Self> {
+        program.validate()?;
+        let needed = program.arena_bytes() as u64;
+        let out_of_memory =
+            || Error::OutOfMemory { needed, available: available.unwrap_or_default() };
+        if available.is_some_and(|available| needed > available) {
+            return Err(out_of_memory());
+        }
+        let seed = program.seed().map(SlotId::index);
+        let step = program.step().map(SlotId::index);
+        let entries = program
+            .entries()
+            .iter()
+            .map(|entry| {
+                let mut instructions = Vec::new();
+                let mut inputs = Vec::new();
+                let is_input = |slot: &usize| program.slots()[*slot].kind == SlotKind::Input;
+                for node in entry.graph.nodes() {
+                    if let Op::Slot(slot) = node.op {
+                        inputs.extend(Some(slot.index()).filter(is_input));
+                    }
+                    instructions.extend(compile(entry, node)?);
+                }
+                if instructions.iter().any(Instruction::draws) {
+                    inputs.extend([seed, step].into_iter().flatten());
+                }
+                inputs.sort_unstable();
+                inputs.dedup();
+                let writes: Vec<Write> = entry
+                    .graph
+                    .writes()
+                    .iter()
+                    .map(|&(slot, value)| Write {
+                        slot: slot.index(),
+                        from: entry.places[value.index()],
+                        to: program.slot_place(slot),
+                    })
+                    .collect();
+                let staged = writes.iter().enumerate().any(|(i, a)| {
+                    writes.iter().enumerate().any(|(j, b)| i != j && a.from.overlaps(b.to))
+                });
+                Ok(Entry { instructions, writes, staged, inputs })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let slots = program
+            .slots()
+            .iter()
+            .enumerate()
+            .map(|(at, slot)| Slot {
+                name: slot.name.clone(),
+                kind: slot.kind,
+                place: program.slot_place(SlotId::new(at)),
+                frames: Vec::new(),
+            })
+            .collect();
+        let arena = Arena::new(program.arena_bytes()).ok_or_else(out_of_memory)?;
+        Ok(Self {
+            arena,
+            slots,
+            entries,
+            seed,
+            step,
+            pool,
+            staging: Vec::new(),
+            planned_bytes: program.arena_bytes(),
+            profile: profile.then(Profile::default),
+        })
+    }
+
+    fn slot(&mut self, id: SlotId) -> Result<&mut Slot> {
+        let count = self.slots.len();
+        self.slots.get_mut(id.index()).ok_or(Error::UnknownSlot { index: id.index(), count })
+    }
+
+    /// Copies frame `step` of each input that has several into the arena, or the one there is.
+    fn take_inputs(&mut self, entry: usize, step: usize) {
+        for &at in &self.entries[entry].inputs {
+            let slot = &self.slots[at];
+            let bytes = slot.place.bytes;
+            let frame = if slot.frame_count() == 1 { 0 } else { step };
+            if step == 0 || frame > 0 {
+                let frame = &slot.frames[frame * bytes..(frame + 1) * bytes];
+                self.arena.at(slot.place).copy_from_slice(frame);
+            }
+        }
+    }
+
+    fn words<const N: usize>(&mut self, slot: Option<usize>) -> [u32; N] {
+        let mut words = [0; N];
+        if let Some(at) = slot {
+            let place = self.slots[at].place;
+            let bytes = self.arena.at(place).as_chunks::<4>().0;
+            for (word, bytes) in words.iter_mut().zip(bytes) {
+                *word = u32::from_le_bytes(*bytes);
+            }
+        }
+        words
+    }
+
+    fn step(&mut self, entry: usize) -> Result<()> {
+        let [step] = self.words(self.step);
+        let key = StepKey { seed: self.words(self.seed), step };
+        let memory = self.arena.memory();
+        for instruction in &self.entries[entry].instructions {
+            let start = self.profile.as_ref().map(|_| std::time::Instant::now());
+            // SAFETY: the arena belongs to `self`, which is borrowed mutably, and the program was
+            // validated when the engine was made.
+            unsafe { execute(instruction, memory, key) }.map_err(|error| Error::Device {
+                backend: NAME.to_owned(),
+                reason: format!("{}: {error}", instruction.label),
+            })?;
+            if let (Some(profile), Some(start)) = (&mut self.profile, start) {
+                profile.add(instruction, start.elapsed());
+            }
+        }
+        self.finish_writes(entry);
+        Ok(())
+    }
+
+    fn finish_writes(&mut self, entry: usize) {
+        let entry = &self.entries[entry];
+        if entry.staged {
+            self.staging.clear();
+            for write in &entry.writes {
+                self.staging.extend_from_slice(self.arena.at(write.from));
+            }
+        }
+        let mut staged = 0;
+        for write in &entry.writes {
+            if entry.staged {
+                let bytes = &self.staging[staged..staged + write.to.bytes];
+                self.arena.at(write.to).copy_from_slice(bytes);
+                staged += write.to.bytes;
+            } else if write.from != write.to {
+                let memory = self.arena.memory();
+                // SAFETY: the arena is borrowed mutably; distinct tensors do not overlap.
+                unsafe { memory.write(write.to).copy_from_slice(memory.read(write.from)) };
+            }
+            let slot = &mut self.slots[write.slot];
+            if slot.kind == SlotKind::Output {
+                slot.frames.extend_from_slice(self.arena.at(write.to));
+            }
+        }
+    }
+
+    fn run_steps(&mut self, entry: usize, times: usize) -> Result<()> {
+        for step in 0..times {
+            self.take_inputs(entry, step);
+            self.step(entry)?;
+        }
+        Ok(())
+    }
+}
+
+impl Engine for CpuEngine {
+    fn write(&mut self, slot: SlotId, bytes: &[u8]) -> Result<()> {
+        let slot = self.slot(slot)?;
+        let frame = slot.place.bytes;
+        let frames = bytes.len().checked_div(frame).unwrap_or(1);
+        let whole = frames * frame == bytes.len() && frames > 0;
+        let fits = match slot.kind {
+            SlotKind::Output => return Err(Error::NotWritable { slot: slot.name.clone() }),
+            SlotKind::State => whole && frames == 1,
+            SlotKind::Input => whole,
+        };
+        if !fits {
+            return Err(Error::WrongSize { slot: slot.name.clone(), frame, found: bytes.len() });
+        }
+        if slot.kind == SlotKind::Input {
+            slot.frames.clear();
+            slot.frames.extend_from_slice(bytes);
+        } else {
+            let place = slot.place;
+            self.arena.at(place).copy_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()> {
+        let slot = self.slot(slot)?;
+        let (place, kind, stored) = (slot.place, slot.kind, slot.frames.len());
+        let whole = bytes.len().checked_rem(place.bytes).unwrap_or(bytes.len()) == 0;
+        let fits = match kind {
+            SlotKind::State => bytes.len() == place.bytes,
+            SlotKind::Input | SlotKind::Output => {
+                whole && bytes.len() >= place.bytes && bytes.len() <= stored
+            }
+        };
+        if !fits {
+            let (slot, frame) = (slot.name.clone(), place.bytes);
+            return Err(Error::WrongSize { slot, frame, found: bytes.len() });
+        }
+        if kind == SlotKind::State {
+            bytes.copy_from_slice(self.arena.at(place));
+        } else {
+            bytes.copy_from_slice(&slot.frames[stored - bytes.len()..]);
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, entry: EntryId, times: usize) -> Result<()> {
+        let (index, count) = (entry.index(), self.entries.len());
+        let Some(entry) = self.entries.get(index) else {
+            return Err(Error::UnknownEntry { index, count });
+        };
+        for &at in &entry.inputs {
+            let slot = &self.slots[at];
+            let found = slot.frame_count();
+            if slot.place.bytes > 0 && found != 1 && found != times {
+                return Err(Error::MissingFrames { slot: slot.name.clone(), found, times });
+            }
+        }
+        if times > 0 {
+            for write in &entry.writes {
+                self.slots[write.slot].frames.clear();
+            }
+        }
+        match self.pool.clone() {
+            Some(pool) => pool.install(|| self.run_steps(index, times)),
+            // The scope moves the run to a thread of the pool, where tasks start fastest.
+            None => rayon::scope(|_| self.run_steps(index, times)),
+        }
+    }
+
+    fn report(&self) -> Report {
+        let frames: usize = self.slots.iter().map(|slot| slot.frames.capacity()).sum();
+        let scratch = crate::parallel::scratch_bytes();
+        let mut notes = vec![format!("kernels for {:?}", crate::Isa::current())];
+        notes.extend(self.profile.as_ref().map(Profile::table));
+        Report {
+            planned_bytes: self.planned_bytes,
+            allocated_bytes: self.planned_bytes + frames + self.staging.capacity() + scratch,
+            notes,
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Runs one instruction on the arena.
+
+use onesigma_backend::noise;
+use onesigma_graph::{DType, Place};
+
+use crate::adamw::AdamWStep;
+use crate::arena::Memory;
+use crate::attention::AttentionGradients;
+use crate::expression::Source;
+use crate::gemm::{Matrix, gemm};
+use crate::instruction::{Instruction, Kind, Operand, Target};
+use crate::movement::{Layout, copy_strided};
+use crate::norm::NormGradients;
+use crate::random::random;
+use crate::rows::{gather, scatter_add};
+use crate::softmax::{Classification, softmax, softmax_gradient};
+use crate::{Error, Input, Output, map};
+
+/// What random numbers depend on in one step.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StepKey {
+    pub(crate) seed: [u32; 2],
+    pub(crate) step: u32,
+}
+
+/// Operands that a map takes without an allocation.
+const FEW: usize = 24;
+
+struct Run<'a> {
+    instruction: &'a Instruction,
+    memory: Memory,
+    key: StepKey,
+}
+
+/// Runs an instruction.
+///
+/// # Safety
+/// The arena lives and no one else touches it; results overlap no operand, except operands of a
+/// map or an AdamW with the same place (a validated program).
+pub(crate) unsafe fn execute(
+    instruction: &Instruction,
+    memory: Memory,
+    key: StepKey,
+) -> Result<(), Error> {
+    let run = Run { instruction, memory, key };
+    // SAFETY: as this function.
+    unsafe { run.dispatch() }
+}
+
+impl<'a> Run<'a> {
+    fn operand(&self, at: usize) -> Operand {
+        self.instruction.inputs[at]
+    }
+
+    /// # Safety
+    /// As [`execute`].
+    unsafe fn bytes(&self, at: usize) -> &'a [u8] {
+        // SAFETY: operands are not written while the instruction runs.
+        unsafe { self.memory.read(self.operand(at).place) }
+    }
+
+    /// # Safety
+    /// As [`execute`].
+    unsafe fn input(&self, at: usize) -> Input<'a> {
+        // SAFETY: as this function.
+        Input::new(unsafe { self.bytes(at) }, self.operand(at).format())
+    }
+
+    /// # Safety
+    /// As [`execute`]; once for each result.
+    unsafe fn output(&self, at: usize) -> Output<'a> {
+        let target: &Target = &self.instruction.outputs[at];
+        Output {
+            // SAFETY: results overlap nothing that is in use.
+            bytes: unsafe { self.memory.write(target.place) },
+            format: target.format(),
+            how: target.how,
+            noise: noise(self.key.seed, self.key.step, self.instruction.stream, at),
+        }
+    }
+
+    fn alpha(&self, at: usize) -> f32 {
+        self.instruction.outputs[at].alpha
+    }
+
+    /// A scalar operand.
+    ///
+    /// # Safety
+    /// As [`execute`].
+    unsafe fn scalar(&self, at: usize) -> f32 {
+        let mut value = [0.0];
+        // SAFETY: as this function.
+        unsafe { self.input(at) }.decode(0, &mut value);
+        value[0]
+    }
+
+    /// Where an operand of a map or reduction comes from.
+    ///
+    /// # Safety
+    /// As [`execute`].
+    unsafe fn source(&self, at: usize) -> Source<'a> {
+        match self.instruction.inputs.get(at) {
+            None => Source::Iota,
+            // SAFETY: as this function.
+            Some(operand) if operand.dtype == DType::U32 => unsafe {
+                Source::Integer(self.bytes(at))
+            },
+            // SAFETY: as this function.
+            Some(_) => Source::Float(unsafe { self.input(at) }),
+        }
+    }
+
+    /// # Safety
+    /// As [`execute`].
+    unsafe fn with_sources<T>(
+        &self,
+        count: usize,
+        in_place: impl Fn(usize) -> bool,
+        body: impl FnOnce(&[Source<'_>]) -> T,
+    ) -> T {
+        let source = |at| match in_place(at) {
+            true => Source::InPlace,
+            // SAFETY: as this function; operands in place are not touched here.
+            false => unsafe { self.source(at) },
+        };
+        if count <= FEW {
+            let mut few = [Source::Iota; FEW];
+            few[..count].iter_mut().enumerate().for_each(|(at, out)| *out = source(at));
+            body(&few[..count])
+        } else {
+            body(&(0..count).map(source).collect::<Vec<_>>())
+        }
+    }
+
+    /// # Safety
+    /// As [`execute`].
+    unsafe fn dispatch(&self) -> Result<(), Error> {
+        let alpha = self.alpha(0);
+        // SAFETY: for the whole body, as this function: each operand is read and each result
+        // written by one kernel, and they do not overlap.
+        unsafe {
+            match &self.instruction.kind {
+                Kind::Gemm { shape, batch, columns, transposed } => {
+                    let [a, b] = [0, 1].map(|at| {
+                        let matrix = Matrix::new(self.input(at), columns[at]);
+                        if transposed[at] { matrix.transposed() } else { matrix }
+                    });
+                    gemm(*shape, alpha, a, b, batch, self.output(0))
+                }
+                Kind::Map { expression, space, in_place } => {
+                    let mut out = self.output(0);
+                    let replaced = |at: usize| in_place.get(at) == Some(&true);
+                    let bases = [0; FEW];
+                    self.with_sources(space.operands.len(), replaced, |sources| {
+                        let many;
+                        let bases = if sources.len() <= FEW {
+                            &bases[..sources.len()]
+                        } else {
+                            many = vec![0; sources.len()];
+                            &many
+                        };
+                        map::map(expression, space, sources, bases, alpha, out.share());
+                    });
+                    Ok(())
+                }
+                Kind::Reduce(reduction) => {
+                    let mut out = self.output(0);
+                    let count = reduction.kept.operands.len();
+                    self.with_sources(
+                        count,
+                        |_| false,
+                        |sources| {
+                            reduction.run(sources, alpha, out.share());
+                        },
+                    );
+                    Ok(())
+                }
+                Kind::Gather { width } => {
+                    gather(self.input(0), *width, self.bytes(1), alpha, self.output(0))
+                }
+                Kind::ScatterAdd { width } => {
+                    scatter_add(self.input(0), *width, self.bytes(1), alpha, self.output(0))
+                }
+                Kind::Copy(parts) => self.copy(parts),
+                Kind::Random(draw) => {
+                    let out = self.output(0);
+                    let noise = out.noise;
+                    random(*draw, noise, alpha, out)
+                }
+                Kind::Softmax { width, mult } => {
+                    softmax(self.input(0), *width, *mult, alpha, self.output(0))
+                }
+                Kind::SoftmaxGrad { width, mult, y_scale } => softmax_gradient(
+                    self.input(0),
+                    *y_scale,
+                    self.input(1),
+                    *width,
+                    alpha * mult,
+                    self.output(0),
+                ),
+                Kind::Norm(norm) => {
+                    let [weight, bias] = [1, 2].map(|at| self.optional(at));
+                    norm.forward(self.input(0), weight, bias, alpha, self.output(0))
+                }
+                Kind::NormGrad(norm) => {
+                    let result = |at: usize| {
+                        let exists = at < self.instruction.outputs.len();
+                        exists.then(|| (self.output(at), self.alpha(at)))
+                    };
+                    let gradients =
+                        NormGradients { x: result(0), weight: result(1), bias: result(2) };
+                    norm.backward(self.input(0), self.optional(2), self.input(1), gradients)
+                }
+                Kind::Attention(attention) => {
+                    let [q, k, v] = [0, 1, 2].map(|at| self.input(at));
+                    attention.forward(q, k, v, alpha, self.output(0), self.output(1))
+                }
+                Kind::AttentionGrad(attention) => {
+                    let [q, k, v, lse, dout] = [0, 1, 2, 4, 5].map(|at| self.input(at));
+                    let [dq, dk, dv] = [0, 1, 2].map(|at| (self.output(at), self.alpha(at)));
+                    attention.backward(
+                        q,
+                        k,
+                        v,
+                        lse,
+                        dout,
+                        AttentionGradients { q: dq, k: dk, v: dv },
+                    )
+                }
+                Kind::CrossEntropy { classes, mult, factor } => {
+                    let loss = self.classification(*classes, *mult).loss_sum()?;
+                    let loss = (f64::from(loss) * factor * f64::from(alpha)) as f32;
+                    self.output(0).share().encode(0, &[loss]);
+                    Ok(())
+                }
+                Kind::CrossEntropyGrad { classes, mult, factor } => {
+                    let upstream = f64::from(self.scalar(2));
+                    let scale = (factor * upstream * f64::from(alpha)) as f32;
+                    self.classification(*classes, *mult).gradient(scale, self.output(0))
+                }
+                Kind::AdamW(adam) => {
+                    for (operand, result) in [(0, 0), (2, 1), (3, 2)] {
+                        let (from, to) =
+                            (self.operand(operand).place, self.instruction.outputs[result].place);
+                        if from != to {
+                            self.move_bytes(from, to);
+                        }
+                    }
+                    let word = self.bytes(5);
+                    let step = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+                    let now = AdamWStep {
+                        lr: self.scalar(4),
+                        step: step as f32 + 1.0,
+                        grad_factor: self.scalar(6),
+                    };
+                    let [w, m, v] = [0, 1, 2].map(|at| self.output(at));
+                    adam.update(now, w, self.input(1), m, v)
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`execute`].
+    unsafe fn optional(&self, at: usize) -> Option<Input<'a>> {
+        // SAFETY: as this function.
+        (at < self.instruction.inputs.len()).then(|| unsafe { self.input(at) })
+    }
+
+    /// # Safety
+    /// As [`execute`].
+    unsafe fn classification(&self, classes: usize, mult: f32) -> Classification<'a> {
+        // SAFETY: as this function.
+        let (logits, targets) = unsafe { (self.input(0), self.bytes(1)) };
+        Classification { logits, classes, mult, targets }
+    }
+
+    /// # Safety
+    /// As [`execute`]; the places do not overlap.
+    unsafe fn move_bytes(&self, from: Place, to: Place) {
+        // SAFETY: as this function.
+        unsafe { self.memory.write(to).copy_from_slice(self.memory.read(from)) };
+    }
+
+    /// # Safety
+    /// As [`execute`].
+    unsafe fn copy(&self, parts: &[crate::instruction::Copy]) -> Result<(), Error> {
+        // SAFETY: as this function.
+        let target = unsafe { self.memory.write(self.instruction.outputs[0].place) };
+        let width = self.instruction.outputs[0].dtype.bytes();
+        for (at, part) in parts.iter().enumerate() {
+            let from = Layout { offset: part.from_offset, strides: &part.from_strides };
+            let to = Layout { offset: part.to_offset, strides: &part.to_strides };
+            // SAFETY: as this function.
+            copy_strided(width, &part.dims, from, unsafe { self.bytes(at) }, to, target)?;
+        }
+        Ok(())
+    }
+}

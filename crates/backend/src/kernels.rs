@@ -1,0 +1,241 @@
+//! What a backend writes that has kernels only: one method for each core op.
+
+use crate::{Caps, Error, Result, Support};
+use onesigma_format::Noise;
+use onesigma_graph::expr::Expr;
+use onesigma_graph::{DType, Distribution, Node, Op, ReduceKind, Shape, Value};
+
+/// The node that a kernel runs, with the description of operands and results.
+///
+/// A kernel's result is `alpha` times the op's function, rounded once into the result's element
+/// type by its conversion. All shapes and types have been checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// The node.
+    pub node: &'a Node,
+    /// Shapes and element types of the operands.
+    pub inputs: &'a [&'a Value],
+    /// Shapes, element types and conversions of the results.
+    pub outputs: &'a [&'a Value],
+    /// The program's seed, low word first; zeros if it has none.
+    pub seed: [u32; 2],
+    /// The program's step; 0 if it has none.
+    pub step: u32,
+}
+
+impl Call<'_> {
+    /// The first result.
+    pub fn output(&self) -> &Value {
+        self.outputs[0]
+    }
+
+    /// Scale of the first result.
+    pub fn alpha(&self) -> f64 {
+        self.node.alpha[0]
+    }
+
+    /// The random numbers of result `output`.
+    pub fn noise(&self, output: usize) -> Noise {
+        crate::noise(self.seed, self.step, self.node.stream, output)
+    }
+
+    /// The error of a kernel that does not exist.
+    pub fn unsupported(&self, backend: &str) -> Error {
+        unsupported(backend, self.node, self.inputs, self.outputs)
+    }
+}
+
+/// The error that names a node that a backend cannot run, with its element types.
+pub fn unsupported(backend: &str, node: &Node, inputs: &[&Value], outputs: &[&Value]) -> Error {
+    let list = |values: &[&Value]| {
+        values.iter().map(|value| value.describe()).collect::<Vec<_>>().join(", ")
+    };
+    Error::Unsupported {
+        backend: backend.to_owned(),
+        op: node.op.name(),
+        node: node.name.clone(),
+        types: format!("operands ({}) and results ({})", list(inputs), list(outputs)),
+    }
+}
+
+/// One method for each core op. [`OpByOp`](crate::OpByOp) makes a [`Backend`](crate::Backend) of
+/// it: it keeps slots and frames, runs nodes in order and frees tensors after their last use.
+pub trait Kernels {
+    /// A tensor on the device. Its shape and element type are those of its [`Value`].
+    type Tensor;
+
+    /// Short name: `cpu`.
+    fn name(&self) -> &str;
+
+    /// What the device is and can hold.
+    fn caps(&self) -> Caps;
+
+    /// As [`Backend::supports`](crate::Backend::supports). Fused ops: `Native` calls
+    /// [`fused`](Self::fused), `Emulated` runs their decomposition.
+    fn supports(&self, op: &Op, inputs: &[DType], output: DType) -> Support;
+
+    /// A tensor from little-endian codes.
+    ///
+    /// # Errors
+    /// [`Error::Device`], [`Error::OutOfMemory`]; so for every method.
+    fn upload(&self, shape: &Shape, dtype: DType, bytes: &[u8]) -> Result<Self::Tensor>;
+
+    /// The little-endian codes of a tensor; `bytes` has their length.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn download(
+        &self,
+        tensor: &Self::Tensor,
+        shape: &Shape,
+        dtype: DType,
+        bytes: &mut [u8],
+    ) -> Result<()>;
+
+    /// [`Op::MatMul`].
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn mat_mul(
+        &self,
+        call: &Call<'_>,
+        left: &Self::Tensor,
+        right: &Self::Tensor,
+        transpose_left: bool,
+        transpose_right: bool,
+    ) -> Result<Self::Tensor>;
+
+    /// [`Op::Map`].
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn map(&self, call: &Call<'_>, inputs: &[&Self::Tensor], expr: &Expr) -> Result<Self::Tensor>;
+
+    /// [`Op::Reduce`] of an expression over `shape`.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn reduce(
+        &self,
+        call: &Call<'_>,
+        inputs: &[&Self::Tensor],
+        kind: ReduceKind,
+        expr: &Expr,
+        shape: &Shape,
+        axes: &[usize],
+    ) -> Result<Self::Tensor>;
+
+    /// [`Op::Gather`].
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn gather(
+        &self,
+        call: &Call<'_>,
+        table: &Self::Tensor,
+        ids: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+
+    /// [`Op::ScatterAdd`].
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn scatter_add(
+        &self,
+        call: &Call<'_>,
+        updates: &Self::Tensor,
+        ids: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+
+    /// [`Op::Permute`].
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn permute(&self, call: &Call<'_>, x: &Self::Tensor, axes: &[usize]) -> Result<Self::Tensor>;
+
+    /// [`Op::Reshape`].
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn reshape(&self, call: &Call<'_>, x: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// [`Op::Slice`].
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn slice(
+        &self,
+        call: &Call<'_>,
+        x: &Self::Tensor,
+        axis: usize,
+        start: usize,
+        len: usize,
+    ) -> Result<Self::Tensor>;
+
+    /// [`Op::Concat`].
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn concat(
+        &self,
+        call: &Call<'_>,
+        inputs: &[&Self::Tensor],
+        axis: usize,
+    ) -> Result<Self::Tensor>;
+
+    /// [`Op::Cast`].
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn cast(&self, call: &Call<'_>, x: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// [`Op::Random`]: element `i` is made of word `i` of the stream `call.noise(0)`.
+    ///
+    /// ```text
+    /// Uniform     low + (high - low) * uniform(word)
+    /// Normal      mean + std * normal(word)
+    /// Bernoulli   1 where uniform(word) < p, else 0
+    /// ```
+    ///
+    /// with `uniform` and `normal` of `onesigma_format::philox`.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn random(&self, call: &Call<'_>, distribution: Distribution) -> Result<Self::Tensor>;
+
+    /// A fused op that [`supports`](Self::supports) calls `Native`: all its results.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] unless the backend has fused kernels.
+    fn fused(&self, call: &Call<'_>, _inputs: &[&Self::Tensor]) -> Result<Vec<Self::Tensor>> {
+        Err(call.unsupported(self.name()))
+    }
+}
+
+/// Runs the kernel of a node.
+pub(crate) fn dispatch<K: Kernels>(
+    kernels: &K,
+    call: &Call<'_>,
+    x: &[&K::Tensor],
+) -> Result<Vec<K::Tensor>> {
+    let one = match &call.node.op {
+        Op::MatMul { transpose_left, transpose_right } => {
+            kernels.mat_mul(call, x[0], x[1], *transpose_left, *transpose_right)
+        }
+        Op::Map { expr, .. } => kernels.map(call, x, expr),
+        Op::Reduce { kind, expr, shape, axes, .. } => {
+            kernels.reduce(call, x, *kind, expr, shape, axes)
+        }
+        Op::Gather => kernels.gather(call, x[0], x[1]),
+        Op::ScatterAdd { .. } => kernels.scatter_add(call, x[0], x[1]),
+        Op::Permute { axes } => kernels.permute(call, x[0], axes),
+        Op::Reshape { .. } => kernels.reshape(call, x[0]),
+        Op::Slice { axis, start, len } => kernels.slice(call, x[0], *axis, *start, *len),
+        Op::Concat { axis } => kernels.concat(call, x, *axis),
+        Op::Cast { .. } => kernels.cast(call, x[0]),
+        Op::Random { distribution, .. } => kernels.random(call, *distribution),
+        op if op.is_fused() => return kernels.fused(call, x),
+        _ => Err(call.unsupported(kernels.name())),
+    };
+    one.map(|tensor| vec![tensor])
+}

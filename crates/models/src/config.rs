@@ -1,0 +1,286 @@
+//! Configuration of GPT, with the names of Hugging Face's `config.json`.
+
+use crate::{Error, Result};
+use onesigma_ops::{Parametrisation, TransformerResidual};
+use serde::{Deserialize, Serialize};
+
+/// Activation of the MLP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Activation {
+    /// GELU with the error function.
+    #[default]
+    Gelu,
+    /// GELU with tanh, as GPT-2.
+    GeluNew,
+    /// `x sigmoid(x)`.
+    Silu,
+}
+
+/// Norm before each branch and before the readout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Norm {
+    /// Layer norm, with a bias if the model has biases.
+    #[default]
+    LayerNorm,
+    /// RMS norm.
+    RmsNorm,
+}
+
+/// A GPT-2 style decoder: learned positions, pre-norm, causal attention. Fields that
+/// `config.json` of GPT-2 also has keep their names; fields of `config.json` that are not here are
+/// ignored. Dropout is 0 where it is not given.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GptConfig {
+    /// Number of token ids.
+    pub vocab_size: usize,
+    /// Longest sequence.
+    pub n_positions: usize,
+    /// Width of the model (C).
+    pub n_embd: usize,
+    /// Number of layers.
+    pub n_layer: usize,
+    /// Number of attention heads; divides `n_embd`.
+    pub n_head: usize,
+    /// Width of the MLP; 4 `n_embd` if not given.
+    pub n_inner: Option<usize>,
+    /// Activation of the MLP.
+    pub activation_function: Activation,
+    /// Kind of all norms.
+    pub norm: Norm,
+    /// Whether norms have a weight (and a bias, with `bias`).
+    pub norm_affine: bool,
+    /// Added to the variance in norms.
+    pub layer_norm_epsilon: f64,
+    /// Whether linear layers and layer norms have biases; the readout never has.
+    pub bias: bool,
+    /// Dropout after the embeddings.
+    pub embd_pdrop: f64,
+    /// Dropout of attention weights; if not 0, attention is built from parts and slower.
+    pub attn_pdrop: f64,
+    /// Dropout at the end of each branch.
+    pub resid_pdrop: f64,
+    /// Whether the readout is the token embedding; if not given, regular models are tied, as
+    /// GPT-2, and unit-scaled ones are not, since the two uses of the table want different scales.
+    pub tie_word_embeddings: Option<bool>,
+    /// Standard deviation of regular weights; unit-scaled ones start with 1.
+    pub initializer_range: f64,
+    /// Unit-scaled only: weight of the branches against the embedding,
+    /// [`TransformerResidual::residual_mult`].
+    pub residual_mult: f64,
+    /// Unit-scaled only: weight of attention against MLP branches,
+    /// [`TransformerResidual::residual_attn_ratio`].
+    pub residual_attn_ratio: f64,
+    /// Factor on the logits of attention.
+    pub attention_mult: f64,
+    /// Factor on the logits of the loss.
+    pub loss_mult: f64,
+}
+
+impl Default for GptConfig {
+    /// Width 256, 4 layers, 4 heads, 256 positions, 256 byte tokens.
+    fn default() -> Self {
+        Self {
+            vocab_size: 256,
+            n_positions: 256,
+            n_embd: 256,
+            n_layer: 4,
+            n_head: 4,
+            n_inner: None,
+            activation_function: Activation::Gelu,
+            norm: Norm::LayerNorm,
+            norm_affine: true,
+            layer_norm_epsilon: 1e-5,
+            bias: true,
+            embd_pdrop: 0.0,
+            attn_pdrop: 0.0,
+            resid_pdrop: 0.0,
+            tie_word_embeddings: None,
+            initializer_range: 0.02,
+            residual_mult: 1.0,
+            residual_attn_ratio: 1.0,
+            attention_mult: 1.0,
+            loss_mult: 1.0,
+        }
+    }
+}
+
+/// Largest extent that is taken: sizes beyond are mistakes, and products stay within 64 bits.
+const MAX_EXTENT: usize = 1 << 24;
+
+impl GptConfig {
+    /// A configuration from the text of a `config.json`; [`validate`](Self::validate) it next.
+    ///
+    /// # Errors
+    /// [`Error::ConfigSyntax`].
+    pub fn from_json(text: &str) -> Result<Self> {
+        serde_json::from_str(text)
+            .map_err(|error| Error::ConfigSyntax { reason: error.to_string() })
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the field, its value and what to do.
+    pub fn validate(&self, p: Parametrisation) -> Result<()> {
+        for (field, size) in [
+            ("vocab_size", self.vocab_size),
+            ("n_positions", self.n_positions),
+            ("n_embd", self.n_embd),
+            ("n_layer", self.n_layer),
+            ("n_head", self.n_head),
+            ("n_inner", self.inner()),
+        ] {
+            let least = if field == "vocab_size" { 2 } else { 1 };
+            if !(least..=MAX_EXTENT).contains(&size) {
+                let remedy = format!("set `{field}` within this range");
+                return Err(wrong(field, size, format!("{least} to {MAX_EXTENT}"), remedy));
+            }
+        }
+        if self.n_embd % self.n_head != 0 {
+            let lower = self.n_embd - self.n_embd % self.n_head;
+            let near = if lower == 0 { self.n_head } else { lower };
+            return Err(wrong(
+                "n_embd",
+                self.n_embd,
+                format!("a multiple of `n_head`, {}", self.n_head),
+                format!("use n_embd {near} or another n_head"),
+            ));
+        }
+        for (field, value) in [
+            ("embd_pdrop", self.embd_pdrop),
+            ("attn_pdrop", self.attn_pdrop),
+            ("resid_pdrop", self.resid_pdrop),
+        ] {
+            if !(0.0..1.0).contains(&value) {
+                let remedy = "use 0 for no dropout".to_owned();
+                return Err(wrong(field, value, "a probability in [0, 1)".to_owned(), remedy));
+            }
+        }
+        for (field, value) in [
+            ("layer_norm_epsilon", self.layer_norm_epsilon),
+            ("initializer_range", self.initializer_range),
+            ("residual_mult", self.residual_mult),
+            ("residual_attn_ratio", self.residual_attn_ratio),
+            ("attention_mult", self.attention_mult),
+            ("loss_mult", self.loss_mult),
+        ] {
+            if !(value > 0.0 && value.is_finite()) {
+                let remedy = "leave it out for the usual value".to_owned();
+                return Err(wrong(field, value, "a positive finite number".to_owned(), remedy));
+            }
+        }
+        if p.is_scaled() && self.tied(p) {
+            return Err(wrong(
+                "tie_word_embeddings",
+                true,
+                "false in a unit-scaled model: the gradients of lookup and readout have different \
+                 scales, so their sum would not be proportional to the true gradient"
+                    .to_owned(),
+                "set `tie_word_embeddings` to false or leave it out".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Checks the shape of a batch of token ids `[batch, seq]`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an empty batch or a sequence beyond `n_positions`.
+    pub fn validate_batch(&self, batch: usize, seq: usize) -> Result<()> {
+        if batch == 0 {
+            return Err(wrong("batch", batch, "at least 1".to_owned(), "use 1".to_owned()));
+        }
+        if seq == 0 || seq > self.n_positions {
+            return Err(wrong(
+                "seq",
+                seq,
+                format!("1 to `n_positions`, {}", self.n_positions),
+                "shorten the sequence or raise n_positions".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Width of one head.
+    pub fn head_size(&self) -> usize {
+        self.n_embd / self.n_head.max(1)
+    }
+
+    /// Width of the MLP.
+    pub fn inner(&self) -> usize {
+        self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
+    }
+
+    /// Whether the readout is the token embedding.
+    pub fn tied(&self, p: Parametrisation) -> bool {
+        self.tie_word_embeddings.unwrap_or(!p.is_scaled())
+    }
+
+    /// `tau` of the attention and the MLP branch of a layer.
+    ///
+    /// # Errors
+    /// [`Error::Ops`] for factors that are not positive.
+    pub fn taus(&self, layer: usize) -> Result<[f64; 2]> {
+        let rule = TransformerResidual {
+            residual_mult: self.residual_mult,
+            residual_attn_ratio: self.residual_attn_ratio,
+        };
+        let branches = 2 * self.n_layer;
+        Ok([rule.tau(2 * layer, branches)?, rule.tau(2 * layer + 1, branches)?])
+    }
+}
+
+fn wrong(field: &'static str, found: impl ToString, expected: String, remedy: String) -> Error {
+    Error::Config { field, found: found.to_string(), expected, remedy }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(change: impl FnOnce(&mut GptConfig), p: Parametrisation) -> String {
+        let mut config = GptConfig::default();
+        change(&mut config);
+        config.validate(p).expect_err("it is wrong").to_string()
+    }
+
+    #[test]
+    fn errors_name_field_value_and_remedy() {
+        let text = message(|c| c.n_head = 5, Parametrisation::Regular);
+        assert_eq!(
+            text,
+            "impossible shape or setting: `n_embd` is 256, expected a multiple of `n_head`, 5; use \
+             n_embd 255 or another n_head"
+        );
+        let text = message(|c| c.n_layer = 0, Parametrisation::Unit);
+        assert!(text.contains("`n_layer` is 0"), "{text}");
+        let text = message(|c| c.resid_pdrop = 1.0, Parametrisation::Unit);
+        assert!(text.contains("`resid_pdrop` is 1"), "{text}");
+        let text = message(|c| c.tie_word_embeddings = Some(true), Parametrisation::Unit);
+        assert!(text.contains("`tie_word_embeddings`"), "{text}");
+        let text = message(|c| c.vocab_size = usize::MAX, Parametrisation::Unit);
+        assert!(text.contains("`vocab_size`"), "{text}");
+        let error = GptConfig::default().validate_batch(8, 257).expect_err("too long");
+        assert!(error.to_string().contains("`seq` is 257"), "{error}");
+    }
+
+    #[test]
+    fn a_config_json_of_gpt2_is_read() -> Result<()> {
+        let config = GptConfig::from_json(
+            r#"{"model_type": "gpt2", "activation_function": "gelu_new", "vocab_size": 50257,
+                "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": null,
+                "attn_pdrop": 0.1, "embd_pdrop": 0.1, "resid_pdrop": 0.1,
+                "layer_norm_epsilon": 1e-05, "initializer_range": 0.02, "n_ctx": 1024}"#,
+        )?;
+        config.validate(Parametrisation::Regular)?;
+        assert_eq!((config.n_embd, config.head_size(), config.inner()), (768, 64, 3072));
+        assert!(config.tied(Parametrisation::Regular));
+        assert!(GptConfig::from_json("{").is_err());
+        Ok(())
+    }
+}

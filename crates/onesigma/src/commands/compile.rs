@@ -1,0 +1,110 @@
+//! `onesigma compile`.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use anyhow::Result;
+use onesigma::graph::{Op, Program, ProgramEntry, SlotKind, print};
+use onesigma::setup;
+
+use super::Usage;
+use super::settings::Settings;
+
+/// Arguments of `onesigma compile`.
+#[derive(Debug, clap::Args)]
+#[command(
+    args_override_self = true,
+    after_help = "\
+Examples:
+  onesigma compile --recipe unit-fp8
+  onesigma compile --recipe f32 --layers 12 --hidden 768 --heads 12 --seq 1024 --batch 8
+  onesigma compile --text | less
+  onesigma compile --layers 1 --dot train_step | dot -Tsvg > step.svg"
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+    /// Print every instruction with shapes, formats and scales
+    #[arg(long, conflicts_with = "dot")]
+    text: bool,
+    /// Print one entry as Graphviz
+    #[arg(long, value_name = "ENTRY")]
+    dot: Option<String>,
+}
+
+/// Plans the program and prints the plan.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let config = arguments.settings.config()?;
+    let training = setup::program(&config)?;
+    let program = &training.program;
+    let mut out = io::stdout().lock();
+    if arguments.text {
+        out.write_all(print::program_text(program).as_bytes())?;
+        return Ok(());
+    }
+    if let Some(name) = &arguments.dot {
+        let entry =
+            program.entries().iter().find(|entry| entry.name == *name).ok_or_else(|| {
+                let known: Vec<_> = program.entries().iter().map(|entry| &entry.name[..]).collect();
+                Usage(format!("unknown entry `{name}`, expected one of: {}", known.join(", ")))
+            })?;
+        out.write_all(print::graph_dot(name, &entry.graph).as_bytes())?;
+        return Ok(());
+    }
+    summary(&mut out, &config.recipe, training.parameter_count, program)
+}
+
+fn summary(out: &mut impl Write, recipe: &str, parameters: usize, program: &Program) -> Result<()> {
+    writeln!(out, "recipe      {recipe}")?;
+    writeln!(out, "parameters  {parameters}")?;
+    writeln!(out, "arena       {}", mebibytes(program.arena_bytes()))?;
+    for kind in [SlotKind::State, SlotKind::Input, SlotKind::Output] {
+        let slots = program.slots().iter().filter(|slot| slot.kind == kind);
+        let bytes: usize = slots.map(|slot| slot.bytes()).sum();
+        writeln!(out, "  {:<9} {}", format!("{kind:?}").to_lowercase(), mebibytes(bytes))?;
+    }
+    writeln!(out, "entries")?;
+    for entry in program.entries() {
+        writeln!(
+            out,
+            "  {:<14} {:>5} ops, {} temporary ({} alive at once)",
+            entry.name,
+            entry.graph.nodes().iter().filter(|node| !matches!(node.op, Op::Slot(_))).count(),
+            mebibytes(entry.temporary_bytes),
+            mebibytes(entry.live_bytes),
+        )?;
+        for (name, count) in op_counts(entry) {
+            write!(out, "    {count} {name}")?;
+        }
+        writeln!(out)?;
+        for (format, (tensors, bytes)) in format_bytes(entry) {
+            writeln!(out, "    {format:<8} {tensors:>5} tensors, {}", mebibytes(bytes))?;
+        }
+    }
+    Ok(())
+}
+
+fn op_counts(entry: &ProgramEntry) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for node in entry.graph.nodes() {
+        if !matches!(node.op, Op::Slot(_)) {
+            *counts.entry(node.op.name()).or_default() += 1;
+        }
+    }
+    counts
+}
+
+/// Number and bytes of the tensors of each element type.
+fn format_bytes(entry: &ProgramEntry) -> BTreeMap<String, (usize, usize)> {
+    let mut formats: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for value in entry.graph.values() {
+        let (tensors, bytes) = formats.entry(value.dtype.to_string()).or_default();
+        *tensors += 1;
+        *bytes += value.bytes();
+    }
+    formats
+}
+
+fn mebibytes(bytes: usize) -> String {
+    format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20))
+}

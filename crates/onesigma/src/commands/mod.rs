@@ -1,0 +1,75 @@
+//! The commands, one file each.
+
+use clap::{Parser, Subcommand};
+
+mod backends;
+mod compile;
+mod completions;
+mod eval;
+mod formats;
+mod generate;
+mod settings;
+mod source;
+mod train;
+
+/// Train neural networks in FP8 and FP16 without loss scales: every tensor is kept at unit
+/// variance by scales that are known when the program is compiled.
+#[derive(Debug, Parser)]
+#[command(name = "onesigma", version, propagate_version = true, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  onesigma train --recipe unit-fp8 --out runs/first
+  onesigma train --data my-book.txt --steps 2000 --out runs/book
+  onesigma train --resume runs/book
+  onesigma eval runs/book
+  onesigma generate runs/book --prompt 'Once upon'
+
+Set ONESIGMA_LOG=debug to see what the library does.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a GPT, or continue a run
+    Train(train::Arguments),
+    /// Measure the validation loss of a run
+    Eval(eval::Arguments),
+    /// Continue a text with a trained model
+    Generate(generate::Arguments),
+    /// Print the plan of a training program without running it
+    Compile(compile::Arguments),
+    /// List the number formats, print code tables, convert raw files
+    Formats(formats::Arguments),
+    /// List the backends that are built in and the devices they see
+    Backends(backends::Arguments),
+    /// Print a completion script for a shell
+    Completions(completions::Arguments),
+}
+
+/// A request that cannot be met as it was given: exit code 2.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Does what the command line asks.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Train(arguments) => train::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Compile(arguments) => compile::run(&arguments),
+        Command::Formats(arguments) => formats::run(&arguments),
+        Command::Backends(arguments) => backends::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+    }
+}

@@ -1,0 +1,150 @@
+//! The flags that make or change a configuration; shared by `train` and `compile`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use onesigma::train::config::Config;
+use onesigma::train::schedule::Decay;
+
+/// Flags over a configuration file over the defaults.
+#[derive(Debug, clap::Args)]
+pub struct Settings {
+    /// Configuration file (as `config.toml` in a run folder); flags change it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// f32, bf16, fp16, fp16-loss-scale, unit-f32, unit-fp16, unit-fp8 [default: unit-fp8]
+    #[arg(long)]
+    recipe: Option<String>,
+    /// One of `onesigma backends` [default: cpu]
+    #[arg(long)]
+    backend: Option<String>,
+    /// A text file, a folder of them, or `cargo`: the text of this workspace's dependencies
+    /// [default: cargo]
+    #[arg(long, value_name = "FILE|DIR")]
+    data: Option<PathBuf>,
+    /// Seed of initialisation, shuffling and stochastic rounding [default: 0]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Optimiser steps of the whole run [default: 1000]
+    #[arg(long)]
+    steps: Option<u64>,
+    /// Sequences in one pass [default: 16]
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Passes whose gradients one optimiser step averages [default: 1]
+    #[arg(long, value_name = "PASSES")]
+    accumulate: Option<usize>,
+    /// adamw or sgd [default: adamw]
+    #[arg(long)]
+    optimizer: Option<String>,
+    /// Peak learning rate [default: the recipe's own]
+    #[arg(long, allow_negative_numbers = true)]
+    lr: Option<f64>,
+    /// Decay after the warm-up [default: cosine]
+    #[arg(long, value_enum)]
+    schedule: Option<DecayName>,
+    /// Steps of linear warm-up [default: a tenth of the run, at most 100]
+    #[arg(long, value_name = "STEPS")]
+    warmup: Option<u64>,
+    /// Last learning rate as a fraction of the peak [default: 0.1]
+    #[arg(long, value_name = "FRACTION", allow_negative_numbers = true)]
+    final_lr_fraction: Option<f64>,
+    /// Decay of weights per unit of learning rate [default: 0]
+    #[arg(long, allow_negative_numbers = true)]
+    weight_decay: Option<f64>,
+    /// Transformer blocks [default: 4]
+    #[arg(long)]
+    layers: Option<usize>,
+    /// Attention heads [default: 4]
+    #[arg(long)]
+    heads: Option<usize>,
+    /// Width of the residual stream [default: 128]
+    #[arg(long)]
+    hidden: Option<usize>,
+    /// Tokens in one sequence [default: 128]
+    #[arg(long)]
+    seq: Option<usize>,
+    /// Steps between evaluations, 0 for the end alone [default: 100]
+    #[arg(long, value_name = "STEPS")]
+    eval_every: Option<u64>,
+    /// Batches of one evaluation [default: 16]
+    #[arg(long, value_name = "BATCHES")]
+    eval_batches: Option<usize>,
+    /// Steps between checkpoints, 0 for the end alone [default: 200]
+    #[arg(long, value_name = "STEPS")]
+    save_every: Option<u64>,
+    /// Checkpoints that are kept [default: 3]
+    #[arg(long)]
+    keep: Option<usize>,
+    /// Steps that one call of the engine takes [default: 10]
+    #[arg(long, value_name = "STEPS")]
+    steps_per_call: Option<u64>,
+    /// Refuse a backend that would have to emulate a format or decompose an op
+    #[arg(long)]
+    strict: bool,
+}
+
+/// Names of [`Decay`] on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DecayName {
+    Constant,
+    Linear,
+    Cosine,
+}
+
+impl Settings {
+    /// The configuration that the flags and the file make, checked.
+    pub fn config(&self) -> Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => Config::from_file(path)?,
+            None => Config::default(),
+        };
+        let Config { model, .. } = &mut config;
+        set(&mut model.layers, self.layers);
+        set(&mut model.heads, self.heads);
+        set(&mut model.hidden, self.hidden);
+        set(&mut model.seq, self.seq);
+        set(&mut config.recipe, self.recipe.clone());
+        set(&mut config.backend, self.backend.clone());
+        set(&mut config.data, self.data.as_deref().map(data_name));
+        set(&mut config.seed, self.seed);
+        set(&mut config.steps, self.steps);
+        set(&mut config.batch, self.batch);
+        set(&mut config.accumulate, self.accumulate);
+        set(&mut config.optimizer, self.optimizer.clone());
+        set(&mut config.final_lr_fraction, self.final_lr_fraction);
+        set(&mut config.weight_decay, self.weight_decay);
+        set(&mut config.eval_every, self.eval_every);
+        set(&mut config.eval_batches, self.eval_batches);
+        set(&mut config.save_every, self.save_every);
+        set(&mut config.keep, self.keep);
+        set(&mut config.steps_per_call, self.steps_per_call);
+        config.lr = self.lr.or(config.lr);
+        config.warmup = self.warmup.or(config.warmup);
+        config.strict |= self.strict;
+        let decay = self.schedule.map(|name| match name {
+            DecayName::Constant => Decay::Constant,
+            DecayName::Linear => Decay::Linear,
+            DecayName::Cosine => Decay::Cosine,
+        });
+        set(&mut config.schedule, decay);
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+/// A path as the configuration keeps it: absolute, so that the run can be continued from
+/// elsewhere; `cargo` is a name.
+fn data_name(path: &Path) -> String {
+    if path == Path::new("cargo") {
+        return "cargo".into();
+    }
+    std::path::absolute(path).unwrap_or_else(|_| path.into()).to_string_lossy().into_owned()
+}

@@ -1,0 +1,49 @@
+//! From a run folder or a checkpoint file to a trained session.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use onesigma::setup;
+use onesigma::train::checkpoint::Checkpoint;
+use onesigma::train::config::Config;
+use onesigma::train::corpus::Corpus;
+use onesigma::train::session::Session;
+
+/// The newest whole checkpoint of a run folder, or the file itself; warnings go to standard error.
+pub fn checkpoint(path: &Path) -> Result<Checkpoint> {
+    if path.is_file() {
+        return Ok(Checkpoint::load(path)?);
+    }
+    let (_, checkpoint, warnings) = Checkpoint::latest(&path.join("checkpoints"))?;
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(checkpoint)
+}
+
+/// The configuration that a checkpoint was made with.
+pub fn config(checkpoint: &Checkpoint) -> Result<Config> {
+    serde_json::from_value(checkpoint.state.config.clone())
+        .context("the checkpoint's configuration is not one that this version understands")
+}
+
+/// A session in the state of a checkpoint.
+pub fn session(config: &Config, checkpoint: &Checkpoint) -> Result<Session> {
+    let mut session = setup::session(config)?;
+    session.seed(config.seed)?;
+    session.restore(&checkpoint.tensors)?;
+    Ok(session)
+}
+
+/// The text that a configuration names; says which files were left out.
+pub fn corpus(data: &str) -> Result<Corpus> {
+    let corpus = match data {
+        "cargo" => Corpus::cargo(Path::new("."))?,
+        path => Corpus::from_path(Path::new(path))?,
+    };
+    if let Some(first) = corpus.skipped.first() {
+        let count = corpus.skipped.len();
+        eprintln!("warning: left out {count} file(s) that are not text, {} first", first.display());
+    }
+    Ok(corpus)
+}

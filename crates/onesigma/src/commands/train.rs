@@ -1,0 +1,152 @@
+//! `onesigma train`.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use onesigma::setup;
+use onesigma::train::checkpoint::Checkpoint;
+use onesigma::train::config::Config;
+use onesigma::train::run_dir::RunDir;
+use onesigma::train::session::Flushed;
+use onesigma::train::telemetry::{Event, Observer};
+use onesigma::train::trainer::{Summary, Trainer};
+use onesigma::train::{Error, atomic};
+
+use super::settings::Settings;
+use super::source;
+use crate::progress::Progress;
+
+/// Arguments of `onesigma train`.
+#[derive(Debug, clap::Args)]
+#[command(
+    args_override_self = true,
+    after_help = "\
+Examples:
+  onesigma train --recipe unit-fp8 --out runs/first
+  onesigma train --data my-book.txt --layers 6 --hidden 256 --steps 5000 --out runs/book
+  onesigma train --resume runs/book
+  onesigma train --config runs/book/config.toml --recipe f32 --out runs/book-f32"
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+    /// Run folder to make [default: runs/RECIPE-N, the first N that is free]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Continue the run in this folder, with its own configuration
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["Settings", "out"])]
+    resume: Option<PathBuf>,
+    /// At the end, count the gradients that the recipe's formats flush to zero
+    #[arg(long)]
+    measure_gradients: bool,
+    /// No progress bar
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Trains, and leaves a run folder.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let mut observer = Progress::new(arguments.quiet);
+    let (config, mut trainer, mut run) = match &arguments.resume {
+        Some(root) => resume(root, &mut observer)?,
+        None => start(arguments)?,
+    };
+    let stop = stop_on_interrupt()?;
+    let summary = trainer.run(&mut run, &mut observer, &stop);
+    let mut summary = summary.with_context(|| format!("in {}", run.root().display()))?;
+    if arguments.measure_gradients {
+        let batch = trainer.batch(trainer.steps_done());
+        let state = trainer.checkpoint()?.tensors;
+        summary.flushed_gradients = share(&setup::measure(&config, &state, &batch)?);
+    }
+    let text = serde_json::to_string_pretty(&summary)? + "\n";
+    atomic::write(&run.root().join("summary.json"), text.as_bytes())?;
+    report(&summary, run.root())
+}
+
+fn start(arguments: &Arguments) -> Result<(Config, Trainer, RunDir)> {
+    let config = arguments.settings.config()?;
+    let root = arguments.out.clone().unwrap_or_else(|| free_folder(&config.recipe));
+    if root.join("config.toml").exists() {
+        return Err(Error::RunExists { path: root }.into());
+    }
+    let trainer = trainer(&config)?;
+    let run = RunDir::create(&root, &config)?;
+    Ok((config, trainer, run))
+}
+
+/// The run in `root` at its newest whole checkpoint, or at its start if it has none yet.
+fn resume(root: &Path, observer: &mut Progress) -> Result<(Config, Trainer, RunDir)> {
+    let config: Config = RunDir::config(root)?;
+    let mut trainer = trainer(&config)?;
+    match Checkpoint::latest(&root.join("checkpoints")) {
+        Ok((path, checkpoint, warnings)) => {
+            for warning in warnings {
+                observer.event(&Event::Warning(warning));
+            }
+            trainer.restore(&checkpoint).with_context(|| path.display().to_string())?;
+        }
+        Err(Error::CheckpointMissing { .. }) => {
+            observer.event(&Event::Warning("no whole checkpoint yet: starting over".into()));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let run = RunDir::resume(root, trainer.steps_done())?;
+    Ok((config, trainer, run))
+}
+
+fn trainer(config: &Config) -> Result<Trainer> {
+    // The text first: it is what is most often wrong, and reading it is cheap.
+    let corpus = source::corpus(&config.data)?;
+    let session = setup::session(config)?;
+    Ok(Trainer::new(session, config, setup::default_rate(config)?, &corpus)?)
+}
+
+/// `runs/RECIPE-N` with the first `N` that is free.
+fn free_folder(recipe: &str) -> PathBuf {
+    let folder = |n: u32| Path::new("runs").join(format!("{recipe}-{n}"));
+    (1..u32::MAX).map(folder).find(|path| !path.exists()).unwrap_or_else(|| folder(0))
+}
+
+/// A flag that the first interrupt sets; the second ends the process at once.
+fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this block of steps; once more to stop at once");
+    })
+    .context("cannot listen for interrupts")?;
+    Ok(stop)
+}
+
+/// Flushed elements as a share of those that are not zero; none if there are none.
+fn share(tensors: &[Flushed]) -> Option<f64> {
+    let nonzero: f64 = tensors.iter().map(|tensor| tensor.nonzero).sum();
+    let flushed: f64 = tensors.iter().map(|tensor| tensor.flushed).sum();
+    (nonzero > 0.0).then(|| flushed / nonzero)
+}
+
+fn report(summary: &Summary, root: &Path) -> Result<()> {
+    let mebibytes = |bytes: f64| bytes / f64::from(1 << 20);
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "{}: {} steps, validation loss {:.4}, {:.0} tokens/s, planned memory {:.1} MiB",
+        summary.recipe,
+        summary.steps,
+        summary.validation_loss,
+        summary.tokens_per_s,
+        mebibytes(summary.arena_bytes as f64),
+    )?;
+    if let Some(share) = summary.flushed_gradients {
+        writeln!(out, "gradients flushed to zero: {:.3} %", 100.0 * share)?;
+    }
+    writeln!(out, "run folder: {}", root.display())?;
+    Ok(())
+}

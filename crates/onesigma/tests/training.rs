@@ -1,0 +1,213 @@
+//! Whole runs through the command line: killed and continued, evaluated, generated from.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+mod common;
+
+use common::{TINY, command, folder, onesigma, text_file};
+use onesigma::train::run_dir::RunDir;
+use onesigma::train::telemetry::Record;
+
+const RECIPES: [&str; 7] =
+    ["f32", "bf16", "fp16", "fp16-loss-scale", "unit-f32", "unit-fp16", "unit-fp8"];
+
+/// Arguments of a tiny run into `out`; later ones override.
+fn arguments<'a>(text: &'a Path, out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let mut words = vec!["train", "--quiet"];
+    words.extend(TINY);
+    words.extend(["--data", text.to_str().expect("UTF-8"), "--out", out.to_str().expect("UTF-8")]);
+    words.extend(more);
+    words
+}
+
+/// Lines about losses, which have to be the same on every run.
+fn losses(run: &Path) -> Vec<Record> {
+    let records = RunDir::metrics(run).expect("a run");
+    records.into_iter().filter(|record| !matches!(record, Record::Speed { .. })).collect()
+}
+
+fn training_losses(run: &Path) -> Vec<f32> {
+    let pick = |record| match record {
+        Record::Train { loss, .. } => Some(loss),
+        _ => None,
+    };
+    losses(run).into_iter().filter_map(pick).collect()
+}
+
+#[test]
+fn every_recipe_trains_a_little() {
+    let dir = folder();
+    let text = text_file(dir.path());
+    for recipe in RECIPES {
+        let out = dir.path().join(recipe);
+        let outcome = onesigma(&arguments(&text, &out, &["--recipe", recipe, "--steps", "40"]));
+        assert_eq!(outcome.code, Some(0), "{recipe}: {}", outcome.stderr);
+        let losses = training_losses(&out);
+        assert_eq!(losses.len(), 40, "{recipe}");
+        let (first, last) = (losses[0], losses[36..].iter().sum::<f32>() / 4.0);
+        assert!((4.5..7.0).contains(&first), "{recipe} starts at {first}, not near ln 256");
+        assert!(last < first - 0.5, "{recipe} goes from {first} to {last}");
+        for file in ["config.toml", "summary.json"] {
+            assert!(out.join(file).is_file(), "{recipe} leaves no {file}");
+        }
+    }
+}
+
+#[test]
+fn two_equal_runs_are_equal_and_another_seed_is_not() {
+    let dir = folder();
+    let text = text_file(dir.path());
+    let run = |name: &str, seed: &str| {
+        let out = dir.path().join(name);
+        let outcome = onesigma(&arguments(&text, &out, &["--seed", seed]));
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        losses(&out)
+    };
+    let first = run("a", "1");
+    assert_eq!(first, run("b", "1"));
+    assert_ne!(first, run("c", "2"));
+}
+
+#[test]
+fn steps_per_call_change_nothing() {
+    let dir = folder();
+    let text = text_file(dir.path());
+    let run = |steps: &str| {
+        let out = dir.path().join(steps);
+        let outcome = onesigma(&arguments(&text, &out, &["--steps-per-call", steps]));
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        losses(&out)
+    };
+    assert_eq!(run("1"), run("4"));
+}
+
+#[test]
+fn accumulated_steps_train_too() {
+    let dir = folder();
+    let text = text_file(dir.path());
+    let out = dir.path().join("run");
+    for optimizer in ["adamw", "sgd"] {
+        let out = out.join(optimizer);
+        let more =
+            ["--accumulate", "3", "--optimizer", optimizer, "--steps", "30", "--recipe", "f32"];
+        let outcome = onesigma(&arguments(&text, &out, &more));
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        let losses = training_losses(&out);
+        assert_eq!(losses.len(), 30);
+        assert!(losses[29] < losses[0], "{optimizer}: {losses:?}");
+    }
+}
+
+/// Kills the process at several moments, wherever it is then, continues it, and compares with a
+/// run that was left alone.
+#[test]
+fn a_killed_run_continues_bit_for_bit() {
+    let dir = folder();
+    let text = text_file(dir.path());
+    let more =
+        ["--steps", "120", "--save-every", "7", "--eval-every", "20", "--steps-per-call", "3"];
+    let whole = dir.path().join("whole");
+    let outcome = onesigma(&arguments(&text, &whole, &more));
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+
+    let killed = dir.path().join("killed");
+    let first = arguments(&text, &killed, &more);
+    let resume = ["train", "--quiet", "--resume", killed.to_str().expect("UTF-8")];
+    let mut kills = 0;
+    for (round, target) in [1, 10, 31, 47, 80].into_iter().enumerate() {
+        let words = if round == 0 { &first[..] } else { &resume[..] };
+        let mut child = command(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        // Wait until it is past a step, so that each round dies somewhere new.
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while lines(&killed) < target && child.try_wait().expect("a child").is_none() {
+            assert!(Instant::now() < deadline, "no progress to step {target}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if child.try_wait().expect("a child").is_none() {
+            child.kill().expect("a running child"); // SIGKILL
+            kills += 1;
+        }
+        child.wait().expect("a child");
+    }
+    assert!(kills > 0, "the run ended before it could be killed");
+    let outcome = onesigma(&resume);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert_eq!(losses(&killed), losses(&whole));
+}
+
+fn lines(run: &Path) -> usize {
+    fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
+}
+
+#[test]
+fn a_finished_run_is_evaluated_measured_and_continued() {
+    let dir = folder();
+    let text = text_file(dir.path());
+    let out = dir.path().join("run");
+    let more = ["--recipe", "fp16", "--measure-gradients"];
+    let outcome = onesigma(&arguments(&text, &out, &more));
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stdout.contains("gradients flushed to zero"), "{}", outcome.stdout);
+
+    let run = out.to_str().expect("UTF-8");
+    let eval = onesigma(&["eval", run]);
+    assert!(eval.stdout.starts_with("step 8: validation loss "), "{eval:?}");
+    let gradients = onesigma(&["eval", run, "--gradients"]);
+    assert!(gradients.stdout.lines().count() > 10, "{gradients:?}");
+    assert!(gradients.stdout.contains("F16"), "{gradients:?}");
+
+    let generate =
+        |seed| onesigma(&["generate", run, "--prompt", "12", "--tokens", "40", "--seed", seed]);
+    let text = generate("1");
+    assert_eq!(text.code, Some(0), "{}", text.stderr);
+    assert!(text.stdout.starts_with("12") && text.stdout.len() > 42, "{:?}", text.stdout);
+    assert_eq!(text.stdout, generate("1").stdout);
+    assert_ne!(text.stdout, generate("2").stdout);
+}
+
+#[test]
+fn compile_prints_the_plan() {
+    let mut words = vec!["compile", "--recipe", "unit-fp8"];
+    words.extend(&TINY[..10]);
+    let plan = onesigma(&words);
+    assert_eq!(plan.code, Some(0), "{}", plan.stderr);
+    for word in ["arena", "train_step", "MatMul", "E4M3", "E5M2"] {
+        assert!(plan.stdout.contains(word), "{word} is not in {}", plan.stdout);
+    }
+    let with = |more: &[&str]| onesigma(&[&words[..], more].concat());
+    assert!(with(&["--text"]).stdout.contains("layers.0.mlp.up"), "the listing names its nodes");
+    assert!(with(&["--dot", "eval_step"]).stdout.starts_with("digraph"));
+    let unknown = with(&["--dot", "nothing"]);
+    assert_eq!(unknown.code, Some(2));
+    assert!(unknown.stderr.contains("train_step"), "{}", unknown.stderr);
+}
+
+#[test]
+fn the_rest_answers() {
+    assert!(onesigma(&["backends"]).stdout.contains("cpu"));
+    assert!(onesigma(&["formats"]).stdout.contains("E4M3"));
+    assert!(onesigma(&["completions", "bash"]).stdout.contains("onesigma"));
+    for name in ["train", "eval", "generate", "compile", "formats", "backends"] {
+        let help = onesigma(&[name, "--help"]);
+        assert_eq!(help.code, Some(0));
+        assert!(help.stdout.contains("Example"), "{name} has no example");
+    }
+    assert_eq!(onesigma(&["trian"]).code, Some(2));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_is_quiet() {
+    let program = env!("CARGO_BIN_EXE_onesigma");
+    let script = format!("set -o pipefail; '{program}' compile --text | head -c 20 >/dev/null");
+    let outcome = common::run(std::process::Command::new("bash").args(["-c", &script]));
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
+}

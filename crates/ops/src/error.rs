@@ -1,0 +1,84 @@
+//! The error type of this crate.
+
+/// What can go wrong while rules are evaluated, layers built or recipes read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The graph refused an op.
+    #[error(transparent)]
+    Graph(#[from] onesigma_graph::Error),
+    /// A backend could not run a measurement.
+    #[error(transparent)]
+    Backend(#[from] onesigma_backend::Error),
+    /// A constraint does not fit the number of scales of an op.
+    #[error(
+        "{op}: constraint `{constraint}` takes {expected} scales, this op constrains {found}; \
+         use gmean, hmean, amean, to_output_scale or none"
+    )]
+    ConstraintArity {
+        /// Name of the op.
+        op: &'static str,
+        /// Name of the constraint.
+        constraint: String,
+        /// Scales that the op offers: its output and its non-cut operands.
+        found: usize,
+        /// Scales that the constraint takes.
+        expected: usize,
+    },
+    /// No constraint has this name.
+    #[error(
+        "no constraint named `{name}`; there are: none, to_output_scale, to_grad_input_scale, \
+         to_left_grad_scale, to_right_grad_scale, gmean, hmean, amean"
+    )]
+    UnknownConstraint {
+        /// The name that was given.
+        name: String,
+    },
+    /// An argument is outside its range.
+    #[error("{op}: `{argument}` is {found}, expected {expected}")]
+    Argument {
+        /// Name of the op.
+        op: &'static str,
+        /// Name of the argument.
+        argument: &'static str,
+        /// Its value.
+        found: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// No recipe has this name.
+    #[error("no recipe named `{name}`; there are: {known}; or give the path of a .toml file")]
+    UnknownRecipe {
+        /// The name that was given.
+        name: String,
+        /// The built-in names.
+        known: String,
+    },
+    /// A recipe is not valid TOML or has wrong fields.
+    #[error("recipe {origin}: {reason}")]
+    RecipeSyntax {
+        /// File or built-in name.
+        origin: String,
+        /// What the parser said, with line and column.
+        reason: String,
+    },
+    /// A recipe file cannot be read.
+    #[error("cannot read recipe {path}: {source}")]
+    RecipeFile {
+        /// The path.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A rule case is malformed.
+    #[error("case `{op}`: {reason}")]
+    Case {
+        /// The case's op.
+        op: String,
+        /// What is missing or wrong, and what was expected.
+        reason: String,
+    },
+}
+
+/// Result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,133 @@
+//! Continuing a text, token by token.
+
+use crate::Error;
+use crate::batch::SplitMix64;
+use crate::session::Session;
+
+/// How the next token is drawn from its logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; 0 always takes the likeliest token.
+    pub temperature: f64,
+    /// Only this many of the likeliest tokens can be drawn; 0 for all.
+    pub top_k: usize,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a temperature that is negative or not finite.
+    pub fn validate(&self) -> Result<(), Error> {
+        if self.temperature.is_finite() && self.temperature >= 0.0 {
+            return Ok(());
+        }
+        Err(Error::Setting {
+            name: "--temperature",
+            given: self.temperature.to_string(),
+            expected: "a number of at least 0".into(),
+        })
+    }
+
+    /// Draws the `index`th token of a text; a pure function of logits, seed and index. NaN counts
+    /// as the least likely.
+    pub fn draw(&self, logits: &[f32], index: u64) -> u16 {
+        let rank = |&i: &usize| if logits[i].is_nan() { f32::NEG_INFINITY } else { logits[i] };
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        // Stable: of equal logits the lower token stands first.
+        order.sort_by(|a, b| rank(b).total_cmp(&rank(a)));
+        let keep = match (self.temperature, self.top_k) {
+            (0.0, _) => 1,
+            (_, 0) => order.len(),
+            (_, k) => k.min(order.len()),
+        };
+        order.truncate(keep);
+        let Some(best) = order.first().map(rank) else { return 0 };
+        let weight = |i: &usize| match keep {
+            1 => 1.0,
+            _ => (f64::from(rank(i) - best) / self.temperature).exp(),
+        };
+        let total: f64 = order.iter().map(weight).sum();
+        let mut left = SplitMix64::new(self.seed, index).unit() * total;
+        for token in &order {
+            left -= weight(token);
+            if left < 0.0 {
+                return *token as u16;
+            }
+        }
+        order[order.len() - 1] as u16
+    }
+}
+
+/// Continues `prompt` by `count` tokens and hands each to `each` as it is drawn; `each` returns
+/// false to stop. The model sees the last `seq` tokens; an empty prompt starts from token 10, the
+/// end of a line.
+///
+/// # Errors
+/// [`Error::Setting`] as [`Sampling::validate`]; those of the backend.
+pub fn generate(
+    session: &mut Session,
+    prompt: &[u16],
+    count: usize,
+    sampling: Sampling,
+    mut each: impl FnMut(u16) -> bool,
+) -> Result<(), Error> {
+    sampling.validate()?;
+    let seq = session.program().settings.seq;
+    let mut text = if prompt.is_empty() { vec![10] } else { prompt.to_vec() };
+    for index in 0..count as u64 {
+        let start = text.len().saturating_sub(seq);
+        let mut window = text[start..].to_vec();
+        let position = window.len() - 1;
+        window.resize(seq, 0);
+        let logits = session.next_logits(&window, position)?;
+        let token = sampling.draw(&logits, index);
+        text.push(token);
+        if !each(token) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 5] = [0.0, 3.0, f32::NAN, 2.0, -1.0];
+
+    #[test]
+    fn temperature_zero_takes_the_likeliest() {
+        let sampling = Sampling { temperature: 0.0, top_k: 0, seed: 1 };
+        assert!((0..50).all(|index| sampling.draw(&LOGITS, index) == 1));
+    }
+
+    #[test]
+    fn top_k_limits_and_nothing_draws_nan() {
+        let two = Sampling { temperature: 5.0, top_k: 2, seed: 1 };
+        let drawn: std::collections::HashSet<u16> =
+            (0..200).map(|i| two.draw(&LOGITS, i)).collect();
+        assert_eq!(drawn, [1, 3].into());
+        let all = Sampling { top_k: 0, ..two };
+        assert!((0..500).all(|index| all.draw(&LOGITS, index) != 2));
+    }
+
+    #[test]
+    fn frequencies_follow_the_softmax() {
+        let sampling = Sampling { temperature: 1.0, top_k: 0, seed: 7 };
+        let count = 20_000;
+        let ones = (0..count).filter(|&index| sampling.draw(&LOGITS, index) == 1).count();
+        let weights: Vec<f64> = [0.0f64, 3.0, 2.0, -1.0].map(f64::exp).into();
+        let expected = weights[1] / weights.iter().sum::<f64>();
+        assert!((ones as f64 / count as f64 - expected).abs() < 0.015);
+    }
+
+    #[test]
+    fn no_sense_is_refused() {
+        let sampling = Sampling { temperature: -1.0, top_k: 0, seed: 0 };
+        assert!(sampling.validate().is_err());
+        assert!(Sampling { temperature: f64::NAN, ..sampling }.validate().is_err());
+    }
+}

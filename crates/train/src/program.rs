@@ -1,0 +1,484 @@
+//! The training program: a model's forward pass made into entries over shared state.
+//!
+//! | entry | reads | writes |
+//! | --- | --- | --- |
+//! | `init` | `seed`, `step` | every state |
+//! | `train_step` | `tokens`, `targets`, `lr`, `step`, state | state, `loss` |
+//! | `accumulate` | `tokens`, `targets`, `step`, state | gradient sums, `loss` |
+//! | `apply` | `lr`, `step`, state | state, gradient sums back to zero |
+//! | `eval_step` | `tokens`, `targets`, parameters | `loss` |
+//! | `generate_step` | `prompt`, `position`, parameters | `next_logits` |
+//!
+//! With one pass per optimiser step there is `train_step`, with several `accumulate` and `apply`.
+//! [`build_measuring`] makes a second program that looks at the gradients of the same model.
+
+use onesigma_graph::expr::{Expr, Term};
+use onesigma_graph::passes::{apply_recipe::apply_recipe, clean::clean};
+use onesigma_graph::recipe::{Recipe, Scaling};
+use onesigma_graph::{
+    DType, Distribution, EntryId, Graph, Module, Op, Program, ReduceKind, Result, Role, Shape,
+    SlotId, SlotKind, ValueId, autodiff,
+};
+
+use crate::optimizer::{Optimizer, StepScalars};
+
+mod measure;
+
+pub use measure::{Measured, MeasuringProgram, build_measuring};
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Every element has this value.
+    Constant(f64),
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f64),
+}
+
+/// What training needs to know of a parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// Its name, as on Hugging Face.
+    pub name: String,
+    /// Its shape.
+    pub shape: Shape,
+    /// How it starts.
+    pub init: Init,
+    /// Its own factor on the learning rate.
+    pub lr_scale: f64,
+    /// Whether weight decay applies to it.
+    pub decays: bool,
+}
+
+/// A language model, as training sees it.
+pub trait Model {
+    /// Its parameters, in a fixed order.
+    fn parameters(&self) -> Vec<Parameter>;
+
+    /// Appends the forward pass: `tokens U32 [batch, seq]` to logits `[batch, seq, vocabulary]`.
+    /// `parameters` are in the order of [`Model::parameters`].
+    ///
+    /// # Errors
+    /// Those of building the nodes.
+    fn logits(&self, graph: &mut Graph, parameters: &[ValueId], tokens: ValueId)
+    -> Result<ValueId>;
+
+    /// Appends the loss that is differentiated and reported: a scalar, the mean over all
+    /// positions, in nats per token.
+    ///
+    /// # Errors
+    /// Those of building the nodes.
+    fn loss(&self, graph: &mut Graph, logits: ValueId, targets: ValueId) -> Result<ValueId>;
+}
+
+/// The sizes and constants of a training program.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Sequences in one pass.
+    pub batch: usize,
+    /// Tokens in one sequence.
+    pub seq: usize,
+    /// Number of distinct tokens.
+    pub vocabulary: usize,
+    /// Passes whose gradients are averaged for one optimiser step.
+    pub accumulate: usize,
+    /// The optimiser.
+    pub optimizer: Optimizer,
+}
+
+/// Slots that the host writes and reads.
+#[derive(Clone, Copy, Debug)]
+pub struct HostSlots {
+    /// `U32 [2]`, input: low and high word.
+    pub seed: SlotId,
+    /// `U32 []`, input: steps done before.
+    pub step: SlotId,
+    /// `F32 []`, input: the learning rate.
+    pub lr: SlotId,
+    /// `U32 [batch, seq]`, input.
+    pub tokens: SlotId,
+    /// `U32 [batch, seq]`, input.
+    pub targets: SlotId,
+    /// `F32 []`, output: the mean loss of the pass.
+    pub loss: SlotId,
+    /// `U32 [1, seq]`, input: the text so far, padded at its end.
+    pub prompt: SlotId,
+    /// `U32 [1]`, input: the position whose next token is wanted.
+    pub position: SlotId,
+    /// `F32 [1, vocabulary]`, output: logits of the next token.
+    pub next_logits: SlotId,
+}
+
+/// Entries by what they do.
+#[derive(Clone, Copy, Debug)]
+pub struct Entries {
+    /// Fills the state.
+    pub init: EntryId,
+    /// How an optimiser step is taken.
+    pub train: TrainEntries,
+    /// Loss without an update.
+    pub eval: EntryId,
+    /// Logits of the next token.
+    pub generate: EntryId,
+}
+
+/// The entries of one optimiser step.
+#[derive(Clone, Copy, Debug)]
+pub enum TrainEntries {
+    /// One pass and its update.
+    Whole(EntryId),
+    /// Several passes, then the update.
+    Split {
+        /// Adds the gradients of one pass.
+        accumulate: EntryId,
+        /// Updates from the mean of the gradients.
+        apply: EntryId,
+    },
+}
+
+/// A planned program with the names that training uses.
+#[derive(Clone, Debug)]
+pub struct TrainingProgram {
+    /// The program.
+    pub program: Program,
+    /// Its slots for the host.
+    pub slots: HostSlots,
+    /// Its entries.
+    pub entries: Entries,
+    /// Elements of all parameters.
+    pub parameter_count: usize,
+    /// The sizes that it was made for.
+    pub settings: Settings,
+}
+
+/// State slots of one parameter.
+struct ParameterSlots {
+    weight: SlotId,
+    moments: Vec<SlotId>,
+    /// Sum of gradients, where steps are split.
+    sum: Option<SlotId>,
+}
+
+/// State of a dynamic loss scale.
+#[derive(Clone, Copy)]
+struct LossScale {
+    scale: SlotId,
+    good_steps: SlotId,
+    init: f64,
+    growth: f64,
+    backoff: f64,
+    interval: u32,
+}
+
+/// First random streams of the entries, so that no two entries draw the same numbers.
+const TRAIN_STREAMS: u32 = 1 << 16;
+
+struct Builder<'a> {
+    module: Module,
+    model: &'a dyn Model,
+    recipe: &'a Recipe,
+    settings: Settings,
+    parameters: Vec<Parameter>,
+    slots: HostSlots,
+    states: Vec<ParameterSlots>,
+    loss_scale: Option<LossScale>,
+}
+
+/// Builds, rewrites and plans the program of `model` under `recipe`.
+///
+/// # Errors
+/// Those of the graph: shapes that do not fit, a recipe without a rule for a tensor.
+pub fn build(model: &dyn Model, recipe: &Recipe, settings: Settings) -> Result<TrainingProgram> {
+    let mut builder = Builder::new(model, recipe, settings)?;
+    let init = builder.init()?;
+    let train = if settings.accumulate > 1 {
+        TrainEntries::Split { accumulate: builder.accumulate()?, apply: builder.apply()? }
+    } else {
+        TrainEntries::Whole(builder.train_step()?)
+    };
+    let eval = builder.eval_step()?;
+    let generate = builder.generate_step()?;
+    let entries = Entries { init, train, eval, generate };
+    Ok(TrainingProgram {
+        program: Program::new(builder.module)?,
+        slots: builder.slots,
+        entries,
+        parameter_count: builder.parameters.iter().map(|p| p.shape.numel()).sum(),
+        settings,
+    })
+}
+
+impl<'a> Builder<'a> {
+    fn new(model: &'a dyn Model, recipe: &'a Recipe, settings: Settings) -> Result<Self> {
+        let Settings { batch, seq, vocabulary, accumulate, optimizer } = settings;
+        let mut module = Module::new();
+        let float = DType::F32;
+        let (input, output) = (SlotKind::Input, SlotKind::Output);
+        let slots = HostSlots {
+            seed: module.seed_slot()?,
+            step: module.step_slot()?,
+            lr: module.slot("lr", input, [0; 0], float, Role::Statistic)?,
+            tokens: module.slot("tokens", input, [batch, seq], DType::U32, Role::Data)?,
+            targets: module.slot("targets", input, [batch, seq], DType::U32, Role::Data)?,
+            loss: module.slot("loss", output, [0; 0], float, Role::Statistic)?,
+            prompt: module.slot("prompt", input, [1, seq], DType::U32, Role::Data)?,
+            position: module.slot("position", input, [1], DType::U32, Role::Data)?,
+            next_logits: module.slot(
+                "next_logits",
+                output,
+                [1, vocabulary],
+                float,
+                Role::Statistic,
+            )?,
+        };
+        let parameters = model.parameters();
+        let mut states = Vec::with_capacity(parameters.len());
+        for Parameter { name, shape, .. } in &parameters {
+            let mut state = |suffix: &str, role: Role, format| {
+                let name = format!("{name}{suffix}");
+                module.slot(&name, SlotKind::State, shape.clone(), DType::Float(format), role)
+            };
+            let kept = |role| recipe.state_format(role, name, None);
+            let weight = state("", Role::MasterWeight, kept(Role::MasterWeight))?;
+            let mut moments = Vec::new();
+            for &(suffix, role) in optimizer.moments() {
+                moments.push(state(&format!(".{suffix}"), role, kept(role))?);
+            }
+            let sum = match accumulate {
+                0 | 1 => None,
+                _ => Some(state(".gradient", Role::Statistic, onesigma_format::Format::F32)?),
+            };
+            states.push(ParameterSlots { weight, moments, sum });
+        }
+        let loss_scale = match recipe.scaling {
+            Scaling::Loss { init, growth, backoff, interval } => {
+                let mut state =
+                    |name| module.slot(name, SlotKind::State, [0; 0], float, Role::Statistic);
+                let (scale, good_steps) = (state("loss_scale")?, state("good_steps")?);
+                Some(LossScale { scale, good_steps, init, growth, backoff, interval })
+            }
+            _ => None,
+        };
+        Ok(Self { module, model, recipe, settings, parameters, slots, states, loss_scale })
+    }
+
+    /// Adds an entry after cleaning it and giving every tensor its format.
+    fn finish(&mut self, name: &str, graph: &Graph) -> Result<EntryId> {
+        let graph = apply_recipe(&clean(graph), self.recipe)?;
+        self.module.entry(name, graph)
+    }
+
+    fn init(&mut self) -> Result<EntryId> {
+        let mut graph = Graph::new();
+        // Parameters first: their random streams, and with them the start of the model, must not
+        // depend on what the optimiser keeps.
+        for (parameter, state) in self.parameters.iter().zip(&self.states) {
+            let shape = parameter.shape.clone();
+            let role = Role::MasterWeight;
+            let start = match parameter.init {
+                Init::Normal(std) => {
+                    let distribution = Distribution::Normal { mean: 0.0, std };
+                    let op = Op::Random { distribution, shape };
+                    graph.op(op, &[]).named(&parameter.name).role(role).one()?
+                }
+                Init::Constant(value) => constant(&mut graph, shape, value, role)?,
+            };
+            let start = stored_as(&mut graph, start, self.module.slot_info(state.weight).dtype)?;
+            graph.write(state.weight, start);
+        }
+        for &slot in self.states.iter().flat_map(|state| state.moments.iter().chain(&state.sum)) {
+            let info = self.module.slot_info(slot);
+            let zero = constant(&mut graph, info.shape.clone(), 0.0, info.role)?;
+            let zero = stored_as(&mut graph, zero, info.dtype)?;
+            graph.write(slot, zero);
+        }
+        if let Some(LossScale { scale, good_steps, init, .. }) = self.loss_scale {
+            for (slot, value) in [(scale, init), (good_steps, 0.0)] {
+                let start = constant(&mut graph, Shape::scalar(), value, Role::Statistic)?;
+                graph.write(slot, start);
+            }
+        }
+        self.module.entry("init", clean(&graph))
+    }
+
+    /// Appends forward and backward; gives the loss, the parameters and their gradients.
+    fn backward(&self, graph: &mut Graph) -> Result<(ValueId, Vec<ValueId>, Vec<ValueId>)> {
+        let tokens = self.module.read(graph, self.slots.tokens);
+        let targets = self.module.read(graph, self.slots.targets);
+        let weights = self.read_weights(graph);
+        let logits = self.model.logits(graph, &weights, tokens)?;
+        let loss = self.model.loss(graph, logits, targets)?;
+        let d_loss = self.loss_scale.map(|scale| self.module.read(graph, scale.scale));
+        let gradients = autodiff::gradients(graph, loss, &weights, d_loss)?;
+        Ok((loss, weights, gradients))
+    }
+
+    fn read_weights(&self, graph: &mut Graph) -> Vec<ValueId> {
+        self.states.iter().map(|state| self.module.read(graph, state.weight)).collect()
+    }
+
+    fn train_step(&mut self) -> Result<EntryId> {
+        let mut graph = Graph::with_streams_from(TRAIN_STREAMS);
+        let (loss, weights, gradients) = self.backward(&mut graph)?;
+        graph.write(self.slots.loss, loss);
+        self.update(&mut graph, &weights, &gradients, 1.0)?;
+        self.finish("train_step", &graph)
+    }
+
+    fn accumulate(&mut self) -> Result<EntryId> {
+        let mut graph = Graph::with_streams_from(TRAIN_STREAMS);
+        let (loss, _, gradients) = self.backward(&mut graph)?;
+        graph.write(self.slots.loss, loss);
+        for (state, gradient) in self.states.iter().zip(gradients) {
+            let Some(slot) = state.sum else { continue };
+            let sum = self.module.read(&mut graph, slot);
+            let sum = graph
+                .map(&[sum, gradient], |x| x[0].clone() + x[1].clone())?
+                .named("gradient_sum")
+                .role(Role::Statistic)
+                .one()?;
+            graph.write(slot, sum);
+        }
+        self.finish("accumulate", &graph)
+    }
+
+    fn apply(&mut self) -> Result<EntryId> {
+        let mut graph = Graph::with_streams_from(2 * TRAIN_STREAMS);
+        let weights = self.read_weights(&mut graph);
+        let mut sums = Vec::new();
+        for state in &self.states {
+            let Some(slot) = state.sum else { continue };
+            sums.push(self.module.read(&mut graph, slot));
+            let shape = self.module.slot_info(slot).shape.clone();
+            let zero = constant(&mut graph, shape, 0.0, Role::Statistic)?;
+            graph.write(slot, zero);
+        }
+        self.update(&mut graph, &weights, &sums, 1.0 / self.settings.accumulate as f64)?;
+        self.finish("apply", &graph)
+    }
+
+    /// Appends the optimiser, and under a loss scale its bookkeeping: gradients are divided by the
+    /// scale, and a step with a gradient that is not finite is skipped and lowers it.
+    fn update(
+        &self,
+        graph: &mut Graph,
+        weights: &[ValueId],
+        gradients: &[ValueId],
+        factor: f64,
+    ) -> Result<()> {
+        let lr = self.module.read(graph, self.slots.lr);
+        let step = self.module.read(graph, self.slots.step);
+        let grad_factor = match self.loss_scale {
+            Some(scale) => self.rescale(graph, scale, gradients, factor)?,
+            None => constant(graph, Shape::scalar(), factor, Role::Statistic)?,
+        };
+        let scalars = StepScalars { lr, step, grad_factor };
+        let each = self.parameters.iter().zip(&self.states).zip(weights.iter().zip(gradients));
+        for ((parameter, state), (&weight, &gradient)) in each {
+            let moments: Vec<ValueId> =
+                state.moments.iter().map(|&slot| self.module.read(graph, slot)).collect();
+            let (lr_scale, decays) = (parameter.lr_scale, parameter.decays);
+            let optimizer = self.settings.optimizer;
+            let (new, new_moments) = graph.scoped(&parameter.name, |graph| {
+                optimizer.update(graph, weight, gradient, &moments, scalars, lr_scale, decays)
+            })?;
+            let write = |graph: &mut Graph, slot: SlotId, value: ValueId| -> Result<()> {
+                let value = stored_as(graph, value, self.module.slot_info(slot).dtype)?;
+                graph.write(slot, value);
+                Ok(())
+            };
+            write(graph, state.weight, new)?;
+            for (&slot, value) in state.moments.iter().zip(new_moments) {
+                write(graph, slot, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The factor on the gradients, 0 if one of them is not finite; writes the next loss scale.
+    fn rescale(
+        &self,
+        graph: &mut Graph,
+        state: LossScale,
+        gradients: &[ValueId],
+        factor: f64,
+    ) -> Result<ValueId> {
+        let statistic = Role::Statistic;
+        let mut largest = constant(graph, Shape::scalar(), 0.0, statistic)?;
+        for &gradient in gradients {
+            let axes: Vec<isize> = (0..graph.shape(gradient).rank() as isize).collect();
+            let own = graph
+                .reduce(ReduceKind::Max, &[gradient], &axes, false, |x| x[0].abs())?
+                .role(statistic)
+                .one()?;
+            // An addition rather than a maximum: NaN and infinity have to survive.
+            largest = graph
+                .map(&[largest, own], |x| x[0].clone() + x[1].clone() * 2f64.powi(-20))?
+                .role(statistic)
+                .one()?;
+        }
+        let scale = self.module.read(graph, state.scale);
+        let good_steps = self.module.read(graph, state.good_steps);
+        let finite = graph
+            .map(&[largest], |x| x[0].less_equal(f64::from(f32::MAX)))?
+            .named("finite")
+            .role(statistic)
+            .one()?;
+        let mut map = |name, build: &dyn Fn(&[Term]) -> _| {
+            graph.map(&[scale, good_steps, finite], build)?.named(name).role(statistic).one()
+        };
+        let interval = f64::from(state.interval.max(1));
+        let grad_factor =
+            map("grad_factor", &|x| x[2].select(Term::constant(factor) / x[0].clone(), 0.0))?;
+        let grows = |x: &[Term]| Term::constant(interval).less_equal(x[1].clone() + 1.0);
+        let next_scale = map("next_scale", &|x| {
+            let grown = grows(x).select(x[0].clone() * state.growth, x[0].clone());
+            x[2].select(grown, x[0].clone() * state.backoff)
+        })?;
+        let next_good = map("next_good_steps", &|x| {
+            x[2].select(grows(x).select(0.0, x[1].clone() + 1.0), 0.0)
+        })?;
+        graph.write(state.scale, next_scale);
+        graph.write(state.good_steps, next_good);
+        Ok(grad_factor)
+    }
+
+    fn eval_step(&mut self) -> Result<EntryId> {
+        let mut graph = Graph::with_streams_from(3 * TRAIN_STREAMS);
+        let tokens = self.module.read(&mut graph, self.slots.tokens);
+        let targets = self.module.read(&mut graph, self.slots.targets);
+        let weights = self.read_weights(&mut graph);
+        let logits = self.model.logits(&mut graph, &weights, tokens)?;
+        let loss = self.model.loss(&mut graph, logits, targets)?;
+        graph.write(self.slots.loss, loss);
+        self.finish("eval_step", &graph)
+    }
+
+    fn generate_step(&mut self) -> Result<EntryId> {
+        let Settings { seq, vocabulary, .. } = self.settings;
+        let mut graph = Graph::with_streams_from(4 * TRAIN_STREAMS);
+        let prompt = self.module.read(&mut graph, self.slots.prompt);
+        let position = self.module.read(&mut graph, self.slots.position);
+        let weights = self.read_weights(&mut graph);
+        let logits = self.model.logits(&mut graph, &weights, prompt)?;
+        let logits = graph.reshape(logits, [seq, vocabulary])?; // (seq, vocabulary)
+        let next = graph.op(Op::Gather, &[logits, position]).role(Role::Statistic).one()?;
+        graph.write(self.slots.next_logits, next);
+        self.finish("generate_step", &graph)
+    }
+}
+
+/// A tensor of one value in a role.
+fn constant(graph: &mut Graph, shape: Shape, value: f64, role: Role) -> Result<ValueId> {
+    let expr = Expr::new(0, |_| value.into());
+    graph.op(Op::Map { expr, shape }, &[]).named("constant").role(role).one()
+}
+
+/// The value in a slot's type.
+fn stored_as(graph: &mut Graph, value: ValueId, dtype: DType) -> Result<ValueId> {
+    let role = graph.value(value).role;
+    if graph.value(value).dtype == dtype {
+        return Ok(value);
+    }
+    graph.op(Op::Cast { to: dtype }, &[value]).role(role).one()
+}

@@ -1,0 +1,327 @@
+//! The training loop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::batch::{Batch, Sampler, Sweep};
+use crate::checkpoint::{Checkpoint, State};
+use crate::config::Config;
+use crate::corpus::Corpus;
+use crate::loader::Loader;
+use crate::run_dir::RunDir;
+use crate::schedule::Schedule;
+use crate::session::Session;
+use crate::telemetry::{Event, Observer, Record, float_or_null};
+use crate::tokenizer::Bytes;
+
+/// Batches that the loader keeps ready beyond those of one call of the engine.
+const READY_BATCHES: usize = 4;
+
+/// What a finished run leaves in `summary.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Name of the recipe.
+    pub recipe: String,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Steps taken, over all sittings.
+    pub steps: u64,
+    /// Elements of all parameters.
+    pub parameters: usize,
+    /// Loss of the last step, in nats per token.
+    #[serde(deserialize_with = "float_or_null")]
+    pub training_loss: f32,
+    /// Loss of the last evaluation, in nats per token.
+    #[serde(deserialize_with = "float_or_null")]
+    pub validation_loss: f32,
+    /// Tokens trained on per second, in this sitting, without evaluations.
+    pub tokens_per_s: f64,
+    /// Bytes of the arena that the program was planned into.
+    pub arena_bytes: usize,
+    /// Bytes that the engine allocated.
+    pub allocated_bytes: usize,
+    /// Largest resident memory of the process so far, where the system tells.
+    pub resident_bytes: Option<u64>,
+    /// Share of gradient elements that the recipe's formats flush to zero, if it was measured.
+    pub flushed_gradients: Option<f64>,
+    /// Identity of the text.
+    pub corpus_sha256: String,
+}
+
+/// Drives a [`Session`] over a corpus.
+#[derive(Debug)]
+pub struct Trainer {
+    session: Session,
+    config: Config,
+    schedule: Schedule,
+    sampler: Sampler,
+    sweep: Sweep,
+    corpus_sha256: String,
+    steps_done: u64,
+    last_loss: f32,
+    last_validation: Option<(u64, f32)>,
+    training_time: Duration,
+    steps_this_sitting: u64,
+    warned: bool,
+}
+
+impl Trainer {
+    /// A trainer at step 0 with freshly initialised state. `default_lr` is the recipe's own peak.
+    ///
+    /// # Errors
+    /// [`Error::DataTooShort`] for a corpus with less than one sequence in a split;
+    /// [`Error::Setting`]; those of the backend.
+    pub fn new(
+        mut session: Session,
+        config: &Config,
+        default_lr: f64,
+        corpus: &Corpus,
+    ) -> Result<Self, Error> {
+        config.validate()?;
+        let (batch, seq) = (config.batch, config.model.seq);
+        let training = Bytes.encode(&corpus.training).into();
+        let validation = Bytes.encode(&corpus.validation).into();
+        let sampler = Sampler::new(training, "training", batch, seq, config.seed)?;
+        let sweep = Sweep::new(validation, "validation", batch, seq, config.eval_batches)?;
+        session.init(config.seed)?;
+        Ok(Self {
+            session,
+            config: config.clone(),
+            schedule: config.schedule(default_lr),
+            sampler,
+            sweep,
+            corpus_sha256: corpus.sha256.clone(),
+            steps_done: 0,
+            last_loss: f32::NAN,
+            last_validation: None,
+            training_time: Duration::ZERO,
+            steps_this_sitting: 0,
+            warned: false,
+        })
+    }
+
+    /// The session, for evaluation and generation.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// Steps taken.
+    pub fn steps_done(&self) -> u64 {
+        self.steps_done
+    }
+
+    /// The batch of the first pass of a step.
+    pub fn batch(&mut self, step: u64) -> Batch {
+        self.sampler.batch(step * self.config.accumulate as u64)
+    }
+
+    /// Continues from a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::CheckpointMismatch`] if it is of another text, configuration or program.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        let State { step, config, corpus_sha256 } = &checkpoint.state;
+        let mismatch = |what: &str, found: &str, expected: &str| Error::CheckpointMismatch {
+            what: what.into(),
+            found: found.into(),
+            expected: expected.into(),
+        };
+        if *corpus_sha256 != self.corpus_sha256 {
+            return Err(mismatch("text (SHA-256)", corpus_sha256, &self.corpus_sha256));
+        }
+        let own = self.config_json();
+        if *config != own {
+            return Err(mismatch("configuration", &config.to_string(), &own.to_string()));
+        }
+        self.session.restore(&checkpoint.tensors)?;
+        self.steps_done = *step;
+        Ok(())
+    }
+
+    /// The state after the steps taken so far.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn checkpoint(&mut self) -> Result<Checkpoint, Error> {
+        let state = State {
+            step: self.steps_done,
+            config: self.config_json(),
+            corpus_sha256: self.corpus_sha256.clone(),
+        };
+        Ok(Checkpoint { state, tensors: self.session.state()? })
+    }
+
+    /// Mean loss on the validation split.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn evaluate(&mut self) -> Result<f32, Error> {
+        let sweep = &self.sweep;
+        self.session.evaluate((0..sweep.len()).map(|index| sweep.batch(index)))
+    }
+
+    /// Takes the steps that are left, evaluates and saves as configured, and at the end; stops
+    /// early, with a checkpoint, once `stop` is set.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if metrics or a checkpoint cannot be written; those of loader and backend.
+    pub fn run(
+        &mut self,
+        run: &mut RunDir,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Summary, Error> {
+        let total = self.config.steps;
+        observer.event(&Event::Started {
+            first_step: self.steps_done,
+            total_steps: total,
+            tokens_per_step: self.config.tokens_per_step(),
+        });
+        let accumulate = self.config.accumulate as u64;
+        let ahead = READY_BATCHES + (self.config.steps_per_call * accumulate).min(64) as usize;
+        let first_pass = self.steps_done * accumulate;
+        let mut loader = Loader::start(self.sampler.clone(), first_pass, ahead)?;
+        let mut saved_at = None;
+        while self.steps_done < total && !stop.load(Ordering::Relaxed) {
+            self.block(&mut loader, run, observer)?;
+            let done = self.steps_done;
+            if done == total || is_due(done, self.config.eval_every) {
+                self.evaluate_and_log(run, observer)?;
+            }
+            if is_due(done, self.config.save_every) {
+                self.save(run, observer)?;
+                saved_at = Some(done);
+            }
+        }
+        if self.last_validation.is_none_or(|(step, _)| step != self.steps_done) {
+            // Stopped early, or resumed after the last step.
+            self.evaluate_and_log(run, observer)?;
+        }
+        if saved_at != Some(self.steps_done) {
+            self.save(run, observer)?;
+        }
+        let stopped = self.steps_done < total;
+        observer.event(&Event::Finished { steps: self.steps_done, stopped });
+        Ok(self.summary())
+    }
+
+    /// Steps up to the next evaluation, checkpoint or end, at most those of one call.
+    fn block(
+        &mut self,
+        loader: &mut Loader,
+        run: &mut RunDir,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        let config = &self.config;
+        let done = self.steps_done;
+        let steps = [config.eval_every, config.save_every]
+            .into_iter()
+            .filter(|&every| every > 0)
+            .map(|every| every - done % every)
+            .chain([config.steps_per_call, config.steps - done])
+            .min()
+            .unwrap_or(1);
+        let rates: Vec<f32> = (done..done + steps).map(|step| self.schedule.rate(step)).collect();
+        let passes = (0..steps * config.accumulate as u64)
+            .map(|_| loader.next_batch())
+            .collect::<Result<Vec<_>, _>>()?;
+        let started = Instant::now();
+        let losses = self.session.train(done, &rates, &passes)?;
+        let elapsed = started.elapsed();
+        self.training_time += elapsed;
+        self.steps_done += steps;
+        self.steps_this_sitting += steps;
+        let records: Vec<Record> = (done..)
+            .zip(losses.iter().zip(&rates))
+            .map(|(step, (&loss, &rate))| Record::Train { step, loss, rate })
+            .collect();
+        run.log(&records)?;
+        for record in records {
+            observer.event(&Event::Metric(record));
+        }
+        self.last_loss = losses.last().copied().unwrap_or(f32::NAN);
+        if !self.last_loss.is_finite() && !self.warned {
+            self.warned = true;
+            observer.event(&Event::Warning(format!(
+                "the loss is {} by step {}; lower the learning rate or choose a wider recipe",
+                self.last_loss,
+                self.steps_done - 1
+            )));
+        }
+        let tokens = (steps * self.config.tokens_per_step()) as f64;
+        let tokens_per_s = tokens / elapsed.as_secs_f64().max(1e-9);
+        observer.event(&Event::Metric(Record::Speed { step: self.steps_done, tokens_per_s }));
+        Ok(())
+    }
+
+    fn evaluate_and_log(
+        &mut self,
+        run: &mut RunDir,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        let step = self.steps_done;
+        let loss = self.evaluate()?;
+        self.last_validation = Some((step, loss));
+        let records = [
+            Record::Evaluation { step, loss },
+            Record::Speed { step, tokens_per_s: self.tokens_per_s() },
+        ];
+        run.log(&records)?;
+        observer.event(&Event::Metric(Record::Evaluation { step, loss }));
+        Ok(())
+    }
+
+    fn save(&mut self, run: &mut RunDir, observer: &mut dyn Observer) -> Result<(), Error> {
+        // Metrics first: a checkpoint on the disk promises the lines before it.
+        run.sync()?;
+        let path = self.checkpoint()?.save(&run.checkpoints(), self.config.keep)?;
+        observer.event(&Event::Saved { step: self.steps_done, path });
+        Ok(())
+    }
+
+    fn tokens_per_s(&self) -> f64 {
+        let tokens = self.steps_this_sitting * self.config.tokens_per_step();
+        match self.training_time.as_secs_f64() {
+            0.0 => 0.0,
+            seconds => tokens as f64 / seconds,
+        }
+    }
+
+    fn config_json(&self) -> serde_json::Value {
+        serde_json::to_value(&self.config).unwrap_or_default()
+    }
+
+    fn summary(&self) -> Summary {
+        let report = self.session.report();
+        Summary {
+            recipe: self.config.recipe.clone(),
+            seed: self.config.seed,
+            steps: self.steps_done,
+            parameters: self.session.program().parameter_count,
+            training_loss: self.last_loss,
+            validation_loss: self.last_validation.map_or(f32::NAN, |(_, loss)| loss),
+            tokens_per_s: self.tokens_per_s(),
+            arena_bytes: self.session.program().program.arena_bytes(),
+            allocated_bytes: report.allocated_bytes,
+            resident_bytes: peak_resident_bytes(),
+            flushed_gradients: None,
+            corpus_sha256: self.corpus_sha256.clone(),
+        }
+    }
+}
+
+fn is_due(done: u64, every: u64) -> bool {
+    every > 0 && done.is_multiple_of(every)
+}
+
+/// Largest resident memory of this process so far, in bytes; `None` where the system does not
+/// tell.
+pub fn peak_resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
