@@ -149,6 +149,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri makes f64::ln inexact on purpose")]
     fn logarithm_and_root_are_within_two_ulp() {
         let mut x: f64 = 1e-10;
         while x < 0.5 {
@@ -156,7 +157,7 @@ mod tests {
             assert!((log - expected).abs() <= 4e-16 * expected.abs(), "ln {x}");
             let (root, expected) = (square_root(1.0 / x.sqrt()), (1.0 / x.sqrt()).sqrt());
             assert!((root - expected).abs() <= 4e-16 * expected, "root at {x}");
-            x *= if cfg!(miri) { 3.0 } else { 1.0137 };
+            x *= 1.0137;
         }
     }
 }
