@@ -110,9 +110,9 @@ impl Builder {
 
     fn mlp(&mut self, layer: u32, x: ValueId) -> Result<ValueId> {
         let up = self.linear(&format!("up{layer}"), x, WIDTH, 4 * WIDTH)?;
-        let gelu = self.graph.map(&[up], |x| {
-            x[0].clone() * ((x[0].clone() * 0.5_f64.sqrt()).erf() + 1.0) * 0.5
-        })?;
+        let gelu = self
+            .graph
+            .map(&[up], |x| x[0].clone() * ((x[0].clone() * 0.5_f64.sqrt()).erf() + 1.0) * 0.5)?;
         let hidden = gelu.alpha(1.7).beta(&[1.7]).named("gelu").one()?;
         self.linear(&format!("down{layer}"), hidden, 4 * WIDTH, WIDTH)
     }
@@ -133,7 +133,8 @@ fn program(recipe: &Recipe) -> Result<Program> {
     let lr = b.module.slot("lr", SlotKind::Input, [], DType::F32, Role::Statistic)?;
     let step = b.module.step_slot()?;
     let loss_slot = b.module.slot("loss", SlotKind::Output, [], DType::F32, Role::Statistic)?;
-    let [ids, targets, lr, step] = [ids, targets, lr, step].map(|slot| b.module.read(&mut b.graph, slot));
+    let [ids, targets, lr, step] =
+        [ids, targets, lr, step].map(|slot| b.module.read(&mut b.graph, slot));
 
     let tokens = b.parameter("tokens", &[VOCAB, WIDTH])?;
     let positions = b.parameter("positions", &[SEQ, WIDTH])?;
@@ -154,7 +155,10 @@ fn program(recipe: &Recipe) -> Result<Program> {
     let loss = graph.op(entropy, &[logits, targets]).beta(&[(BATCH * SEQ) as f64, 1.0]).one()?;
     let values: Vec<ValueId> = parameters.iter().map(|parameter| parameter.value).collect();
     let gradients = autodiff::gradients(&mut graph, loss, &values, None)?;
-    let one = graph.op(Op::Map { expr: onesigma_graph::expr::Expr::new(0, |_| 1.0.into()), shape: [].into() }, &[]);
+    let one = graph.op(
+        Op::Map { expr: onesigma_graph::expr::Expr::new(0, |_| 1.0.into()), shape: [].into() },
+        &[],
+    );
     let one = one.role(Role::Statistic).one()?;
     let adam = AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.01, lr_scale: 1.0 };
     for (parameter, gradient) in parameters.iter().zip(gradients) {

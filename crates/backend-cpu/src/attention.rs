@@ -54,7 +54,7 @@ pub struct AttentionGradients<'a> {
 }
 
 /// Query rows of a block.
-const BLOCK: usize = 64;
+const BLOCK: usize = 32;
 
 impl Attention {
     fn check(&self) -> Result<(), Error> {
@@ -312,7 +312,7 @@ simd_fn! {
         dp[own..].fill(0.0);
         let (p, dp) = (&mut p[..own], &mut dp[..own]);
         p.iter_mut().for_each(|p| *p = math::exp::<FMA>(*p - lse));
-        let along = math::sum_by(p, |i, p| p * dp[i]);
+        let along = math::sum_over([p, dp], |[p, dp]| p * dp);
         for (dp, p) in dp.iter_mut().zip(p) {
             *dp = *p * (*dp - along) * scale;
         }

@@ -13,9 +13,11 @@ use crate::simd::Isa;
 pub(crate) fn decode(format: Format, codes: &[u8], out: &mut [f32]) {
     assert_eq!(codes.len(), out.len() * format.bytes(), "codes and values differ in number");
     if format.is_f32() {
-        for (out, code) in out.iter_mut().zip(codes.as_chunks::<4>().0) {
-            *out = f32::from_le_bytes(*code);
-        }
+        // SAFETY: any four bytes are an f32, and f32 aligns bytes; as many as were asserted above.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), codes.len()) };
+        bytes.copy_from_slice(codes);
+        #[cfg(target_endian = "big")]
+        out.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits().swap_bytes()));
         return;
     }
     #[cfg(target_arch = "x86_64")]

@@ -289,11 +289,12 @@ impl Engine for CpuEngine {
 
     fn report(&self) -> Report {
         let frames: usize = self.slots.iter().map(|slot| slot.frames.capacity()).sum();
+        let scratch = crate::parallel::scratch_bytes();
         let mut notes = vec![format!("kernels for {:?}", crate::Isa::current())];
         notes.extend(self.profile.as_ref().map(Profile::table));
         Report {
             planned_bytes: self.planned_bytes,
-            allocated_bytes: self.planned_bytes + frames + self.staging.capacity(),
+            allocated_bytes: self.planned_bytes + frames + self.staging.capacity() + scratch,
             notes,
         }
     }

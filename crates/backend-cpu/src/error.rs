@@ -26,7 +26,7 @@ pub enum Error {
         /// What is wrong with the sizes, with the sizes in it.
         reason: String,
     },
-    /// A conversion failed.
+    /// The output's conversion is none that there is.
     #[error(transparent)]
     Format(#[from] onesigma_format::Error),
 }

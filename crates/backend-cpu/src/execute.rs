@@ -185,8 +185,7 @@ impl<'a> Run<'a> {
                 Kind::Random(draw) => {
                     let out = self.output(0);
                     let noise = out.noise;
-                    random(*draw, noise, alpha, out);
-                    Ok(())
+                    random(*draw, noise, alpha, out)
                 }
                 Kind::Softmax { width, mult } => {
                     softmax(self.input(0), *width, *mult, alpha, self.output(0))

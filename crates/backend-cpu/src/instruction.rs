@@ -183,7 +183,8 @@ pub(crate) fn compile(entry: &ProgramEntry, node: &Node) -> Result<Option<Instru
     };
     let dtypes: Vec<DType> = inputs.iter().map(|operand| operand.dtype).collect();
     for output in &outputs {
-        if supports(&node.op, &dtypes, output.dtype) == Support::No {
+        let rule = crate::tensor::expect_rule(output.how);
+        if rule.is_err() || supports(&node.op, &dtypes, output.dtype) == Support::No {
             return Err(unsupported());
         }
     }
@@ -301,7 +302,7 @@ fn accesses(expr: &Expr, shape: &Shape, shapes: &[&Shape]) -> Vec<Vec<usize>> {
         shapes.iter().map(|operand| operand.broadcast_strides(shape)).collect();
     for axis in 0..shape.rank() {
         let mut own = vec![0; shape.rank()];
-        let used = expr.instrs().iter().any(|instr| *instr == Instr::Index(axis as u16));
+        let used = expr.instrs().contains(&Instr::Index(axis as u16));
         own[axis] = usize::from(used);
         strides.push(own);
     }

@@ -5,7 +5,7 @@
 //! y = alpha · (h · weight + bias)
 //! ```
 
-use crate::math::sum_by;
+use crate::math::sum_over;
 use crate::parallel::{Scratch, Shared, for_each_row_block, rows_per_task};
 use crate::simd::simd_fn;
 use crate::{Error, Input, Output};
@@ -34,11 +34,11 @@ pub struct NormGradients<'a> {
 
 impl Norm {
     fn rows(&self, elements: usize) -> Result<usize, Error> {
-        if self.width == 0 {
-            let reason = "the last axis has no elements; a norm needs at least one".into();
+        if self.width == 0 && elements > 0 {
+            let reason = format!("{elements} elements cannot have a last axis of none");
             return Err(Error::Shape { kernel: "norm", reason });
         }
-        Ok(elements / self.width)
+        Ok(elements.checked_div(self.width).unwrap_or(0))
     }
 
     /// A vector of `width` parameters in f32, or ones or zeros.
@@ -62,7 +62,7 @@ impl Norm {
     /// `y = alpha · (h · weight + bias)` for x `[rows, width]`, weight and bias `[width]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a width of 0, [`Error::Length`] if sizes disagree.
+    /// [`Error::Shape`] for elements of width 0, [`Error::Length`] if sizes disagree.
     pub fn forward(
         &self,
         x: Input<'_>,
@@ -147,7 +147,7 @@ impl Norm {
             let Some((mut out, scale)) = gradient else { continue };
             let mut sum = Scratch::<f32>::new(width);
             sum.fill(0.0);
-            for part in partial.chunks_exact(2 * width) {
+            for part in partial.chunks_exact((2 * width).max(1)) {
                 for (sum, part) in sum.iter_mut().zip(&part[i * width..][..width]) {
                     *sum += part;
                 }
@@ -164,8 +164,8 @@ impl Norm {
 #[inline(always)]
 fn statistics(x: &[f32], eps: f32, centred: bool) -> (f32, f32) {
     let n = x.len() as f32;
-    let mean = if centred { sum_by(x, |_, x| x) / n } else { 0.0 };
-    let square = sum_by(x, |_, x| (x - mean) * (x - mean)) / n;
+    let mean = if centred { sum_over([x], |[x]| x) / n } else { 0.0 };
+    let square = sum_over([x], |[x]| (x - mean) * (x - mean)) / n;
     (mean, 1.0 / (square + eps).sqrt())
 }
 
@@ -196,8 +196,8 @@ simd_fn! {
             dweight[i] += dy[i] * h;
             dbias[i] += dy[i];
         }
-        let along = sum_by(x, |i, h| dy[i] * weight[i] * h) / n as f32;
-        let shift = if centred { sum_by(x, |i, _| dy[i] * weight[i]) / n as f32 } else { 0.0 };
+        let along = sum_over([x, dy, weight], |[h, dy, w]| dy * w * h) / n as f32;
+        let shift = if centred { sum_over([dy, weight], |[dy, w]| dy * w) / n as f32 } else { 0.0 };
         for i in 0..n {
             x[i] = scale * inverse * (dy[i] * weight[i] - shift - x[i] * along);
         }

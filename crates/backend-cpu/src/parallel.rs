@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
@@ -71,6 +72,14 @@ impl<'a, T> Shared<'a, T> {
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
+/// Bytes that all threads together hold as scratch.
+static SCRATCH_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes of scratch memory that the process holds for kernels, all threads together.
+pub(crate) fn scratch_bytes() -> usize {
+    SCRATCH_BYTES.load(Ordering::Relaxed)
+}
+
 thread_local! {
     static SCRATCH: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
@@ -105,6 +114,7 @@ impl<T: Plain> Scratch<T> {
         });
         let need = (len * size_of::<T>()).div_ceil(64);
         if lines.len() < need {
+            SCRATCH_BYTES.fetch_add((need - lines.len()) * 64, Ordering::Relaxed);
             lines.resize(need, Line([0; 64]));
         }
         Self { lines, len, _element: PhantomData }

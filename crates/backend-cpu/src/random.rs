@@ -2,9 +2,9 @@
 
 use onesigma_format::{Noise, philox};
 
-use crate::Output;
 use crate::expression::CHUNK;
 use crate::parallel::{TASK_ELEMENTS, for_each_task};
+use crate::{Error, Output};
 
 /// What is drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,7 +31,11 @@ pub enum Draw {
 }
 
 /// `out[i] = alpha · draw(i)`, keyed by `noise` and the element's index.
-pub fn random(draw: Draw, noise: Noise, alpha: f32, mut out: Output<'_>) {
+///
+/// # Errors
+/// [`Error::Format`] for a rounding that there is not.
+pub fn random(draw: Draw, noise: Noise, alpha: f32, mut out: Output<'_>) -> Result<(), Error> {
+    out.expect_rule()?;
     let len = out.len();
     let out = out.share();
     for_each_task(len.div_ceil(TASK_ELEMENTS), |task| {
@@ -58,4 +62,5 @@ pub fn random(draw: Draw, noise: Noise, alpha: f32, mut out: Output<'_>) {
             unsafe { out.encode(start, values) };
         }
     });
+    Ok(())
 }

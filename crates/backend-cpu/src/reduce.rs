@@ -5,7 +5,7 @@
 //! cut into blocks of a fixed size whose partial results are combined in order, in f64 for sums.
 
 use crate::expression::{CHUNK, Expression, Source, Space};
-use crate::math::{max_of, sum_by};
+use crate::math::{max_of, sum_over};
 use crate::parallel::{Scratch, Shared, for_each_task};
 use crate::tensor::SharedOutput;
 
@@ -37,7 +37,7 @@ const VECTOR_BLOCK: usize = 128;
 impl Combine {
     fn of(self, values: &[f32]) -> f32 {
         match self {
-            Self::Sum => sum_by(values, |_, x| x),
+            Self::Sum => sum_over([values], |[x]| x),
             Self::Max if values.iter().any(|x| x.is_nan()) => f32::NAN,
             Self::Max => max_of(values),
         }

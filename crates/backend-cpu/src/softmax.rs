@@ -1,25 +1,39 @@
 //! Softmax over the last axis and cross-entropy, with their gradients.
 
-use crate::math::{self, max_of, sum_by};
+use crate::math::{self, max_of, sum_over};
 use crate::parallel::{Scratch, Shared, for_each_row_block, rows_per_task};
 use crate::simd::simd_fn;
 use crate::{Error, Input, Output};
 
 fn rows_of(kernel: &'static str, elements: usize, width: usize) -> Result<usize, Error> {
-    if width == 0 {
-        let reason = "the last axis has no elements; it needs at least one".into();
+    if width == 0 && elements > 0 {
+        let reason = format!("{elements} elements cannot have a last axis of none");
         return Err(Error::Shape { kernel, reason });
     }
-    Ok(elements / width)
+    Ok(elements.checked_div(width).unwrap_or(0))
 }
 
 simd_fn! {
     /// Replaces z by `e^(mult z - max)`; returns the maximum of `mult z` and the sum.
     pub(crate) fn exponentials[FMA](z: &mut [f32], mult: f32) -> (f32, f32) {
-        z.iter_mut().for_each(|z| *z *= mult);
+        if mult != 1.0 {
+            z.iter_mut().for_each(|z| *z *= mult);
+        }
         let max = max_of(z);
-        z.iter_mut().for_each(|z| *z = math::exp::<FMA>(*z - max));
-        (max, sum_by(z, |_, e| e))
+        let mut sums = [0.0_f32; 32];
+        let (blocks, rest) = z.as_chunks_mut::<32>();
+        for block in blocks {
+            for (z, sum) in block.iter_mut().zip(&mut sums) {
+                *z = math::exp::<FMA>(*z - max);
+                *sum += *z;
+            }
+        }
+        let mut last = 0.0;
+        for z in rest {
+            *z = math::exp::<FMA>(*z - max);
+            last += *z;
+        }
+        (max, math::add_lanes(sums) + last)
     }
 }
 
@@ -32,7 +46,7 @@ simd_fn! {
 /// `y = alpha · softmax(mult · x)` for x `[rows, width]`.
 ///
 /// # Errors
-/// [`Error::Shape`] for a width of 0, [`Error::Length`] if sizes disagree.
+/// [`Error::Shape`] for elements of width 0, [`Error::Length`] if sizes disagree.
 pub fn softmax(
     x: Input<'_>,
     width: usize,
@@ -60,7 +74,7 @@ pub fn softmax(
 simd_fn! {
     fn softmax_gradient_row[FMA](y: &mut [f32], dy: &[f32], y_scale: f32, scale: f32) {
         let dy = &dy[..y.len()];
-        let along = sum_by(y, |i, y| y * dy[i]) * y_scale;
+        let along = sum_over([y, dy], |[y, dy]| y * dy) * y_scale;
         let factor = y_scale * scale;
         for (y, dy) in y.iter_mut().zip(dy) {
             *y = *y * factor * (dy - along);
@@ -157,9 +171,9 @@ impl Classification<'_> {
             }
             // SAFETY: each block has its own partial sum.
             let out = unsafe { shared.slice(block.start / rows_per_task(width), 1) };
-            out[0] = sum_by(&losses, |_, x| x);
+            out[0] = sum_over([&losses], |[x]| x);
         });
-        Ok(sum_by(&partial, |_, x| x))
+        Ok(sum_over([&partial], |[x]| x))
     }
 
     /// `scale · (softmax(mult · logits) - onehot(target))` for `[rows, classes]`; a row whose target
@@ -181,7 +195,8 @@ impl Classification<'_> {
                     row.fill(f32::NAN);
                     continue;
                 };
-                let others = sum_by(row, |j, e| if j == target { 0.0 } else { e });
+                row[target] = 0.0;
+                let others = sum_over([row], |[e]| e);
                 scale_by(row, scale / sum);
                 // 1 - p without cancellation when p is near 1.
                 row[target] = -scale * (others / sum);

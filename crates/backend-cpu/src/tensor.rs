@@ -1,6 +1,6 @@
 //! Operands: bytes with a format.
 
-use onesigma_format::{Conversion, Format, Noise};
+use onesigma_format::{Conversion, Format, Noise, Rounding};
 
 use crate::Error;
 use crate::codec;
@@ -84,7 +84,12 @@ impl<'a> Output<'a> {
         operand: &'static str,
         expected: usize,
     ) -> Result<(), Error> {
+        self.expect_rule()?;
         expect_len(kernel, operand, self.bytes.len(), self.format, expected)
+    }
+
+    pub(crate) fn expect_rule(&self) -> Result<(), Error> {
+        expect_rule(self.how)
     }
 
     /// A form that tasks can write at the same time.
@@ -95,6 +100,16 @@ impl<'a> Output<'a> {
             noise: self.noise,
             bytes: Shared::new(self.bytes),
         }
+    }
+}
+
+/// Refuses a stochastic rounding with a number of bits that there is not.
+pub(crate) fn expect_rule(how: Conversion) -> Result<(), Error> {
+    match how.rounding {
+        Rounding::Stochastic { bits } if !matches!(bits, 8 | 16 | 32) => {
+            Err(onesigma_format::Error::RandomBits { bits }.into())
+        }
+        _ => Ok(()),
     }
 }
 

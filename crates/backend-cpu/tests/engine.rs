@@ -303,3 +303,23 @@ fn wrong_calls_are_refused_and_leave_the_state() {
     assert!(matches!(engine.read(old, &mut [0; 16]), Err(Error::WrongSize { .. })));
     assert_eq!(read(&mut *engine, w, 4), [1.0; 4]);
 }
+
+#[test]
+fn tensors_without_elements_are_no_trouble() {
+    for dims in [[0, 3], [2, 0]] {
+        let len: usize = dims.iter().product();
+        assert_eq!(len, 0);
+        let case = Case::new(&[(DType::F32, &dims), (DType::F32, &[3, dims[1]])], |graph, x| {
+            let soft = graph.op(Op::Softmax { mult: 1.0 }, &[x[0]]).one().unwrap();
+            let norm = graph.op(Op::LayerNorm { eps: 1e-5 }, &[soft]).one().unwrap();
+            let product = Op::MatMul { transpose_left: false, transpose_right: true };
+            let product = graph.op(product, &[norm, x[1]]).one().unwrap();
+            let sum = graph.reduce(ReduceKind::Sum, &[product], &[0, 1], false, |x| x[0].exp());
+            sum.unwrap().one().unwrap()
+        });
+        let right = vec![0; 3 * dims[1] * 4];
+        let found = case.run(&[&[], &right]).read();
+        // No rows sum to 0; rows that are products of nothing are zeros.
+        assert_eq!(found, [if dims[0] == 0 { 0.0 } else { 6.0 }]);
+    }
+}

@@ -7,7 +7,7 @@ use onesigma_backend_cpu::Error;
 use onesigma_backend_cpu::adamw::{AdamW, AdamWStep};
 use onesigma_backend_cpu::norm::{Norm, NormGradients};
 use onesigma_backend_cpu::softmax::{Classification, softmax, softmax_gradient};
-use onesigma_format::Format;
+use onesigma_format::{Conversion, Format, Rounding};
 
 /// Rows and widths: ones, odd ones, more than a block of rows.
 const SIZES: [(usize, usize); 6] = [(1, 1), (3, 1), (1, 7), (5, 33), (700, 100), (2, 1025)];
@@ -215,4 +215,9 @@ fn sizes_that_disagree_are_refused() {
     let expected = Error::Length { kernel: "softmax", operand: "y", found: 9, expected: 10 };
     assert_eq!(error, expected);
     assert!(matches!(softmax(x.input(), 0, 1.0, 1.0, y.output()), Err(Error::Shape { .. })));
+    let rounding = Rounding::Stochastic { bits: 7 };
+    let mut y = Tensor::room(Format::E4M3, 10);
+    let mut out = y.output();
+    out.how = Conversion { rounding, ..Conversion::SATURATE };
+    assert!(matches!(softmax(x.input(), 5, 1.0, 1.0, out), Err(Error::Format(_))));
 }

@@ -125,6 +125,7 @@ fn check(blocks: Blocks, how: Conversion, src: &[f32]) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours in Miri")]
 fn any_axis_any_length_any_rule() {
     let rules = [
         Rounding::NearestEven,
@@ -158,6 +159,7 @@ fn any_axis_any_length_any_rule() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours in Miri")]
 fn extreme_blocks() {
     for (_, format) in BlockFormat::NAMED {
         for value in [

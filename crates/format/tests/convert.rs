@@ -9,6 +9,7 @@ fn bytes(codes: impl Iterator<Item = u32>, format: Format) -> Vec<u8> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours in Miri")]
 fn every_code_of_every_pair_rounds_once() {
     let noise = Noise { seed: 2, tensor: 8, step: 1, offset: 77 };
     let narrow = Format::NAMED.iter().filter(|format| !format.is_f32());

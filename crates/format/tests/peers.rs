@@ -18,6 +18,7 @@ fn stratified() -> impl Iterator<Item = f32> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours in Miri")]
 fn half_agrees_everywhere_but_in_the_payload_of_nan() {
     for value in stratified() {
         let ours = encode(value, Format::F16, Conversion::SPECIAL, 0) as u16;
@@ -45,6 +46,7 @@ fn half_agrees_everywhere_but_in_the_payload_of_nan() {
 /// Differences: `float8` always saturates, infinities too; its E5M2 keeps the
 /// payload of NaN, so that it makes 0x7e and 0x7f, but takes only the former for NaN.
 #[test]
+#[cfg_attr(miri, ignore = "hours in Miri")]
 fn float8_agrees_with_saturation() {
     for value in stratified() {
         let e4m3 = encode(value, Format::E4M3, Conversion::SATURATE, 0) as u8;
@@ -69,6 +71,7 @@ fn float8_agrees_with_saturation() {
 macro_rules! microfloat_agrees {
     ($($name:ident, $type:ident, $format:ident;)*) => {$(
         #[test]
+        #[cfg_attr(miri, ignore = "hours in Miri")]
         fn $name() {
             let format = Format::$format;
             let finite = !format.has_nan();

@@ -42,6 +42,7 @@ fn chunks_do_not_change_the_stream() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours in Miri")]
 fn normal_values_have_the_moments_of_the_normal_distribution() {
     let mut values = vec![0.0; 1 << 20];
     fill_normal(Noise { seed: 3, ..Noise::default() }, &mut values);

@@ -3,6 +3,7 @@
 use onesigma_format::{Conversion, Format, Noise, Overflow, Rounding, encode_slice, philox};
 
 #[test]
+#[cfg_attr(miri, ignore = "hours in Miri")]
 fn large_slices_equal_small_ones_at_any_alignment() {
     let mut src = vec![0.0; (16 << 20) + 77];
     philox::fill_normal(Noise { seed: 6, ..Noise::default() }, &mut src);
@@ -27,6 +28,7 @@ fn large_slices_equal_small_ones_at_any_alignment() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours in Miri")]
 fn large_f32_copies_are_copies() {
     let src: Vec<f32> = (0..(4 << 20) + 5).map(|index| index as f32).collect();
     let mut found = vec![0; 4 * src.len()];

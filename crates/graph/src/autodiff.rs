@@ -192,11 +192,7 @@ impl Rule<'_, '_> {
                 self.give(0, gradient);
                 Ok(())
             }
-            Op::ScatterAdd { .. } => {
-                let gradient = self.emit(0, Op::Gather, &[dy, x(1)], node.beta[0])?;
-                self.give(0, gradient);
-                Ok(())
-            }
+            Op::ScatterAdd { rows } => self.scatter_add(*rows),
             Op::Permute { .. } | Op::Reshape { .. } | Op::Slice { .. } | Op::Concat { .. } => {
                 self.movement()
             }
@@ -232,6 +228,20 @@ impl Rule<'_, '_> {
             }
             op => Err(Error::NotDifferentiable { node: node.name.clone(), op: op.name() }),
         }
+    }
+
+    /// Each update's gradient is the gradient of its row; 0 where the row was dropped, for which
+    /// a gather gives NaN.
+    fn scatter_add(&mut self, rows: usize) -> Result<()> {
+        let ids = self.node.inputs[1];
+        let gathered = self.emit(0, Op::Gather, &[self.dy, ids], self.node.beta[0])?;
+        let shape = self.shape(0);
+        let column = shape.reduced(&[shape.rank() - 1], true);
+        let ids = self.pass.graph.reshape(ids, column)?;
+        let expr = Expr::new(2, |x| x[1].less(rows as f64).select(x[0].clone(), 0.0));
+        let gradient = self.emit(0, Op::Map { expr, shape }, &[gathered, ids], 1.0)?;
+        self.give(0, gradient);
+        Ok(())
     }
 
     fn norm(&mut self, op: Op) -> Result<()> {

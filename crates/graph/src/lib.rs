@@ -7,7 +7,7 @@
 //!
 //! Entries (`init`, `train_step`, ...) are graphs over shared [`Slot`]s, collected in a
 //! [`Module`]. [`passes`] rewrite them: recipes choose formats by role, common subexpressions and
-//! dead code go, maps are fused. A [`Program`] is the result with its memory planned: instructions
+//! dead code go. A [`Program`] is the result with its memory planned: instructions
 //! in order, one arena, named inputs, outputs and state.
 //!
 //! ```

@@ -8,6 +8,7 @@
 //! one byte; results are rounded into the output's format while a block of rows is in the cache.
 //! K is never split across threads and is summed in an order that depends on sizes only.
 
+mod few;
 mod micro;
 mod pack;
 mod units;
@@ -78,6 +79,8 @@ pub struct GemmItem {
 
 /// Products up to this many multiply-adds of a batch are one task each.
 const SMALL_ITEM: usize = 1 << 24;
+/// A product of fewer multiply-adds is done before another thread would have woken up.
+const SERIAL: usize = 1 << 19;
 /// Columns of C in one task.
 const BLOCK_COLUMNS: usize = 1024;
 /// Most units that a packed B takes at a time (4 bytes each).
@@ -89,7 +92,8 @@ const PACKED_UNITS: usize = 4 << 20;
 /// the result is zero.
 ///
 /// # Errors
-/// [`Error::Shape`] if an item reaches beyond A, B or C, or two items share elements of C.
+/// [`Error::Shape`] if an item reaches beyond A, B or C, or two items share elements of C;
+/// [`Error::Format`] for a rounding that there is not.
 pub fn gemm(
     shape: GemmShape,
     alpha: f32,
@@ -99,6 +103,7 @@ pub fn gemm(
     mut out: Output<'_>,
 ) -> Result<(), Error> {
     let GemmShape { m, n, k } = shape;
+    out.expect_rule()?;
     for item in batch {
         check(a, item.a, m, k, "A")?;
         check(b, item.b, k, n, "B")?;
@@ -123,7 +128,9 @@ pub fn gemm(
     let run = |item: &GemmItem, tasks: bool| {
         let a = Operand { matrix: a, origin: item.a, decoder: &decoders[0] };
         let b = Operand { matrix: b, origin: item.b, decoder: &decoders[1] };
-        if pairs {
+        if few::suits(m, &b) {
+            few::few_rows(shape, alpha, a, b, item.c, out, tasks);
+        } else if pairs {
             gemm_item::<u32>(shape, alpha, a, b, item.c, out, tasks);
         } else {
             gemm_item::<f32>(shape, alpha, a, b, item.c, out, tasks);
@@ -132,7 +139,7 @@ pub fn gemm(
     if batch.len() > 1 && m * n * k <= SMALL_ITEM {
         for_each_task(batch.len(), |i| run(&batch[i], false));
     } else {
-        batch.iter().for_each(|item| run(item, true));
+        batch.iter().for_each(|item| run(item, m * n * k > SERIAL));
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Matrix;
 use super::micro::{TILE_N, TileA};
-use super::units::{Decoder, Unit};
+use super::units::{CodeRows, Decoder, PackedRows, Unit};
 use crate::parallel::Scratch;
 
 /// Units of depth in a block: a panel of B of this depth fills half of a 32 KiB L1 cache.
@@ -25,8 +25,25 @@ impl Operand<'_> {
         &self.matrix.bytes[at * width..(at + count) * width]
     }
 
+    /// The one-byte codes of a block whose columns are neighbours in memory, `depth` of them
+    /// `stride` elements apart; only meaningful for one-byte formats.
+    fn rows_of_codes(
+        &self,
+        depth: Range<usize>,
+        width: Range<usize>,
+        stride: usize,
+    ) -> CodeRows<'_> {
+        CodeRows {
+            codes: self.matrix.bytes,
+            first: self.origin + depth.start * stride + width.start,
+            stride,
+            width: width.len(),
+            depth: depth.len(),
+        }
+    }
+
     /// Decodes `count` elements from `(row, column)` on, along the row.
-    fn along_row<U: Unit>(&self, row: usize, column: usize, out: &mut [U::Half]) {
+    pub(super) fn along_row<U: Unit>(&self, row: usize, column: usize, out: &mut [U::Half]) {
         if self.matrix.column_stride == 1 {
             return U::decode(self.decoder, self.codes(row, column, out.len()), out);
         }
@@ -36,7 +53,7 @@ impl Operand<'_> {
     }
 
     /// The same down the column.
-    fn along_column<U: Unit>(&self, row: usize, column: usize, out: &mut [U::Half]) {
+    pub(super) fn along_column<U: Unit>(&self, row: usize, column: usize, out: &mut [U::Half]) {
         let turned = Operand { matrix: self.matrix.transposed(), ..*self };
         turned.along_row::<U>(column, row, out);
     }
@@ -60,6 +77,12 @@ impl<U: Unit> BlockA<U> {
         let units = depth.len().div_ceil(U::PER);
         if a.matrix.row_stride == 1 && a.matrix.column_stride != 1 {
             (self.row_stride, self.depth_stride) = (1, rows.len());
+            let source = a.rows_of_codes(depth.clone(), rows.clone(), a.matrix.column_stride);
+            let packed =
+                PackedRows { out: &mut self.data, group_stride: 32, unit_stride: rows.len() };
+            if U::pack_rows(a.decoder, source, packed) {
+                return;
+            }
             let mut pair = [Scratch::<U::Half>::new(rows.len()), Scratch::new(rows.len())];
             for (unit, out) in self.data.chunks_exact_mut(rows.len()).take(units).enumerate() {
                 join_pair(&mut pair, U::PER, depth.start + unit * U::PER, depth.end, |k, half| {
@@ -119,6 +142,17 @@ pub(super) fn panel_start(block: usize, panel: usize, panels: usize, block_units
     (block * BLOCK_DEPTH * panels + panel * block_units) * TILE_N
 }
 
+/// Zeroes the columns that the last panel has beyond `columns`.
+fn clear_padding<U: Unit>(out: &mut [U], columns: usize, panel_len: usize) {
+    let live = columns % TILE_N;
+    if live > 0 {
+        let panel = &mut out[columns / TILE_N * panel_len..][..panel_len];
+        for row in panel.chunks_exact_mut(TILE_N) {
+            row[live..].fill(U::default());
+        }
+    }
+}
+
 /// Packs one block of depth of the columns `columns`; `out` is that block's part of the packing.
 pub(super) fn pack_b<U: Unit>(
     b: Operand<'_>,
@@ -129,6 +163,12 @@ pub(super) fn pack_b<U: Unit>(
     let units = depth.len().div_ceil(U::PER);
     let panel_len = units * TILE_N;
     if b.matrix.column_stride == 1 {
+        let source = b.rows_of_codes(depth.clone(), columns.clone(), b.matrix.row_stride);
+        let packed = PackedRows { out: &mut *out, group_stride: panel_len, unit_stride: TILE_N };
+        if U::pack_rows(b.decoder, source, packed) {
+            clear_padding(out, columns.len(), panel_len);
+            return;
+        }
         let width = columns.len().next_multiple_of(TILE_N);
         let mut pair = [Scratch::<U::Half>::new(width), Scratch::new(width)];
         for half in &mut pair {

@@ -23,8 +23,29 @@ pub(super) trait Unit: Plain + Default {
     fn halves(units: &mut [Self]) -> &mut [Self::Half];
     /// Decodes neighbouring codes.
     fn decode(decoder: &Decoder, codes: &[u8], out: &mut [Self::Half]);
+    /// Packs rows of codes into units at once, if there is a faster way than row by row.
+    fn pack_rows(_: &Decoder, _: CodeRows<'_>, _: PackedRows<'_, Self>) -> bool {
+        false
+    }
     /// The best micro-kernel of this machine.
     fn kernel() -> Kernel<Self>;
+}
+
+/// `depth` rows of `width` codes; row `k` starts at `codes[first + k · stride]`.
+#[derive(Clone, Copy)]
+pub(super) struct CodeRows<'a> {
+    pub codes: &'a [u8],
+    pub first: usize,
+    pub stride: usize,
+    pub width: usize,
+    pub depth: usize,
+}
+
+/// Where units go: column `c` of unit `u` at `(c / 32) · group_stride + u · unit_stride + c % 32`.
+pub(super) struct PackedRows<'a, U> {
+    pub out: &'a mut [U],
+    pub group_stride: usize,
+    pub unit_stride: usize,
 }
 
 /// A micro-kernel: `(a, b, c, rows, columns, depth, store)`.
@@ -86,6 +107,22 @@ impl Unit for u32 {
         for (out, code) in out.iter_mut().zip(codes) {
             *out = decoder.bf16[usize::from(*code)];
         }
+    }
+
+    fn pack_rows(decoder: &Decoder, rows: CodeRows<'_>, packed: PackedRows<'_, Self>) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if decoder.format.bytes() == 1 && rows.depth > 0 && rows.width > 0 {
+            let last_code = rows.first + (rows.depth - 1) * rows.stride + rows.width;
+            let last_unit = (rows.width - 1) / 32 * packed.group_stride
+                + (rows.depth - 1) / 2 * packed.unit_stride
+                + (rows.width - 1) % 32;
+            assert!(last_code <= rows.codes.len() && last_unit < packed.out.len());
+            // SAFETY: BF16 units are chosen only with AVX-512 BF16, which `Isa` finds only together
+            // with VBMI; the assertion bounds every access.
+            unsafe { pack_rows_avx512(&decoder.planes, rows, packed) };
+            return true;
+        }
+        false
     }
 
     fn kernel() -> Kernel<Self> {
@@ -154,6 +191,108 @@ crate::simd::simd_fn! {
     }
 }
 
+/// Loads the planes of a table into 8 registers.
+#[cfg(target_arch = "x86_64")]
+macro_rules! load_table {
+    ($table:ident, $planes:ident) => {
+        // SAFETY: each load reads 64 of 256 bytes.
+        let $table = unsafe {
+            let (low, high) = ($planes[0].as_ptr(), $planes[1].as_ptr());
+            [
+                _mm512_loadu_si512(low.cast()),
+                _mm512_loadu_si512(low.add(64).cast()),
+                _mm512_loadu_si512(low.add(128).cast()),
+                _mm512_loadu_si512(low.add(192).cast()),
+                _mm512_loadu_si512(high.cast()),
+                _mm512_loadu_si512(high.add(64).cast()),
+                _mm512_loadu_si512(high.add(128).cast()),
+                _mm512_loadu_si512(high.add(192).cast()),
+            ]
+        };
+    };
+}
+
+/// Low and high bytes of the table's values for 64 codes.
+#[cfg(target_arch = "x86_64")]
+macro_rules! look_up {
+    ($low:ident, $high:ident, $table:ident, $codes:ident) => {
+        let upper = _mm512_movepi8_mask($codes);
+        let $low = _mm512_mask_blend_epi8(
+            upper,
+            _mm512_permutex2var_epi8($table[0], $codes, $table[1]),
+            _mm512_permutex2var_epi8($table[2], $codes, $table[3]),
+        );
+        let $high = _mm512_mask_blend_epi8(
+            upper,
+            _mm512_permutex2var_epi8($table[4], $codes, $table[5]),
+            _mm512_permutex2var_epi8($table[6], $codes, $table[7]),
+        );
+    };
+}
+
+/// Pairs of rows looked up and interleaved, 64 columns at a time.
+///
+/// # Safety
+/// AVX-512 F, BW and VBMI; every code and unit inside its slice, see [`Unit::pack_rows`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+unsafe fn pack_rows_avx512(
+    planes: &[[u8; 256]; 2],
+    rows: CodeRows<'_>,
+    packed: PackedRows<'_, u32>,
+) {
+    use std::arch::x86_64::*;
+    load_table!(table, planes);
+    for unit in 0..rows.depth.div_ceil(2) {
+        for column in (0..rows.width).step_by(64) {
+            let live = (rows.width - column).min(64);
+            let mask = if live == 64 { u64::MAX } else { (1 << live) - 1 };
+            // SAFETY: masked lanes lie inside the codes and the units, as the caller checked.
+            unsafe {
+                let at = rows.codes.as_ptr().add(rows.first + 2 * unit * rows.stride + column);
+                let codes = _mm512_maskz_loadu_epi8(mask, at.cast());
+                look_up!(low0, high0, table, codes);
+                let (low1, high1) = if 2 * unit + 1 < rows.depth {
+                    let codes = _mm512_maskz_loadu_epi8(mask, at.add(rows.stride).cast());
+                    look_up!(low, high, table, codes);
+                    (low, high)
+                } else {
+                    (_mm512_setzero_si512(), _mm512_setzero_si512())
+                };
+                let (first0, first1) =
+                    (_mm512_unpacklo_epi8(low0, high0), _mm512_unpacklo_epi8(low1, high1));
+                let (last0, last1) =
+                    (_mm512_unpackhi_epi8(low0, high0), _mm512_unpackhi_epi8(low1, high1));
+                // Lane L of part p holds columns 16 L + 4 p .. + 4.
+                let part0 = _mm512_unpacklo_epi16(first0, first1);
+                let part1 = _mm512_unpackhi_epi16(first0, first1);
+                let part2 = _mm512_unpacklo_epi16(last0, last1);
+                let part3 = _mm512_unpackhi_epi16(last0, last1);
+                let low01 = _mm512_shuffle_i32x4::<0x44>(part0, part1);
+                let low23 = _mm512_shuffle_i32x4::<0x44>(part2, part3);
+                let high01 = _mm512_shuffle_i32x4::<0xee>(part0, part1);
+                let high23 = _mm512_shuffle_i32x4::<0xee>(part2, part3);
+                let columns = [
+                    _mm512_shuffle_i32x4::<0x88>(low01, low23),
+                    _mm512_shuffle_i32x4::<0xdd>(low01, low23),
+                    _mm512_shuffle_i32x4::<0x88>(high01, high23),
+                    _mm512_shuffle_i32x4::<0xdd>(high01, high23),
+                ];
+                let to = packed.out.as_mut_ptr().add(unit * packed.unit_stride);
+                for quarter in 0..4 {
+                    let live = (mask >> (16 * quarter)) as __mmask16;
+                    if live == 0 {
+                        break;
+                    }
+                    let group = (column + 16 * quarter) / 32;
+                    let to = to.add(group * packed.group_stride + 16 * (quarter % 2));
+                    _mm512_mask_storeu_epi32(to.cast(), live, columns[quarter]);
+                }
+            }
+        }
+    }
+}
+
 /// `out[i] = table[codes[i]]`, 64 codes at a time; `planes` are the table's low and high bytes.
 ///
 /// # Safety
@@ -162,20 +301,7 @@ crate::simd::simd_fn! {
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 unsafe fn lookup_avx512(planes: &[[u8; 256]; 2], codes: &[u8], out: &mut [u16]) {
     use std::arch::x86_64::*;
-    // SAFETY: each load reads 64 of 256 bytes.
-    let table = unsafe {
-        let (low, high) = (planes[0].as_ptr(), planes[1].as_ptr());
-        [
-            _mm512_loadu_si512(low.cast()),
-            _mm512_loadu_si512(low.add(64).cast()),
-            _mm512_loadu_si512(low.add(128).cast()),
-            _mm512_loadu_si512(low.add(192).cast()),
-            _mm512_loadu_si512(high.cast()),
-            _mm512_loadu_si512(high.add(64).cast()),
-            _mm512_loadu_si512(high.add(128).cast()),
-            _mm512_loadu_si512(high.add(192).cast()),
-        ]
-    };
+    load_table!(table, planes);
     let count = codes.len().min(out.len());
     let mut at = 0;
     while at < count {
@@ -184,17 +310,7 @@ unsafe fn lookup_avx512(planes: &[[u8; 256]; 2], codes: &[u8], out: &mut [u16]) 
         // SAFETY: masked lanes lie inside `codes` and `out`.
         unsafe {
             let index = _mm512_maskz_loadu_epi8(mask, codes.as_ptr().add(at).cast());
-            let upper = _mm512_movepi8_mask(index);
-            let low = _mm512_mask_blend_epi8(
-                upper,
-                _mm512_permutex2var_epi8(table[0], index, table[1]),
-                _mm512_permutex2var_epi8(table[2], index, table[3]),
-            );
-            let high = _mm512_mask_blend_epi8(
-                upper,
-                _mm512_permutex2var_epi8(table[4], index, table[5]),
-                _mm512_permutex2var_epi8(table[6], index, table[7]),
-            );
+            look_up!(low, high, table, index);
             let first = _mm512_or_si512(
                 _mm512_cvtepu8_epi16(_mm512_castsi512_si256(low)),
                 _mm512_slli_epi16::<8>(_mm512_cvtepu8_epi16(_mm512_castsi512_si256(high))),
