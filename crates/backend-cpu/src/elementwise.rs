@@ -1,7 +1,7 @@
 //! Element-wise operations over short runs of f32, the steps of an expression interpreter.
 //!
 //! Each step reads and writes registers of a few hundred to a thousand elements that stay in the
-//! L1 cache. Errors are those of [`math`](crate::math).
+//! L1 cache. Errors are those of the module `math`.
 
 use crate::math;
 use crate::simd::simd_fn;

@@ -241,7 +241,7 @@ fn movements() -> Vec<Case> {
         cases.push(Case::new(name, Op::Slice { axis, start, len }, &[x(&[2, 3, 7])]));
     }
     for axis in 0..3 {
-        let mut shapes = vec![[2, 3, 4]; 3];
+        let mut shapes = [[2, 3, 4]; 3];
         shapes[1][axis] = 1;
         let parts: Vec<Operand> = shapes.iter().map(|shape| x(shape)).collect();
         cases.push(Case::new(format!("concat/{axis}"), Op::Concat { axis }, &parts));
