@@ -232,7 +232,10 @@ pub(crate) fn compare(
         let budget = if tolerance.each + tolerance.scale == 0.0 || !exact.is_finite() {
             0.0
         } else {
-            tolerance.each * exact.abs() + tolerance.scale * largest + f64::from(f32::MIN_POSITIVE)
+            tolerance.each * exact.abs()
+                + tolerance.scale * largest
+                + tolerance.absolute
+                + f64::from(f32::MIN_POSITIVE)
         };
         let end = |side: usize, value_at: f64| {
             round(value_at, format, Conversion { rounding: ends[side], ..value.conversion }, 0)

@@ -320,7 +320,7 @@ pub(crate) fn trials(make: Make, backend: &dyn Backend) -> Vec<Trial> {
         Op::Cast { to: DType::F32 },
     ];
     let denied = ops.iter().find_map(|op| {
-        let tiny = Format::new(8, 6, 150, onesigma_format::Specials::Ieee).ok();
+        let tiny = Format::new(8, 6, 143, onesigma_format::Specials::Ieee).ok();
         let formats = Format::NAMED.iter().copied().chain(tiny);
         let count = if matches!(op, Op::MatMul { .. }) { 2 } else { 1 };
         let denies = |&format: &Format| {
