@@ -183,7 +183,7 @@ fn compile_prints_the_plan() {
         assert!(plan.stdout.contains(word), "{word} is not in {}", plan.stdout);
     }
     let with = |more: &[&str]| onesigma(&[&words[..], more].concat());
-    assert!(with(&["--text"]).stdout.contains("layers.0.mlp.up"), "the listing names its nodes");
+    assert!(with(&["--text"]).stdout.contains("layers.0.mlp"), "the listing names its nodes");
     assert!(with(&["--dot", "eval_step"]).stdout.starts_with("digraph"));
     let unknown = with(&["--dot", "nothing"]);
     assert_eq!(unknown.code, Some(2));

@@ -29,6 +29,8 @@ struct Report {
     /// What was measured and how.
     method: String,
     cpu: String,
+    /// Runnable tasks over the last minute when the run began: 1 or less means a quiet machine.
+    load_average: Option<f64>,
     elements: usize,
     rows: Vec<Row>,
 }
@@ -54,6 +56,7 @@ struct Row {
 /// When the file cannot be written.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let count = arguments.elements;
+    let load_average = load_average();
     let mut source = vec![0.0; count];
     philox::fill_normal(Noise { seed: 1, ..Noise::default() }, &mut source);
     let mut bench = Bench { repeat: arguments.repeat, count, source, rows: Vec::new() };
@@ -70,6 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                  and writes as many bytes in all; source N(0, 1); ratio = copy time / codec time"
             .into(),
         cpu: cpu_name(),
+        load_average,
         elements: count,
         rows: bench.rows,
     };
@@ -212,4 +216,8 @@ fn cpu_name() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = info.lines().find(|line| line.starts_with("model name"));
     line.and_then(|line| line.split(": ").nth(1)).unwrap_or("unknown").to_owned()
+}
+
+fn load_average() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }

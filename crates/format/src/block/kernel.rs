@@ -17,7 +17,8 @@ pub(super) const GROUP: usize = 64;
 const INFINITY: u32 = 0x7f80_0000;
 /// f32 bits of 2^-127.
 const SMALLEST_POWER: u32 = 0x0040_0000;
-const FAST: u8 = lane::NEAREST_EVEN_BY_ADDITION + lane::PLAIN;
+pub(super) const OTHER: u8 = lane::NEAREST_EVEN_BY_ADDITION;
+pub(super) const FAST: u8 = lane::NEAREST_EVEN_BY_ADDITION + lane::PLAIN;
 
 /// How scales follow from largest magnitudes.
 #[derive(Clone, Copy)]
@@ -116,7 +117,7 @@ per_isa! {
 }
 
 #[inline(always)]
-fn encode_body<const N: usize>(
+fn encode_body<const LANE: u8, const N: usize>(
     rule: &ScaleRule,
     plan: &EncodePlan,
     src: &[[f32; N]],
@@ -129,14 +130,14 @@ fn encode_body<const N: usize>(
     scales_body(rule, &largest[..src.len()], scales, &mut factors);
     for ((block, codes), factor) in src.iter().zip(codes).zip(&factors) {
         for (value, code) in block.iter().zip(codes) {
-            *code = lane::encode::<FAST>((value * factor).to_bits(), 0, &plan) as u8;
+            *code = lane::encode::<LANE>((value * factor).to_bits(), 0, &plan) as u8;
         }
     }
 }
 
 per_isa! {
     /// Scales and encodes at most [`GROUP`] blocks, nearest-even.
-    pub(super) fn encode_nearest_even<const N: usize>(
+    pub(super) fn encode_nearest_even<const LANE: u8, const N: usize>(
         rule: &ScaleRule,
         plan: &EncodePlan,
         src: &[[f32; N]],
@@ -210,11 +211,22 @@ per_isa! {
     ) = factors_body;
 }
 
-/// Whether the fused nearest-even loop serves this element format.
-pub(super) fn is_fast(element: Format, plan: &EncodePlan) -> bool {
+/// The lane of the fused nearest-even loop that serves this element format, if one does.
+pub(super) fn lane_for(element: Format, plan: &EncodePlan) -> Option<Lane> {
+    if !plan.addition_is_exact() || element.bytes() != 1 {
+        return None;
+    }
     // A NaN never gets here, so that the formats without NaN are plain too.
     let plain = plan.complement == 0 && plan.unsigned_code != 0;
-    plain && plan.addition_is_exact() && element.bytes() == 1
+    Some(if plain { Lane::Plain } else { Lane::Other })
+}
+
+/// Which nearest-even lane the fused loop uses.
+pub(super) enum Lane {
+    /// Sign and magnitude.
+    Plain,
+    /// Two's complement, or no negative zero.
+    Other,
 }
 
 #[inline(always)]

@@ -1,4 +1,7 @@
 //! Codes of fewer than 8 bits, packed without gaps from the low bit up.
+#![allow(unsafe_code)] // one AVX-512 loop
+
+use crate::Isa;
 
 /// Puts `code` at element `index`; the bits there must be 0.
 #[inline]
@@ -75,4 +78,56 @@ pub(super) fn unpack(bits: u32, bytes: &[u8], codes: &mut [u8]) {
     for index in whole..codes.len() {
         codes[index] = get(bytes, bits, index);
     }
+}
+
+/// Packs as many 6-bit codes as the widest vectors take whole, and says how many those were.
+pub(super) fn pack_six(isa: Isa, codes: &[u8], bytes: &mut [u8]) -> usize {
+    let _ = (isa, codes, &bytes);
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 && isa.is_available() {
+        // SAFETY: the line above.
+        return unsafe { pack_six_avx512(codes, bytes) };
+    }
+    0
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn pack_six_avx512(codes: &[u8], bytes: &mut [u8]) -> usize {
+    use core::arch::x86_64::{
+        _mm512_and_si512, _mm512_loadu_si512, _mm512_mask_storeu_epi8, _mm512_or_si512,
+        _mm512_permutexvar_epi8, _mm512_set1_epi64, _mm512_srli_epi64,
+    };
+
+    let (blocks, _) = codes.as_chunks::<64>();
+    let (targets, _) = bytes.as_chunks_mut::<48>();
+    let order: [u8; 64] =
+        core::array::from_fn(|i| if i < 48 { (i / 6 * 8 + i % 6) as u8 } else { 0 });
+    // SAFETY: `order` has 64 bytes.
+    let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
+    let mask = |bits: u64| _mm512_set1_epi64(bits as i64);
+    let (low1, high1) = (mask(0x003f_003f_003f_003f), mask(0x0fc0_0fc0_0fc0_0fc0));
+    let (low2, high2) = (mask(0x0000_0fff_0000_0fff), mask(0x00ff_f000_00ff_f000));
+    let (low3, high3) = (mask(0x0000_0000_00ff_ffff), mask(0x0000_ffff_ff00_0000));
+    for (block, target) in blocks.iter().zip(&mut *targets) {
+        // SAFETY: `block` has 64 bytes.
+        let six = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
+        // Neighbours close up: 8-bit lanes of 6 bits, 16 of 12, 32 of 24, 64 of 48.
+        let twelve = _mm512_or_si512(
+            _mm512_and_si512(six, low1),
+            _mm512_and_si512(_mm512_srli_epi64::<2>(six), high1),
+        );
+        let twenty_four = _mm512_or_si512(
+            _mm512_and_si512(twelve, low2),
+            _mm512_and_si512(_mm512_srli_epi64::<4>(twelve), high2),
+        );
+        let all = _mm512_or_si512(
+            _mm512_and_si512(twenty_four, low3),
+            _mm512_and_si512(_mm512_srli_epi64::<8>(twenty_four), high3),
+        );
+        let packed = _mm512_permutexvar_epi8(order, all);
+        // SAFETY: `target` has the 48 bytes that the mask lets through.
+        unsafe { _mm512_mask_storeu_epi8(target.as_mut_ptr().cast(), (1 << 48) - 1, packed) };
+    }
+    blocks.len().min(targets.len()) * 64
 }

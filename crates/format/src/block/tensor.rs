@@ -2,7 +2,7 @@
 
 use super::{
     Blocks, Packing,
-    kernel::{self, GROUP, ScaleRule},
+    kernel::{self, GROUP, Lane, ScaleRule},
     pack,
 };
 use crate::{
@@ -109,7 +109,9 @@ impl Blocks {
         } else if self.owns_bytes(first, codes.len()) {
             let start = first * bits as usize / 8;
             let end = ((first + codes.len()) * bits as usize).div_ceil(8);
-            kernel::pack(isa, bits, codes, &mut bytes[start..end]);
+            let bytes = &mut bytes[start..end];
+            let done = if bits == 6 { pack::pack_six(isa, codes, bytes) } else { 0 };
+            kernel::pack(isa, bits, &codes[done..], &mut bytes[done * bits as usize / 8..]);
         } else {
             for (index, code) in codes.iter().enumerate() {
                 pack::put(bytes, bits, first + index, *code);
@@ -310,10 +312,14 @@ impl Encoder<'_> {
         let element = self.blocks.format.element();
         if self.how.rounding == Rounding::NearestEven
             && let Some(plan) = EncodePlan::new(element, self.how)
-            && kernel::is_fast(element, &plan)
+            && let Some(lane) = kernel::lane_for(element, &plan)
         {
             let codes = codes.as_chunks_mut().0;
-            kernel::encode_nearest_even::<N>(self.isa, &self.rule, &plan, src, scales, codes);
+            let encode = match lane {
+                Lane::Plain => kernel::encode_nearest_even::<{ kernel::FAST }, N>,
+                Lane::Other => kernel::encode_nearest_even::<{ kernel::OTHER }, N>,
+            };
+            encode(self.isa, &self.rule, &plan, src, scales, codes);
             return Ok(());
         }
         let mut scaled = [[0.0; N]; GROUP];
