@@ -11,6 +11,8 @@ use onesigma_graph::{
 
 const N: usize = 5;
 
+type Check = fn(&dyn Backend) -> Verdict;
+
 /// States `a` and `b`, input `x`, output `y`, each `F32 [5]`, and four entries.
 struct Fixture {
     program: Program,
@@ -296,7 +298,7 @@ fn a_report_is_there(backend: &dyn Backend) -> Verdict {
 }
 
 pub(crate) fn trials(make: Make, backend: &dyn Backend) -> Vec<Trial> {
-    let checks: [(&str, fn(&dyn Backend) -> Verdict); 12] = [
+    let checks: [(&str, Check); 12] = [
         ("state_starts_as_zeros", state_starts_as_zeros),
         ("state_is_shared_by_entries", state_is_shared_by_entries),
         ("writes_see_the_old_state", writes_see_the_old_state),
