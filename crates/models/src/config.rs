@@ -141,7 +141,7 @@ impl GptConfig {
                 return Err(wrong(field, size, format!("{least} to {MAX_EXTENT}"), remedy));
             }
         }
-        if self.n_embd % self.n_head != 0 {
+        if !self.n_embd.is_multiple_of(self.n_head) {
             let lower = self.n_embd - self.n_embd % self.n_head;
             let near = if lower == 0 { self.n_head } else { lower };
             return Err(wrong(

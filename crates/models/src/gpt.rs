@@ -3,12 +3,13 @@
 //! Legend of shapes: B batch, T sequence, C width, H heads, D head size, F MLP width, V vocabulary.
 
 use crate::config::{Activation, Norm};
-use crate::params::{Init, ParamKind, ParamSpec, Params};
+use crate::params::{Init, ParamSpec, Params};
 use crate::{GptConfig, Result};
 use onesigma_graph::{Graph, Op, ValueId};
 use onesigma_ops::{
-    Attention, Constraint, GeluForm, Linear, Parametrisation, add, attention, cross_entropy,
-    dropout, embedding, gelu, layer_norm, linear, linear_readout, residual_apply, rms_norm, silu,
+    Attention, Constraint, GeluForm, Linear, ParamKind, Parametrisation, add, attention,
+    cross_entropy, dropout, embedding, gelu, layer_norm, linear, linear_readout, residual_apply,
+    rms_norm, silu,
 };
 
 impl GptConfig {
@@ -242,13 +243,18 @@ impl Model<'_> {
         };
         let weight = param("weight", config.norm_affine, Init::Ones, ParamKind::Norm)?;
         let eps = config.layer_norm_epsilon;
-        Ok(match config.norm {
+        let bias = match config.norm {
             Norm::LayerNorm => {
                 let given = config.norm_affine && config.bias;
-                let bias = param("bias", given, Init::Zeros, ParamKind::Bias)?;
-                layer_norm(self.graph, p, x, weight, bias, 1, eps)?
+                param("bias", given, Init::Zeros, ParamKind::Bias)?
             }
-            Norm::RmsNorm => rms_norm(self.graph, p, x, weight, 1, eps)?,
+            Norm::RmsNorm => None,
+        };
+        self.scoped(last_word(name), |model| {
+            Ok(match config.norm {
+                Norm::LayerNorm => layer_norm(model.graph, p, x, weight, bias, 1, eps)?,
+                Norm::RmsNorm => rms_norm(model.graph, p, x, weight, 1, eps)?,
+            })
         })
     }
 
@@ -275,7 +281,9 @@ impl Model<'_> {
             }
             false => None,
         };
-        Ok(linear(self.graph, self.p, x, weight, bias, options)?)
+        self.scoped(last_word(name), |model| {
+            Ok(linear(model.graph, model.p, x, weight, bias, options)?)
+        })
     }
 
     fn table(&mut self, name: &str, rows: usize) -> Result<ValueId> {
@@ -314,4 +322,9 @@ impl Model<'_> {
         let (config, p, training) = (*config, *p, *training);
         self.graph.in_layer(index, |graph| build(&mut Model { graph, params, config, p, training }))
     }
+}
+
+/// `c_proj` of `transformer.h.0.mlp.c_proj`: the scope of its nodes.
+fn last_word(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
 }

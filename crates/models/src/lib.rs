@@ -42,4 +42,5 @@ pub mod params;
 pub use config::GptConfig;
 pub use error::{Error, Result};
 pub use gpt::{GptLoss, gpt, gpt_loss, gpt_next};
-pub use params::{Init, ParamKind, ParamSpec, Params};
+pub use onesigma_ops::ParamKind;
+pub use params::{Init, ParamSpec, Params};

@@ -6,6 +6,7 @@ use onesigma_graph::{
     DType, Distribution, Graph, Module, Op, Role, Shape, SlotKind, ValueId,
     expr::{Expr, Term},
 };
+use onesigma_ops::ParamKind;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -22,23 +23,6 @@ pub enum Init {
     Ones,
     /// All 0.
     Zeros,
-}
-
-/// Kind of a parameter, for learning-rate rules and weight decay.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum ParamKind {
-    /// Matrix of a hidden layer, `[fan_out, fan_in]`.
-    Weight,
-    /// Table `[rows, width]` whose rows are looked up.
-    Embedding,
-    /// Weight of a norm.
-    Norm,
-    /// Anything that is added, biases of norms too.
-    Bias,
-    /// Matrix of the readout, `[vocab, width]`.
-    Readout,
 }
 
 /// A parameter of a model.

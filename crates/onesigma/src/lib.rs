@@ -12,6 +12,4 @@ pub use onesigma_ops as ops;
 pub use onesigma_train as train;
 
 pub mod backends;
-pub mod gpt;
-pub mod recipes;
 pub mod setup;

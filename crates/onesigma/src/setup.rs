@@ -1,16 +1,18 @@
 //! From a configuration to a compiled session.
 
-use onesigma_graph::recipe::{Recipe, Scaling};
-use onesigma_train::Error;
+use onesigma_backend::Backend;
+use onesigma_graph::Recipe;
+use onesigma_ops::recipes;
+use onesigma_train::Result;
 use onesigma_train::batch::Batch;
 use onesigma_train::checkpoint::Tensor;
 use onesigma_train::config::Config;
-use onesigma_train::program::{self, Settings, TrainingProgram};
+use onesigma_train::model::Gpt;
+use onesigma_train::program::{self, Settings, Target, TrainingProgram};
 use onesigma_train::session::{self, Flushed, Session};
 use onesigma_train::tokenizer::Bytes;
 
-use crate::gpt::Gpt;
-use crate::{backends, recipes};
+use crate::backends;
 
 /// Peak learning rate of a unit-scaled model, times each parameter's own factor; best of 0.25,
 /// 0.5, 1, 2 on the default model and corpus.
@@ -18,55 +20,64 @@ const UNIT_SCALED_RATE: f64 = 0.5;
 /// Peak learning rate of a regular model; best of 0.001, 0.003, 0.01 there.
 const REGULAR_RATE: f64 = 0.003;
 
-fn model(config: &Config, recipe: &Recipe) -> Gpt {
-    let size = &config.model;
-    Gpt {
-        layers: size.layers,
-        heads: size.heads,
-        hidden: size.hidden,
-        seq: size.seq,
-        vocabulary: Bytes::VOCABULARY,
-        unit_scaled: recipe.scaling == Scaling::Unit,
-    }
+/// What a configuration names: its recipe, model, sizes and backend.
+struct Parts {
+    recipe: Recipe,
+    model: Gpt,
+    settings: Settings,
+    backend: Box<dyn Backend>,
+    strict: bool,
 }
 
-fn settings(config: &Config) -> Result<Settings, Error> {
-    Ok(Settings {
-        batch: config.batch,
-        seq: config.model.seq,
-        vocabulary: Bytes::VOCABULARY,
-        accumulate: config.accumulate,
-        optimizer: config.optimizer()?,
-    })
+impl Parts {
+    fn new(config: &Config) -> Result<Self> {
+        let recipe = recipes::load(&config.recipe)?;
+        let model = Gpt::new(&config.model, recipes::parametrisation(&recipe))?;
+        let settings = Settings {
+            batch: config.batch,
+            seq: config.model.seq,
+            vocabulary: Bytes::VOCABULARY,
+            accumulate: config.accumulate,
+            optimizer: config.optimizer()?,
+        };
+        let backend = backends::open(&config.backend)?;
+        Ok(Self { recipe, model, settings, backend, strict: config.strict })
+    }
+
+    fn program(&self) -> Result<TrainingProgram> {
+        let supports = |op: &_, inputs: &[_], output| self.backend.supports(op, inputs, output);
+        let target = Target { supports: &supports, strict: self.strict };
+        program::build(&self.model, &self.recipe, self.settings, target)
+    }
 }
 
 /// The peak learning rate of a configuration that names none.
 ///
 /// # Errors
-/// [`Error::Unknown`] for an unknown recipe.
-pub fn default_rate(config: &Config) -> Result<f64, Error> {
-    let unit_scaled = recipes::by_name(&config.recipe)?.scaling == Scaling::Unit;
-    Ok(if unit_scaled { UNIT_SCALED_RATE } else { REGULAR_RATE })
+/// [`Error::Ops`](onesigma_train::Error::Ops) for an unknown recipe.
+pub fn default_rate(config: &Config) -> Result<f64> {
+    let recipe = recipes::load(&config.recipe)?;
+    let scaled = recipes::parametrisation(&recipe).is_scaled();
+    Ok(if scaled { UNIT_SCALED_RATE } else { REGULAR_RATE })
 }
 
 /// The planned program of a configuration.
 ///
 /// # Errors
-/// [`Error::Unknown`] for an unknown recipe, [`Error::Graph`] for sizes that make no model.
-pub fn program(config: &Config) -> Result<TrainingProgram, Error> {
-    let recipe = recipes::by_name(&config.recipe)?;
-    Ok(program::build(&model(config, &recipe), &recipe, settings(config)?)?)
+/// [`Error`](onesigma_train::Error) for an unknown recipe or backend, sizes that make no model,
+/// or an op that the backend cannot run.
+pub fn program(config: &Config) -> Result<TrainingProgram> {
+    Parts::new(config)?.program()
 }
 
 /// A session whose state is still zero: initialise or restore it.
 ///
 /// # Errors
-/// As [`program`]; [`Error::Unknown`] for an unknown backend; [`Error::Backend`] if it is
-/// unavailable or refuses the program.
-pub fn session(config: &Config) -> Result<Session, Error> {
-    let backend = backends::open(&config.backend)?;
-    let program = program(config)?;
-    let engine = backend.compile(&program.program)?;
+/// As [`program`], and if the backend refuses the program.
+pub fn session(config: &Config) -> Result<Session> {
+    let parts = Parts::new(config)?;
+    let program = parts.program()?;
+    let engine = parts.backend.compile(&program.program)?;
     Ok(Session::new(program, engine))
 }
 
@@ -74,9 +85,12 @@ pub fn session(config: &Config) -> Result<Session, Error> {
 ///
 /// # Errors
 /// As [`session`].
-pub fn measure(config: &Config, state: &[Tensor], batch: &Batch) -> Result<Vec<Flushed>, Error> {
-    let recipe = recipes::by_name(&config.recipe)?;
-    let program = program::build_measuring(&model(config, &recipe), &recipe, settings(config)?)?;
-    let mut engine = backends::open(&config.backend)?.compile(&program.program)?;
+pub fn measure(config: &Config, state: &[Tensor], batch: &Batch) -> Result<Vec<Flushed>> {
+    let parts = Parts::new(config)?;
+    let supports = |op: &_, inputs: &[_], output| parts.backend.supports(op, inputs, output);
+    let target = Target { supports: &supports, strict: parts.strict };
+    let Parts { model, recipe, settings, backend, .. } = &parts;
+    let program = program::build_measuring(model, recipe, *settings, target)?;
+    let mut engine = backend.compile(&program.program)?;
     session::measure(&program, engine.as_mut(), state, batch, config.seed)
 }

@@ -183,7 +183,7 @@ fn compile_prints_the_plan() {
         assert!(plan.stdout.contains(word), "{word} is not in {}", plan.stdout);
     }
     let with = |more: &[&str]| onesigma(&[&words[..], more].concat());
-    assert!(with(&["--text"]).stdout.contains("layers.0.mlp.up"), "the listing names its nodes");
+    assert!(with(&["--text"]).stdout.contains("layers.0.mlp"), "the listing names its nodes");
     assert!(with(&["--dot", "eval_step"]).stdout.starts_with("digraph"));
     let unknown = with(&["--dot", "nothing"]);
     assert_eq!(unknown.code, Some(2));
@@ -193,9 +193,12 @@ fn compile_prints_the_plan() {
 #[test]
 fn the_rest_answers() {
     assert!(onesigma(&["backends"]).stdout.contains("cpu"));
+    let rules = onesigma(&["rules", "--fan-in", "64"]);
+    assert!(rules.stdout.contains("linear ") && rules.stdout.contains("0.125000"), "{rules:?}");
+    assert_eq!(onesigma(&["rules", "--tau", "-1"]).code, Some(2));
     assert!(onesigma(&["formats"]).stdout.contains("E4M3"));
     assert!(onesigma(&["completions", "bash"]).stdout.contains("onesigma"));
-    for name in ["train", "eval", "generate", "compile", "formats", "backends"] {
+    for name in ["train", "eval", "generate", "compile", "formats", "rules", "backends"] {
         let help = onesigma(&[name, "--help"]);
         assert_eq!(help.code, Some(0));
         assert!(help.stdout.contains("Example"), "{name} has no example");

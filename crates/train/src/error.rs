@@ -135,6 +135,12 @@ pub enum Error {
     /// The program cannot be built: sizes that make no model, or a recipe that lacks a rule.
     #[error("cannot build the program: {0}")]
     Graph(#[from] onesigma_graph::Error),
+    /// The model cannot be built.
+    #[error(transparent)]
+    Model(#[from] onesigma_models::Error),
+    /// A recipe cannot be used.
+    #[error(transparent)]
+    Ops(#[from] onesigma_ops::Error),
     /// The backend refused the program or failed.
     #[error(transparent)]
     Backend(#[from] onesigma_backend::Error),
@@ -147,6 +153,9 @@ pub enum Error {
         reason: String,
     },
 }
+
+/// Result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// Wraps a system error with what was being done to which path.
@@ -171,6 +180,8 @@ impl Error {
                 | Self::RunExists { .. }
                 | Self::Config { .. }
                 | Self::Graph(_)
+                | Self::Model(_)
+                | Self::Ops(_)
         )
     }
 }

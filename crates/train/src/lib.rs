@@ -16,6 +16,7 @@ pub mod corpus;
 mod error;
 pub mod generate;
 pub mod loader;
+pub mod model;
 pub mod optimizer;
 pub mod program;
 pub mod run_dir;
@@ -25,4 +26,4 @@ pub mod telemetry;
 pub mod tokenizer;
 pub mod trainer;
 
-pub use error::Error;
+pub use error::{Error, Result};

@@ -13,12 +13,17 @@
 //! [`build_measuring`] makes a second program that looks at the gradients of the same model.
 
 use onesigma_graph::expr::{Expr, Term};
-use onesigma_graph::passes::{apply_recipe::apply_recipe, clean::clean};
+use onesigma_graph::passes::apply_recipe::apply_recipe;
+use onesigma_graph::passes::clean::clean;
+use onesigma_graph::passes::legalise::{Rewrite, Supports, legalise};
 use onesigma_graph::recipe::{Recipe, Scaling};
 use onesigma_graph::{
-    DType, Distribution, EntryId, Graph, Module, Op, Program, ReduceKind, Result, Role, Shape,
-    SlotId, SlotKind, ValueId, autodiff,
+    DType, EntryId, Graph, Module, Op, Program, ReduceKind, Role, Shape, SlotId, SlotKind, ValueId,
+    autodiff,
 };
+use onesigma_models::ParamSpec;
+
+use crate::Result;
 
 use crate::optimizer::{Optimizer, StepScalars};
 
@@ -26,49 +31,50 @@ mod measure;
 
 pub use measure::{Measured, MeasuringProgram, build_measuring};
 
-/// How a parameter starts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Init {
-    /// Every element has this value.
-    Constant(f64),
-    /// Normal with mean 0 and this standard deviation.
-    Normal(f64),
-}
-
 /// What training needs to know of a parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
-    /// Its name, as on Hugging Face.
-    pub name: String,
-    /// Its shape.
-    pub shape: Shape,
-    /// How it starts.
-    pub init: Init,
+    /// Name, shape and start.
+    pub spec: ParamSpec,
     /// Its own factor on the learning rate.
     pub lr_scale: f64,
-    /// Whether weight decay applies to it.
-    pub decays: bool,
 }
 
-/// A language model, as training sees it.
+/// A language model, as training sees it. Parameters are passed in the order of
+/// [`Model::parameters`].
 pub trait Model {
     /// Its parameters, in a fixed order.
-    fn parameters(&self) -> Vec<Parameter>;
+    ///
+    /// # Errors
+    /// For sizes that make no model.
+    fn parameters(&self) -> Result<Vec<Parameter>>;
 
-    /// Appends the forward pass: `tokens U32 [batch, seq]` to logits `[batch, seq, vocabulary]`.
-    /// `parameters` are in the order of [`Model::parameters`].
+    /// Appends forward pass and loss: `tokens` and `targets U32 [batch, seq]` to a scalar, the
+    /// mean over all positions in nats per token. With `training`, dropout is active.
     ///
     /// # Errors
     /// Those of building the nodes.
-    fn logits(&self, graph: &mut Graph, parameters: &[ValueId], tokens: ValueId)
-    -> Result<ValueId>;
+    fn loss(
+        &self,
+        graph: &mut Graph,
+        parameters: &[ValueId],
+        tokens: ValueId,
+        targets: ValueId,
+        training: bool,
+    ) -> Result<ValueId>;
 
-    /// Appends the loss that is differentiated and reported: a scalar, the mean over all
-    /// positions, in nats per token.
+    /// Appends the forward pass without dropout: `tokens U32 [1, seq]` and `position U32 [1]` to
+    /// the logits `[1, vocabulary]` of the token after that position.
     ///
     /// # Errors
     /// Those of building the nodes.
-    fn loss(&self, graph: &mut Graph, logits: ValueId, targets: ValueId) -> Result<ValueId>;
+    fn next_logits(
+        &self,
+        graph: &mut Graph,
+        parameters: &[ValueId],
+        tokens: ValueId,
+        position: ValueId,
+    ) -> Result<ValueId>;
 }
 
 /// The sizes and constants of a training program.
@@ -84,6 +90,15 @@ pub struct Settings {
     pub accumulate: usize,
     /// The optimiser.
     pub optimizer: Optimizer,
+}
+
+/// What the program is compiled for.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// What the backend makes of an op.
+    pub supports: &'a Supports<'a>,
+    /// Refuse whatever the backend does not have natively, instead of rewriting it.
+    pub strict: bool,
 }
 
 /// Slots that the host writes and reads.
@@ -147,6 +162,8 @@ pub struct TrainingProgram {
     pub entries: Entries,
     /// Elements of all parameters.
     pub parameter_count: usize,
+    /// What was rewritten for the target.
+    pub rewrites: Vec<Rewrite>,
     /// The sizes that it was made for.
     pub settings: Settings,
 }
@@ -182,14 +199,22 @@ struct Builder<'a> {
     slots: HostSlots,
     states: Vec<ParameterSlots>,
     loss_scale: Option<LossScale>,
+    target: Target<'a>,
+    rewrites: Vec<Rewrite>,
 }
 
 /// Builds, rewrites and plans the program of `model` under `recipe`.
 ///
 /// # Errors
-/// Those of the graph: shapes that do not fit, a recipe without a rule for a tensor.
-pub fn build(model: &dyn Model, recipe: &Recipe, settings: Settings) -> Result<TrainingProgram> {
-    let mut builder = Builder::new(model, recipe, settings)?;
+/// [`Error::Graph`](crate::Error::Graph) for shapes that do not fit, a recipe without a rule for
+/// a tensor, or an op that the target cannot run; [`Error::Model`](crate::Error::Model).
+pub fn build(
+    model: &dyn Model,
+    recipe: &Recipe,
+    settings: Settings,
+    target: Target<'_>,
+) -> Result<TrainingProgram> {
+    let mut builder = Builder::new(model, recipe, settings, target)?;
     let init = builder.init()?;
     let train = if settings.accumulate > 1 {
         TrainEntries::Split { accumulate: builder.accumulate()?, apply: builder.apply()? }
@@ -203,13 +228,19 @@ pub fn build(model: &dyn Model, recipe: &Recipe, settings: Settings) -> Result<T
         program: Program::new(builder.module)?,
         slots: builder.slots,
         entries,
-        parameter_count: builder.parameters.iter().map(|p| p.shape.numel()).sum(),
+        parameter_count: builder.parameters.iter().map(|p| p.spec.shape.numel()).sum(),
+        rewrites: builder.rewrites,
         settings,
     })
 }
 
 impl<'a> Builder<'a> {
-    fn new(model: &'a dyn Model, recipe: &'a Recipe, settings: Settings) -> Result<Self> {
+    fn new(
+        model: &'a dyn Model,
+        recipe: &'a Recipe,
+        settings: Settings,
+        target: Target<'a>,
+    ) -> Result<Self> {
         let Settings { batch, seq, vocabulary, accumulate, optimizer } = settings;
         let mut module = Module::new();
         let float = DType::F32;
@@ -231,14 +262,14 @@ impl<'a> Builder<'a> {
                 Role::Statistic,
             )?,
         };
-        let parameters = model.parameters();
+        let parameters = model.parameters()?;
         let mut states = Vec::with_capacity(parameters.len());
-        for Parameter { name, shape, .. } in &parameters {
+        for Parameter { spec: ParamSpec { name, shape, layer, .. }, .. } in &parameters {
             let mut state = |suffix: &str, role: Role, format| {
                 let name = format!("{name}{suffix}");
                 module.slot(&name, SlotKind::State, shape.clone(), DType::Float(format), role)
             };
-            let kept = |role| recipe.state_format(role, name, None);
+            let kept = |role| recipe.state_format(role, name, *layer);
             let weight = state("", Role::MasterWeight, kept(Role::MasterWeight))?;
             let mut moments = Vec::new();
             for &(suffix, role) in optimizer.moments() {
@@ -259,13 +290,25 @@ impl<'a> Builder<'a> {
             }
             _ => None,
         };
-        Ok(Self { module, model, recipe, settings, parameters, slots, states, loss_scale })
+        let rewrites = Vec::new();
+        Ok(Self {
+            module,
+            model,
+            recipe,
+            settings,
+            parameters,
+            slots,
+            states,
+            loss_scale,
+            target,
+            rewrites,
+        })
     }
 
     /// Adds an entry after cleaning it and giving every tensor its format.
     fn finish(&mut self, name: &str, graph: &Graph) -> Result<EntryId> {
-        let graph = apply_recipe(&clean(graph), self.recipe)?;
-        self.module.entry(name, graph)
+        let graph = self.legal(&apply_recipe(&clean(graph), self.recipe)?)?;
+        Ok(self.module.entry(name, graph)?)
     }
 
     fn init(&mut self) -> Result<EntryId> {
@@ -273,17 +316,8 @@ impl<'a> Builder<'a> {
         // Parameters first: their random streams, and with them the start of the model, must not
         // depend on what the optimiser keeps.
         for (parameter, state) in self.parameters.iter().zip(&self.states) {
-            let shape = parameter.shape.clone();
-            let role = Role::MasterWeight;
-            let start = match parameter.init {
-                Init::Normal(std) => {
-                    let distribution = Distribution::Normal { mean: 0.0, std };
-                    let op = Op::Random { distribution, shape };
-                    graph.op(op, &[]).named(&parameter.name).role(role).one()?
-                }
-                Init::Constant(value) => constant(&mut graph, shape, value, role)?,
-            };
-            let start = stored_as(&mut graph, start, self.module.slot_info(state.weight).dtype)?;
+            let start =
+                parameter.spec.initial(&mut graph, self.module.slot_info(state.weight).dtype)?;
             graph.write(state.weight, start);
         }
         for &slot in self.states.iter().flat_map(|state| state.moments.iter().chain(&state.sum)) {
@@ -298,7 +332,15 @@ impl<'a> Builder<'a> {
                 graph.write(slot, start);
             }
         }
-        self.module.entry("init", clean(&graph))
+        let graph = self.legal(&clean(&graph))?;
+        Ok(self.module.entry("init", graph)?)
+    }
+
+    /// The graph in ops that the target runs; notes what was rewritten.
+    fn legal(&mut self, graph: &Graph) -> Result<Graph> {
+        let legal = legalise(graph, self.target.supports, self.target.strict)?;
+        self.rewrites.extend(legal.rewrites);
+        Ok(legal.graph)
     }
 
     /// Appends forward and backward; gives the loss, the parameters and their gradients.
@@ -306,8 +348,7 @@ impl<'a> Builder<'a> {
         let tokens = self.module.read(graph, self.slots.tokens);
         let targets = self.module.read(graph, self.slots.targets);
         let weights = self.read_weights(graph);
-        let logits = self.model.logits(graph, &weights, tokens)?;
-        let loss = self.model.loss(graph, logits, targets)?;
+        let loss = self.model.loss(graph, &weights, tokens, targets, true)?;
         let d_loss = self.loss_scale.map(|scale| self.module.read(graph, scale.scale));
         let gradients = autodiff::gradients(graph, loss, &weights, d_loss)?;
         Ok((loss, weights, gradients))
@@ -377,9 +418,9 @@ impl<'a> Builder<'a> {
         for ((parameter, state), (&weight, &gradient)) in each {
             let moments: Vec<ValueId> =
                 state.moments.iter().map(|&slot| self.module.read(graph, slot)).collect();
-            let (lr_scale, decays) = (parameter.lr_scale, parameter.decays);
+            let (lr_scale, decays) = (parameter.lr_scale, parameter.spec.decays());
             let optimizer = self.settings.optimizer;
-            let (new, new_moments) = graph.scoped(&parameter.name, |graph| {
+            let (new, new_moments) = graph.scoped(&parameter.spec.name, |graph| {
                 optimizer.update(graph, weight, gradient, &moments, scalars, lr_scale, decays)
             })?;
             let write = |graph: &mut Graph, slot: SlotId, value: ValueId| -> Result<()> {
@@ -448,21 +489,18 @@ impl<'a> Builder<'a> {
         let tokens = self.module.read(&mut graph, self.slots.tokens);
         let targets = self.module.read(&mut graph, self.slots.targets);
         let weights = self.read_weights(&mut graph);
-        let logits = self.model.logits(&mut graph, &weights, tokens)?;
-        let loss = self.model.loss(&mut graph, logits, targets)?;
+        let loss = self.model.loss(&mut graph, &weights, tokens, targets, false)?;
         graph.write(self.slots.loss, loss);
         self.finish("eval_step", &graph)
     }
 
     fn generate_step(&mut self) -> Result<EntryId> {
-        let Settings { seq, vocabulary, .. } = self.settings;
         let mut graph = Graph::with_streams_from(4 * TRAIN_STREAMS);
         let prompt = self.module.read(&mut graph, self.slots.prompt);
         let position = self.module.read(&mut graph, self.slots.position);
         let weights = self.read_weights(&mut graph);
-        let logits = self.model.logits(&mut graph, &weights, prompt)?;
-        let logits = graph.reshape(logits, [seq, vocabulary])?; // (seq, vocabulary)
-        let next = graph.op(Op::Gather, &[logits, position]).role(Role::Statistic).one()?;
+        let next = self.model.next_logits(&mut graph, &weights, prompt, position)?;
+        let next = as_output(&mut graph, next)?;
         graph.write(self.slots.next_logits, next);
         self.finish("generate_step", &graph)
     }
@@ -471,7 +509,14 @@ impl<'a> Builder<'a> {
 /// A tensor of one value in a role.
 fn constant(graph: &mut Graph, shape: Shape, value: f64, role: Role) -> Result<ValueId> {
     let expr = Expr::new(0, |_| value.into());
-    graph.op(Op::Map { expr, shape }, &[]).named("constant").role(role).one()
+    Ok(graph.op(Op::Map { expr, shape }, &[]).named("constant").role(role).one()?)
+}
+
+/// The value as a statistic, which every recipe leaves in F32.
+fn as_output(graph: &mut Graph, value: ValueId) -> Result<ValueId> {
+    let copy =
+        graph.map(&[value], |x| x[0].clone())?.named("output").role(Role::Statistic).one()?;
+    Ok(copy)
 }
 
 /// The value in a slot's type.
@@ -480,5 +525,5 @@ fn stored_as(graph: &mut Graph, value: ValueId, dtype: DType) -> Result<ValueId>
     if graph.value(value).dtype == dtype {
         return Ok(value);
     }
-    graph.op(Op::Cast { to: dtype }, &[value]).role(role).one()
+    Ok(graph.op(Op::Cast { to: dtype }, &[value]).role(role).one()?)
 }

@@ -6,19 +6,21 @@ use std::sync::atomic::AtomicBool;
 use onesigma_backend::Backend;
 use onesigma_backend_cpu::CpuBackend;
 use onesigma_format::Format;
+use onesigma_graph::passes::legalise::Support;
 use onesigma_graph::recipe::{Recipe, Scaling};
-use onesigma_graph::{Graph, Op, Result, Role, ValueId};
-use onesigma_train::Error;
+use onesigma_graph::{Graph, Op, Role, ValueId};
+use onesigma_models::{Init, ParamKind, ParamSpec};
 use onesigma_train::batch::Batch;
 use onesigma_train::checkpoint::{Checkpoint, Tensor};
 use onesigma_train::config::{Config, ModelConfig};
 use onesigma_train::corpus::{Corpus, Document};
 use onesigma_train::optimizer::Optimizer;
-use onesigma_train::program::{self, Init, Model, Parameter, Settings};
+use onesigma_train::program::{self, Model, Parameter, Settings, Target};
 use onesigma_train::run_dir::RunDir;
 use onesigma_train::session::{Session, measure};
 use onesigma_train::telemetry::{Event, Record};
 use onesigma_train::trainer::Trainer;
+use onesigma_train::{Error, Result};
 
 const WIDTH: usize = 8;
 const ADAMW: Optimizer = Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.0 };
@@ -26,18 +28,7 @@ const SGD: Optimizer = Optimizer::Sgd { momentum: 0.0, decay: 0.0 };
 
 struct Bigram;
 
-impl Model for Bigram {
-    fn parameters(&self) -> Vec<Parameter> {
-        let parameter = |name: &str, shape: [usize; 2]| Parameter {
-            name: name.into(),
-            shape: shape.into(),
-            init: Init::Normal(0.3),
-            lr_scale: 1.0,
-            decays: true,
-        };
-        vec![parameter("embedding", [256, WIDTH]), parameter("readout", [WIDTH, 256])]
-    }
-
+impl Bigram {
     fn logits(
         &self,
         graph: &mut Graph,
@@ -45,20 +36,61 @@ impl Model for Bigram {
         tokens: ValueId,
     ) -> Result<ValueId> {
         let rows = graph.op(Op::Gather, &[parameters[0], tokens]).role(Role::Activation).one()?;
-        graph.matmul(rows, parameters[1]).role(Role::Activation).one() // (batch, seq, 256)
-    }
-
-    fn loss(&self, graph: &mut Graph, logits: ValueId, targets: ValueId) -> Result<ValueId> {
-        graph.op(Op::CrossEntropy { mult: 1.0, mean: true }, &[logits, targets]).one()
+        Ok(graph.matmul(rows, parameters[1]).role(Role::Activation).one()?) // (batch, seq, 256)
     }
 }
+
+impl Model for Bigram {
+    fn parameters(&self) -> Result<Vec<Parameter>> {
+        let parameter = |name: &str, shape: [usize; 2]| Parameter {
+            spec: ParamSpec {
+                name: name.into(),
+                shape: shape.into(),
+                init: Init::Normal { std: 0.3 },
+                kind: ParamKind::Weight,
+                fan_in: shape[1],
+                layer: None,
+            },
+            lr_scale: 1.0,
+        };
+        Ok(vec![parameter("embedding", [256, WIDTH]), parameter("readout", [WIDTH, 256])])
+    }
+
+    fn loss(
+        &self,
+        graph: &mut Graph,
+        parameters: &[ValueId],
+        tokens: ValueId,
+        targets: ValueId,
+        _training: bool,
+    ) -> Result<ValueId> {
+        let logits = self.logits(graph, parameters, tokens)?;
+        let op = Op::CrossEntropy { mult: 1.0, mean: true };
+        Ok(graph.op(op, &[logits, targets]).one()?)
+    }
+
+    fn next_logits(
+        &self,
+        graph: &mut Graph,
+        parameters: &[ValueId],
+        tokens: ValueId,
+        position: ValueId,
+    ) -> Result<ValueId> {
+        let logits = self.logits(graph, parameters, tokens)?;
+        let logits = graph.reshape(logits, [16, 256])?; // (seq, 256)
+        Ok(graph.op(Op::Gather, &[logits, position]).one()?)
+    }
+}
+
+/// Everything runs as it stands on the CPU backend.
+const CPU: Target<'static> = Target { supports: &|_, _, _| Support::Native, strict: true };
 
 fn settings(batch: usize, accumulate: usize, optimizer: Optimizer) -> Settings {
     Settings { batch, seq: 16, vocabulary: 256, accumulate, optimizer }
 }
 
 fn session(recipe: &Recipe, settings: Settings) -> Session {
-    let program = program::build(&Bigram, recipe, settings).expect("a program");
+    let program = program::build(&Bigram, recipe, settings, CPU).expect("a program");
     let engine = CpuBackend::new().compile(&program.program).expect("the CPU runs it");
     let mut session = Session::new(program, engine);
     session.init(3).expect("initial state");
@@ -223,7 +255,7 @@ fn flushed_gradients_are_counted_in_narrow_formats_alone() {
     let settings = settings(4, 1, ADAMW);
     let state = session(&f32_recipe(), settings).state().expect("its state");
     let share = |recipe: &Recipe| {
-        let program = program::build_measuring(&Bigram, recipe, settings).expect("a program");
+        let program = program::build_measuring(&Bigram, recipe, settings, CPU).expect("a program");
         let mut engine = CpuBackend::new().compile(&program.program).expect("the CPU runs it");
         let tensors = measure(&program, engine.as_mut(), &state, &batch(4, 9), 3).expect("counts");
         assert!(tensors.iter().any(|tensor| tensor.name.contains("grad")), "{tensors:?}");

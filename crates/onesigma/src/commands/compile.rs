@@ -51,7 +51,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         out.write_all(print::graph_dot(name, &entry.graph).as_bytes())?;
         return Ok(());
     }
-    summary(&mut out, &config.recipe, training.parameter_count, program)
+    summary(&mut out, &config.recipe, training.parameter_count, program)?;
+    for rewrite in &training.rewrites {
+        writeln!(out, "rewritten   {rewrite}")?;
+    }
+    Ok(())
 }
 
 fn summary(out: &mut impl Write, recipe: &str, parameters: usize, program: &Program) -> Result<()> {

@@ -8,6 +8,7 @@ mod completions;
 mod eval;
 mod formats;
 mod generate;
+mod rules;
 mod settings;
 mod source;
 mod train;
@@ -43,6 +44,8 @@ enum Command {
     Compile(compile::Arguments),
     /// List the number formats, print code tables, convert raw files
     Formats(formats::Arguments),
+    /// List the unit-scaling rules with their scales for given sizes
+    Rules(rules::Arguments),
     /// List the backends that are built in and the devices they see
     Backends(backends::Arguments),
     /// Print a completion script for a shell
@@ -69,6 +72,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Compile(arguments) => compile::run(&arguments),
         Command::Formats(arguments) => formats::run(&arguments),
+        Command::Rules(arguments) => rules::run(&arguments),
         Command::Backends(arguments) => backends::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     }

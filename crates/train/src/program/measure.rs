@@ -10,10 +10,11 @@ use onesigma_graph::expr::Term;
 use onesigma_graph::passes::clean::clean;
 use onesigma_graph::recipe::{Recipe, Use};
 use onesigma_graph::{
-    DType, EntryId, Graph, Op, Program, ReduceKind, Result, Role, SlotId, SlotKind, ValueId,
+    DType, EntryId, Graph, Op, Program, ReduceKind, Role, SlotId, SlotKind, ValueId,
 };
 
-use super::{Builder, HostSlots, Model, Settings, TRAIN_STREAMS};
+use super::{Builder, HostSlots, Model, Settings, TRAIN_STREAMS, Target};
+use crate::Result;
 
 /// One tensor that `measure_step` counts.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,8 +54,9 @@ pub fn build_measuring(
     model: &dyn Model,
     recipe: &Recipe,
     settings: Settings,
+    target: Target<'_>,
 ) -> Result<MeasuringProgram> {
-    let mut builder = Builder::new(model, recipe, settings)?;
+    let mut builder = Builder::new(model, recipe, settings, target)?;
     let (entry, measured, [flushed, nonzero]) = builder.measure_step()?;
     let program = Program::new(builder.module)?;
     Ok(MeasuringProgram { program, slots: builder.slots, entry, measured, flushed, nonzero })
@@ -84,7 +86,7 @@ impl Builder<'_> {
                     .named("count")
                     .role(Role::Statistic)
                     .one()?;
-                graph.reshape(count, [1])
+                Ok(graph.reshape(count, [1])?)
             };
             counts.push((count(limit)?, count(f64::from(f32::MAX))?));
             measured.push(tensor);
@@ -102,7 +104,8 @@ impl Builder<'_> {
             graph.write(slot, all);
             slots.push(slot);
         }
-        let entry = self.module.entry("measure_step", clean(&graph))?;
+        let graph = self.legal(&clean(&graph))?;
+        let entry = self.module.entry("measure_step", graph)?;
         Ok((entry, measured, [slots[0], slots[1]]))
     }
 

@@ -1,0 +1,169 @@
+//! A GPT training step as a program, run on any backend, for the tests of this folder.
+#![allow(dead_code)] // each test uses a part
+
+use onesigma_backend::{Backend, RefBackend};
+use onesigma_format::{Noise, philox};
+use onesigma_graph::passes::clean::clean;
+use onesigma_graph::{DType, Graph, Module, Program, Role, SlotId, SlotKind, ValueId, autodiff};
+use onesigma_models::{GptConfig, Init, ParamSpec, Params, gpt_loss};
+use onesigma_ops::Parametrisation;
+
+/// Forward and backward pass of one batch.
+pub struct Step {
+    pub config: GptConfig,
+    pub p: Parametrisation,
+    pub batch: usize,
+    pub seq: usize,
+    pub specs: Vec<ParamSpec>,
+    /// Initial parameters as the engine sees them.
+    pub weights: Vec<Vec<f32>>,
+    pub tokens: Vec<u32>,
+    pub targets: Vec<u32>,
+    pub program: Program,
+    pub slots: Slots,
+    /// Name of every float tensor that an op computes, with its slot; empty unless asked for.
+    pub all: Vec<(String, SlotId)>,
+}
+
+/// Where things lie in the program.
+pub struct Slots {
+    pub tokens: SlotId,
+    pub targets: SlotId,
+    pub weights: Vec<SlotId>,
+    pub loss: SlotId,
+    pub grads: Vec<SlotId>,
+}
+
+impl Step {
+    pub fn new(
+        config: GptConfig,
+        p: Parametrisation,
+        [batch, seq]: [usize; 2],
+        observe: bool,
+    ) -> Self {
+        let mut module = Module::new();
+        let mut graph = Graph::new();
+        let ids = |module: &mut Module, name| {
+            module.slot(name, SlotKind::Input, [batch, seq], DType::U32, Role::Data).expect("new")
+        };
+        let (tokens, targets) = (ids(&mut module, "tokens"), ids(&mut module, "targets"));
+        let specs = config.parameters(p).expect("a possible model");
+        let mut weights = Vec::new();
+        let mut values = Vec::new();
+        for spec in &specs {
+            let (shape, role) = (spec.shape.clone(), Role::MasterWeight);
+            let slot = module.slot(&spec.name, SlotKind::State, shape, DType::F32, role);
+            weights.push(slot.expect("names are unique"));
+            values.push((spec.name.clone(), module.read(&mut graph, weights[weights.len() - 1])));
+        }
+        let parameters: Vec<ValueId> = values.iter().map(|(_, value)| *value).collect();
+        let [x, t] = [tokens, targets].map(|slot| module.read(&mut graph, slot));
+        let mut params = Params::new(values);
+        let out = gpt_loss(&mut graph, &mut params, &config, p, x, t, true).expect("it builds");
+        let gradients = autodiff::gradients(&mut graph, out.loss, &parameters, None);
+        let gradients = gradients.expect("it is differentiable");
+        let output = |module: &mut Module, graph: &mut Graph, name: &str, value: ValueId| {
+            let shape = graph.shape(value).clone();
+            let slot = module.slot(name, SlotKind::Output, shape, DType::F32, Role::Statistic);
+            let slot = slot.expect("names are unique");
+            graph.write(slot, value);
+            slot
+        };
+        let loss = output(&mut module, &mut graph, "loss", out.loss);
+        let grads: Vec<SlotId> = specs
+            .iter()
+            .zip(&gradients)
+            .map(|(spec, &gradient)| {
+                output(&mut module, &mut graph, &format!("grad.{}", spec.name), gradient)
+            })
+            .collect();
+        let mut graph = clean(&graph);
+        let mut all = Vec::new();
+        if observe {
+            let values = graph.values().len();
+            for value in (0..values).map(ValueId::new) {
+                let info = graph.value(value);
+                let op = &graph.node(info.producer).op;
+                let computed = !op.is_movement() && !matches!(op, onesigma_graph::Op::Slot(_));
+                if !computed || info.role == Role::Statistic || info.dtype != DType::F32 {
+                    continue;
+                }
+                let name = format!("{} {}", info.role, graph.value_name(value));
+                let slot = output(&mut module, &mut graph, &format!("{name} {value}"), value);
+                all.push((name, slot));
+            }
+        }
+        module.entry("step", graph).expect("slots exist");
+        let program = Program::new(module).expect("a valid program");
+        let weights_f32 = specs.iter().enumerate().map(|(n, spec)| initial(spec, n as u32));
+        let vocab = config.vocab_size as u32;
+        let mut words = vec![0; 2 * batch * seq];
+        philox::fill_u32(noise(1000), &mut words);
+        words.iter_mut().for_each(|word| *word %= vocab);
+        let ids_of_targets = words.split_off(batch * seq);
+        Self {
+            batch,
+            seq,
+            weights: weights_f32.collect(),
+            tokens: words,
+            targets: ids_of_targets,
+            program,
+            slots: Slots { tokens, targets, weights, loss, grads },
+            all,
+            specs,
+            config,
+            p,
+        }
+    }
+
+    /// Runs the step in f64 and gives a reader of slots.
+    pub fn run_exact(&self) -> impl Fn(SlotId) -> Vec<f64> {
+        let backend = RefBackend::exact();
+        let mut engine = backend.executor(&self.program).expect("the reference runs everything");
+        self.feed(&mut engine);
+        move |slot| engine.tensor(slot).expect("a slot").expect("it was written").clone()
+    }
+
+    /// Runs the step on a backend and gives the f32 content of slots.
+    pub fn run(&self, backend: &dyn Backend, slots: &[SlotId]) -> Vec<Vec<f64>> {
+        let mut engine = backend.compile(&self.program).expect("it compiles");
+        self.feed(&mut *engine);
+        let mut read = |slot: &SlotId| {
+            let mut bytes = vec![0; self.program.slots()[slot.index()].bytes()];
+            engine.read(*slot, &mut bytes).expect("a slot");
+            let words = bytes.as_chunks().0.iter();
+            words.map(|word| f64::from(f32::from_le_bytes(*word))).collect()
+        };
+        slots.iter().map(&mut read).collect()
+    }
+
+    fn feed(&self, engine: &mut dyn onesigma_backend::Engine) {
+        let bytes = |ids: &[u32]| ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
+        engine.write(self.slots.tokens, &bytes(&self.tokens)).expect("right size");
+        engine.write(self.slots.targets, &bytes(&self.targets)).expect("right size");
+        for (&slot, values) in self.slots.weights.iter().zip(&self.weights) {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            engine.write(slot, &bytes).expect("right size");
+        }
+        let entry = self.program.find_entry("step").expect("it is there");
+        engine.run(entry, 1).expect("it runs");
+    }
+}
+
+fn noise(tensor: u32) -> Noise {
+    Noise { seed: 7, tensor, step: 0, offset: 0 }
+}
+
+/// The declared start, moved a little for norms and biases, so that no gradient is special.
+fn initial(spec: &ParamSpec, stream: u32) -> Vec<f32> {
+    let mut values = vec![0.0; spec.shape.numel()];
+    philox::fill_normal(noise(stream), &mut values);
+    for value in &mut values {
+        *value = match spec.init {
+            Init::Normal { std } => *value * std as f32,
+            Init::Ones => 1.0 + 0.1 * *value,
+            Init::Zeros => 0.1 * *value,
+        };
+    }
+    values
+}
