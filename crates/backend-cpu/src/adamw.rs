@@ -104,9 +104,10 @@ impl AdamW {
                 for ((tensor, old), values) in tensors.iter().zip(old).zip(old_values) {
                     match old {
                         Some(old) => old.decode(start, &mut values[..count]),
-                        // SAFETY: tasks have disjoint ranges, and the view ends before `encode`.
                         None => {
-                            unsafe { tensor.view(start, count) }.decode(0, &mut values[..count])
+                            // SAFETY: tasks have disjoint ranges; the view ends before `encode`.
+                            let old = unsafe { tensor.view(start, count) };
+                            old.decode(0, &mut values[..count]);
                         }
                     }
                 }

@@ -249,7 +249,7 @@ impl<K: Kernels> Engine for Executor<K> {
             SlotKind::Output => return Err(Error::NotWritable { slot: name }),
             SlotKind::State => bytes.len() == frame,
             SlotKind::Input if frame == 0 => bytes.is_empty(),
-            SlotKind::Input => !bytes.is_empty() && bytes.len() % frame == 0,
+            SlotKind::Input => !bytes.is_empty() && bytes.len().is_multiple_of(frame),
         };
         if !fits {
             return Err(Error::WrongSize { slot: name, frame, found: bytes.len() });

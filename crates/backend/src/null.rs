@@ -296,7 +296,7 @@ impl Engine for NullEngine {
             SlotKind::Output => return Err(Error::NotWritable { slot: info.name.clone() }),
             SlotKind::State => bytes.len() == frame,
             SlotKind::Input if frame == 0 => bytes.is_empty(),
-            SlotKind::Input => !bytes.is_empty() && bytes.len() % frame == 0,
+            SlotKind::Input => !bytes.is_empty() && bytes.len().is_multiple_of(frame),
         };
         if !fits {
             return Err(Error::WrongSize { slot: info.name.clone(), frame, found: bytes.len() });

@@ -73,7 +73,7 @@ pub fn program(config: &Config) -> Result<TrainingProgram> {
 /// A session whose state is still zero: initialise or restore it.
 ///
 /// # Errors
-/// As [`program`], and if the backend refuses the program.
+/// As [`program()`], and if the backend refuses the program.
 pub fn session(config: &Config) -> Result<Session> {
     let parts = Parts::new(config)?;
     let program = parts.program()?;
@@ -84,7 +84,7 @@ pub fn session(config: &Config) -> Result<Session> {
 /// Counts the gradients that a configuration's formats flush to zero, for one batch at a state.
 ///
 /// # Errors
-/// As [`session`].
+/// As [`session()`].
 pub fn measure(config: &Config, state: &[Tensor], batch: &Batch) -> Result<Vec<Flushed>> {
     let parts = Parts::new(config)?;
     let supports = |op: &_, inputs: &[_], output| parts.backend.supports(op, inputs, output);

@@ -41,7 +41,7 @@ pub(crate) fn validate(program: &Program) -> Result<()> {
 
 fn check_place(what: &str, place: Place, bytes: usize, arena: usize) -> Result<()> {
     let end = place.offset.checked_add(place.bytes);
-    if place.offset % ALIGNMENT != 0 || end.is_none_or(|end| end > arena) {
+    if !place.offset.is_multiple_of(ALIGNMENT) || end.is_none_or(|end| end > arena) {
         return invalid(format!("{what} is misaligned or outside the arena"));
     }
     if place.bytes != bytes {
