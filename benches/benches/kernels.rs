@@ -124,7 +124,15 @@ fn attention(c: &mut Criterion) {
                     k: (Output::new(&mut dk, format), 1.0),
                     v: (Output::new(&mut dv, format), 1.0),
                 };
-                attention.backward(q, k, v, Input::new(&lse, Format::F32), dout, gradients)
+                attention.backward(
+                    q,
+                    k,
+                    v,
+                    (dout, 1.0),
+                    Input::new(&lse, Format::F32),
+                    dout,
+                    gradients,
+                )
             });
         });
     }

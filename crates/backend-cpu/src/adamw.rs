@@ -48,6 +48,23 @@ impl AdamW {
     pub fn update(
         &self,
         now: AdamWStep,
+        weight: Output<'_>,
+        gradient: Input<'_>,
+        first: Output<'_>,
+        second: Output<'_>,
+    ) -> Result<(), Error> {
+        self.update_from(now, [None; 3], weight, gradient, first, second)
+    }
+
+    /// As [`AdamW::update`], with the old weight, first and second moment read from elsewhere, in
+    /// formats of their own, where `old` has them. With a `grad_factor` of 0 they are copied.
+    ///
+    /// # Errors
+    /// As [`AdamW::update`].
+    pub fn update_from(
+        &self,
+        now: AdamWStep,
+        old: [Option<Input<'_>>; 3],
         mut weight: Output<'_>,
         gradient: Input<'_>,
         mut first: Output<'_>,
@@ -58,7 +75,11 @@ impl AdamW {
         gradient.expect("adamw", "gradient", len)?;
         first.expect("adamw", "first moment", len)?;
         second.expect("adamw", "second moment", len)?;
-        if now.grad_factor == 0.0 {
+        for old in old.iter().flatten() {
+            old.expect("adamw", "old value", len)?;
+        }
+        let skip = now.grad_factor == 0.0;
+        if skip && old.iter().all(Option::is_none) {
             return Ok(());
         }
         let rate = now.lr * self.lr_scale;
@@ -79,19 +100,26 @@ impl AdamW {
             let (v, g) = rest.split_at_mut(CHUNK);
             for start in (task * TASK..len.min((task + 1) * TASK)).step_by(CHUNK) {
                 let count = (len - start).min(CHUNK);
-                for (tensor, values) in tensors.iter().zip([&mut *w, &mut *m, &mut *v]) {
-                    // SAFETY: tasks have disjoint ranges, and the view ends before `encode`.
-                    unsafe { tensor.view(start, count) }.decode(0, &mut values[..count]);
+                let old_values = [&mut *w, &mut *m, &mut *v];
+                for ((tensor, old), values) in tensors.iter().zip(old).zip(old_values) {
+                    match old {
+                        Some(old) => old.decode(start, &mut values[..count]),
+                        None => {
+                            // SAFETY: tasks have disjoint ranges; the view ends before `encode`.
+                            let old = unsafe { tensor.view(start, count) };
+                            old.decode(0, &mut values[..count]);
+                        }
+                    }
                 }
-                gradient.decode(start, &mut g[..count]);
-                update_chunk(
-                    constants,
-                    &mut w[..count],
-                    &g[..count],
-                    &mut m[..count],
-                    &mut v[..count],
-                );
-                for (tensor, values) in tensors.iter().zip([&*w, &*m, &*v]) {
+                if !skip {
+                    gradient.decode(start, &mut g[..count]);
+                    let moments = (&mut m[..count], &mut v[..count]);
+                    update_chunk(constants, &mut w[..count], &g[..count], moments.0, moments.1);
+                }
+                for ((tensor, old), values) in tensors.iter().zip(old).zip([&*w, &*m, &*v]) {
+                    if skip && old.is_none() {
+                        continue;
+                    }
                     // SAFETY: tasks have disjoint ranges.
                     unsafe { tensor.encode(start, &values[..count]) };
                 }

@@ -205,12 +205,13 @@ impl Attention {
         Ok(())
     }
 
-    /// Gradients of `softmax(logit_scale · q kᵀ) v` from the saved `lse` and the upstream gradient
-    /// `dout` (shaped as q), each times its factor.
+    /// Gradients of `softmax(logit_scale · q kᵀ) v` from the forward results `out` (times
+    /// `out_scale`: 1/alpha) and `lse`, and the upstream gradient `dout` (shaped as q), each times its
+    /// factor.
     ///
-    /// With `dP = dout vᵀ`: `dL = P (dP - Σ P dP)`, `dq = logit_scale · dL k`,
-    /// `dk = logit_scale · dLᵀ q`, `dv = Pᵀ dout`. The row sum is formed from P itself and not from
-    /// the rounded output, so it does not inherit the output's rounding error.
+    /// With `dP = dout vᵀ`: `dL = P (dP - Σ dout · out)`, `dq = logit_scale · dL k`,
+    /// `dk = logit_scale · dLᵀ q`, `dv = Pᵀ dout`, as in FlashAttention-2 (Dao, arXiv 2307.08691,
+    /// algorithm 2).
     ///
     /// # Errors
     /// As [`Attention::forward`].
@@ -219,6 +220,7 @@ impl Attention {
         q: Input<'_>,
         k: Input<'_>,
         v: Input<'_>,
+        (out, out_scale): (Input<'_>, f32),
         lse: Input<'_>,
         dout: Input<'_>,
         mut gradients: AttentionGradients<'_>,
@@ -228,6 +230,7 @@ impl Attention {
         q.expect(NAME, "q", self.q_len())?;
         k.expect(NAME, "k", self.kv_len())?;
         v.expect(NAME, "v", self.kv_len())?;
+        out.expect(NAME, "out", self.q_len())?;
         dout.expect(NAME, "dout", self.q_len())?;
         lse.expect(NAME, "lse", self.batch * self.heads * self.queries)?;
         gradients.q.0.expect(NAME, "dq", self.q_len())?;
@@ -253,6 +256,7 @@ impl Attention {
             dv.fill(0.0);
             let mut queries = Scratch::<f32>::new(BLOCK * width);
             let mut upstream = Scratch::<f32>::new(BLOCK * width);
+            let mut output = Scratch::<f32>::new(BLOCK * width);
             let mut dq = Scratch::<f32>::new(BLOCK * width);
             let mut p = Scratch::<f32>::new(BLOCK * keys);
             let mut dp = Scratch::<f32>::new(BLOCK * keys);
@@ -265,6 +269,8 @@ impl Attention {
                     let upstream = &mut upstream[..count * width];
                     self.decode_queries(q, item, head, rows.clone(), queries);
                     self.decode_queries(dout, item, head, rows.clone(), upstream);
+                    let output = &mut output[..count * width];
+                    self.decode_queries(out, item, head, rows.clone(), output);
                     let at = (item * self.heads + head) * self.queries + rows.start;
                     lse.decode(at, &mut sums[..count]);
                     let (scale, left) = (self.logit_scale, rows_of(queries, width));
@@ -274,7 +280,10 @@ impl Attention {
                     for i in 0..count {
                         let row = i * seen..(i + 1) * seen;
                         let own = self.seen(rows.start + i).min(seen);
-                        logit_gradient(&mut p[row.clone()], &mut dp[row], own, sums[i], scale);
+                        let part = i * width..(i + 1) * width;
+                        let along = out_scale * math::dot(&upstream[part.clone()], &output[part]);
+                        let (p, dp) = (&mut p[row.clone()], &mut dp[row]);
+                        logit_gradient(p, dp, own, sums[i], along, scale);
                     }
                     let right = Panels::of(upstream, count, width);
                     let left = columns_of(&p, seen);
@@ -307,13 +316,13 @@ impl Attention {
 simd_fn! {
     /// Turns logits into P and dP into `scale · dL`, for the first `own` elements of a row; the
     /// others become zero.
-    fn logit_gradient[FMA](p: &mut [f32], dp: &mut [f32], own: usize, lse: f32, scale: f32) {
+    fn logit_gradient[FMA](
+        p: &mut [f32], dp: &mut [f32], own: usize, lse: f32, along: f32, scale: f32,
+    ) {
         p[own..].fill(0.0);
         dp[own..].fill(0.0);
-        let (p, dp) = (&mut p[..own], &mut dp[..own]);
-        p.iter_mut().for_each(|p| *p = math::exp::<FMA>(*p - lse));
-        let along = math::sum_over([p, dp], |[p, dp]| p * dp);
-        for (dp, p) in dp.iter_mut().zip(p) {
+        for (p, dp) in p[..own].iter_mut().zip(&mut dp[..own]) {
+            *p = math::exp::<FMA>(*p - lse);
             *dp = *p * (*dp - along) * scale;
         }
     }

@@ -1,7 +1,7 @@
 //! Runs one instruction on the arena.
 
 use onesigma_backend::noise;
-use onesigma_graph::{DType, Place};
+use onesigma_graph::DType;
 
 use crate::adamw::AdamWStep;
 use crate::arena::Memory;
@@ -215,13 +215,15 @@ impl<'a> Run<'a> {
                     let [q, k, v] = [0, 1, 2].map(|at| self.input(at));
                     attention.forward(q, k, v, alpha, self.output(0), self.output(1))
                 }
-                Kind::AttentionGrad(attention) => {
-                    let [q, k, v, lse, dout] = [0, 1, 2, 4, 5].map(|at| self.input(at));
+                Kind::AttentionGrad(attention, out_scale) => {
+                    let [q, k, v, out, lse, dout] = [0, 1, 2, 3, 4, 5].map(|at| self.input(at));
+                    let out = (out, *out_scale);
                     let [dq, dk, dv] = [0, 1, 2].map(|at| (self.output(at), self.alpha(at)));
                     attention.backward(
                         q,
                         k,
                         v,
+                        out,
                         lse,
                         dout,
                         AttentionGradients { q: dq, k: dk, v: dv },
@@ -239,13 +241,11 @@ impl<'a> Run<'a> {
                     self.classification(*classes, *mult).gradient(scale, self.output(0))
                 }
                 Kind::AdamW(adam) => {
-                    for (operand, result) in [(0, 0), (2, 1), (3, 2)] {
-                        let (from, to) =
-                            (self.operand(operand).place, self.instruction.outputs[result].place);
-                        if from != to {
-                            self.move_bytes(from, to);
-                        }
-                    }
+                    // Old values that are not where the new ones go; others are updated in place.
+                    let old = [(0, 0), (2, 1), (3, 2)].map(|(operand, result)| {
+                        let target = self.instruction.outputs[result].place;
+                        (self.operand(operand).place != target).then(|| self.input(operand))
+                    });
                     let word = self.bytes(5);
                     let step = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
                     let now = AdamWStep {
@@ -254,7 +254,7 @@ impl<'a> Run<'a> {
                         grad_factor: self.scalar(6),
                     };
                     let [w, m, v] = [0, 1, 2].map(|at| self.output(at));
-                    adam.update(now, w, self.input(1), m, v)
+                    adam.update_from(now, old, w, self.input(1), m, v)
                 }
             }
         }
@@ -273,13 +273,6 @@ impl<'a> Run<'a> {
         // SAFETY: as this function.
         let (logits, targets) = unsafe { (self.input(0), self.bytes(1)) };
         Classification { logits, classes, mult, targets }
-    }
-
-    /// # Safety
-    /// As [`execute`]; the places do not overlap.
-    unsafe fn move_bytes(&self, from: Place, to: Place) {
-        // SAFETY: as this function.
-        unsafe { self.memory.write(to).copy_from_slice(self.memory.read(from)) };
     }
 
     /// # Safety

@@ -77,7 +77,8 @@ pub(crate) enum Kind {
     Norm(Norm),
     NormGrad(Norm),
     Attention(Attention),
-    AttentionGrad(Attention),
+    /// With the factor that undoes the forward scale.
+    AttentionGrad(Attention, f32),
     CrossEntropy {
         classes: usize,
         mult: f32,
@@ -245,8 +246,9 @@ fn kind(
         Op::Attention { causal, logit_scale } => {
             Kind::Attention(attention(shapes, *causal, *logit_scale)?)
         }
-        Op::AttentionGrad { causal, logit_scale, .. } => {
-            Kind::AttentionGrad(attention(shapes, *causal, *logit_scale)?)
+        Op::AttentionGrad { causal, logit_scale, forward_alpha } => {
+            let attention = attention(shapes, *causal, *logit_scale)?;
+            Kind::AttentionGrad(attention, (1.0 / forward_alpha) as f32)
         }
         Op::CrossEntropy { mult, mean } => {
             let factor = if *mean { 1.0 / shapes[0].rows() as f64 } else { 1.0 };

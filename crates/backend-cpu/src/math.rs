@@ -189,3 +189,10 @@ pub(crate) fn sum_over<const N: usize>(x: [&[f32]; N], term: impl Fn([f32; N]) -
     }
     add_lanes(lanes) + rest
 }
+
+crate::simd::simd_fn! {
+    /// `Σ x y`, up to the length of x.
+    pub(crate) fn dot[FMA](x: &[f32], y: &[f32]) -> f32 {
+        sum_over([x, &y[..x.len()]], |[x, y]| x * y)
+    }
+}

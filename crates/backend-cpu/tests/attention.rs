@@ -98,6 +98,8 @@ fn forward_and_backward_agree_with_f64() {
             assert_all_close("out", &out, &scaled(&expected.out, 2.0), tolerance::ATTENTION);
             assert_all_close("lse", &lse, &expected.lse, tolerance::ATTENTION);
 
+            let exact: Vec<f32> = expected.out.iter().map(|x| (2.0 * x) as f32).collect();
+            let exact = Tensor::from_f32(Format::F32, &exact);
             let mut dq = Tensor::room(format, q_len);
             let [mut dk, mut dv] = [0, 1].map(|_| Tensor::room(Format::F32, kv_len));
             let gradients = AttentionGradients {
@@ -105,8 +107,16 @@ fn forward_and_backward_agree_with_f64() {
                 k: (dk.output(), 0.25),
                 v: (dv.output(), 3.0),
             };
-            a.backward(q.input(), k.input(), v.input(), lse.input(), dout.input(), gradients)
-                .unwrap();
+            a.backward(
+                q.input(),
+                k.input(),
+                v.input(),
+                (exact.input(), 0.5),
+                lse.input(),
+                dout.input(),
+                gradients,
+            )
+            .unwrap();
             if a.keys > 1 {
                 assert_all_close("dq", &dq, &scaled(&expected.dq, 0.5), tolerance::ATTENTION);
                 assert_all_close("dk", &dk, &scaled(&expected.dk, 0.25), tolerance::ATTENTION);

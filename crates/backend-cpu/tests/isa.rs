@@ -34,7 +34,9 @@ fn results() -> Vec<Tensor> {
     a.forward(q.input(), k.input(), v.input(), 1.0, o.output(), lse.output()).unwrap();
     let gradients =
         AttentionGradients { q: (dq.output(), 1.0), k: (dk.output(), 1.0), v: (dv.output(), 1.0) };
-    a.backward(q.input(), k.input(), v.input(), lse.input(), dout.input(), gradients).unwrap();
+    let forward = (o.input(), 1.0);
+    a.backward(q.input(), k.input(), v.input(), forward, lse.input(), dout.input(), gradients)
+        .unwrap();
     let norm = Norm { width: 80, eps: 1e-5, centred: true };
     norm.forward(q.input(), None, None, 1.0, y.output()).unwrap();
     let mut dweight = Tensor::room(Format::F32, 80);

@@ -1,5 +1,6 @@
 //! What a backend writes that has kernels only: one method for each core op.
 
+use crate::reference::RefKernels;
 use crate::{Caps, Error, Result, Support};
 use onesigma_format::Noise;
 use onesigma_graph::expr::Expr;
@@ -58,7 +59,8 @@ pub fn unsupported(backend: &str, node: &Node, inputs: &[&Value], outputs: &[&Va
     }
 }
 
-/// One method for each core op. [`OpByOp`](crate::OpByOp) makes a [`Backend`](crate::Backend) of
+/// One method for each core op, of which three are required: the others run on the host until the
+/// device has kernels for them. [`OpByOp`](crate::OpByOp) makes a [`Backend`](crate::Backend) of
 /// it: it keeps slots and frames, runs nodes in order and frees tensors after their last use.
 pub trait Kernels {
     /// A tensor on the device. Its shape and element type are those of its [`Value`].
@@ -134,7 +136,9 @@ pub trait Kernels {
         call: &Call<'_>,
         table: &Self::Tensor,
         ids: &Self::Tensor,
-    ) -> Result<Self::Tensor>;
+    ) -> Result<Self::Tensor> {
+        on_host(self, call, &[table, ids])
+    }
 
     /// [`Op::ScatterAdd`].
     ///
@@ -145,19 +149,25 @@ pub trait Kernels {
         call: &Call<'_>,
         updates: &Self::Tensor,
         ids: &Self::Tensor,
-    ) -> Result<Self::Tensor>;
+    ) -> Result<Self::Tensor> {
+        on_host(self, call, &[updates, ids])
+    }
 
     /// [`Op::Permute`].
     ///
     /// # Errors
     /// [`Error::Device`].
-    fn permute(&self, call: &Call<'_>, x: &Self::Tensor, axes: &[usize]) -> Result<Self::Tensor>;
+    fn permute(&self, call: &Call<'_>, x: &Self::Tensor, _axes: &[usize]) -> Result<Self::Tensor> {
+        on_host(self, call, &[x])
+    }
 
     /// [`Op::Reshape`].
     ///
     /// # Errors
     /// [`Error::Device`].
-    fn reshape(&self, call: &Call<'_>, x: &Self::Tensor) -> Result<Self::Tensor>;
+    fn reshape(&self, call: &Call<'_>, x: &Self::Tensor) -> Result<Self::Tensor> {
+        on_host(self, call, &[x])
+    }
 
     /// [`Op::Slice`].
     ///
@@ -167,10 +177,12 @@ pub trait Kernels {
         &self,
         call: &Call<'_>,
         x: &Self::Tensor,
-        axis: usize,
-        start: usize,
-        len: usize,
-    ) -> Result<Self::Tensor>;
+        _axis: usize,
+        _start: usize,
+        _len: usize,
+    ) -> Result<Self::Tensor> {
+        on_host(self, call, &[x])
+    }
 
     /// [`Op::Concat`].
     ///
@@ -180,14 +192,18 @@ pub trait Kernels {
         &self,
         call: &Call<'_>,
         inputs: &[&Self::Tensor],
-        axis: usize,
-    ) -> Result<Self::Tensor>;
+        _axis: usize,
+    ) -> Result<Self::Tensor> {
+        on_host(self, call, inputs)
+    }
 
     /// [`Op::Cast`].
     ///
     /// # Errors
     /// [`Error::Device`].
-    fn cast(&self, call: &Call<'_>, x: &Self::Tensor) -> Result<Self::Tensor>;
+    fn cast(&self, call: &Call<'_>, x: &Self::Tensor) -> Result<Self::Tensor> {
+        on_host(self, call, &[x])
+    }
 
     /// [`Op::Random`]: element `i` is made of word `i` of the stream `call.noise(0)`.
     ///
@@ -201,7 +217,9 @@ pub trait Kernels {
     ///
     /// # Errors
     /// [`Error::Device`].
-    fn random(&self, call: &Call<'_>, distribution: Distribution) -> Result<Self::Tensor>;
+    fn random(&self, call: &Call<'_>, _distribution: Distribution) -> Result<Self::Tensor> {
+        on_host(self, call, &[])
+    }
 
     /// A fused op that [`supports`](Self::supports) calls `Native`: all its results.
     ///
@@ -210,6 +228,31 @@ pub trait Kernels {
     fn fused(&self, call: &Call<'_>, _inputs: &[&Self::Tensor]) -> Result<Vec<Self::Tensor>> {
         Err(call.unsupported(self.name()))
     }
+}
+
+/// Runs a node on the host, by the reference kernels: downloads operands, uploads the result.
+///
+/// # Errors
+/// Those of the transfers.
+pub fn on_host<K: Kernels + ?Sized>(
+    kernels: &K,
+    call: &Call<'_>,
+    inputs: &[&K::Tensor],
+) -> Result<K::Tensor> {
+    let host = RefKernels { exact: false };
+    let mut operands = Vec::with_capacity(inputs.len());
+    for (tensor, value) in inputs.iter().zip(call.inputs) {
+        let mut bytes = vec![0; value.bytes()];
+        kernels.download(tensor, &value.shape, value.dtype, &mut bytes)?;
+        operands.push(host.upload(&value.shape, value.dtype, &bytes)?);
+    }
+    let operands: Vec<&Vec<f64>> = operands.iter().collect();
+    let value = call.output();
+    let mut bytes = vec![0; value.bytes()];
+    for result in dispatch(&host, call, &operands)? {
+        host.download(&result, &value.shape, value.dtype, &mut bytes)?;
+    }
+    kernels.upload(&value.shape, value.dtype, &bytes)
 }
 
 /// Runs the kernel of a node.

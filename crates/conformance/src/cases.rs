@@ -101,9 +101,14 @@ const SPECIAL: [f64; 12] = [
     -2.5,
 ];
 
+type Unary = fn(&Term) -> Term;
+type Binary = fn(&Term, &Term) -> Term;
+/// Leading axes left and right, then m, k and n.
+type Sizes = (&'static [usize], &'static [usize], usize, usize, usize);
+
 fn mat_muls() -> Vec<Case> {
     let mut cases = Vec::new();
-    let sizes: [(&[usize], &[usize], usize, usize, usize); 8] = [
+    let sizes: [Sizes; 8] = [
         (&[], &[], 17, 33, 19),
         (&[], &[], 1, 1, 1),
         (&[], &[], 1, 67, 5),
@@ -147,7 +152,7 @@ fn mat_muls() -> Vec<Case> {
 
 fn expressions() -> Vec<Case> {
     let mut cases = Vec::new();
-    let unary: [(&str, fn(&Term) -> Term); 9] = [
+    let unary: [(&str, Unary); 9] = [
         ("neg", |x| -x.clone()),
         ("abs", Term::abs),
         ("exp", Term::exp),
@@ -166,7 +171,7 @@ fn expressions() -> Vec<Case> {
         let edges = format!("map/{name}/special_values");
         cases.push(Case::new(edges, map(1, [5], |x| f(&x[0])), &[edge]));
     }
-    let binary: [(&str, fn(&Term, &Term) -> Term); 9] = [
+    let binary: [(&str, Binary); 9] = [
         ("add", |a, b| a.clone() + b.clone()),
         ("sub", |a, b| a.clone() - b.clone()),
         ("mul", |a, b| a.clone() * b.clone()),

@@ -20,10 +20,8 @@ fn forms() -> Vec<(&'static str, Vec<Operand>, Forward)> {
             g.op(Op::MatMul { transpose_left: true, transpose_right: true }, x).one()
         }),
         ("gelu", vec![x(&[5, 9])], |g, x| {
-            g.map(x, |x| {
-                x[0].clone() * 0.5 * ((x[0].clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0)
-            })?
-            .one()
+            let root = std::f64::consts::FRAC_1_SQRT_2;
+            g.map(x, |x| x[0].clone() * 0.5 * ((x[0].clone() * root).erf() + 1.0))?.one()
         }),
         ("broadcast", vec![x(&[3, 4, 5]), x(&[4, 1])], |g, x| {
             g.map(x, |x| x[0].clone() * x[1].sigmoid())?.one()

@@ -69,7 +69,7 @@ pub fn main_for(make: Make) -> ExitCode {
         trials.extend(cases::trials(make, &*backend));
         trials.extend(casts::trials(make, &*backend));
         trials.extend(protocol::trials(make, &*backend));
-        trials.extend(steps::trials(make));
+        trials.extend(steps::trials(make, &*backend));
     }
     if mode == "grad" || mode == "all" {
         trials.extend(grads::trials(make));

@@ -3,6 +3,7 @@
 
 mod support;
 
+use onesigma_backend_cpu::CpuBackend;
 use onesigma_models::GptConfig;
 use onesigma_models::config::{Activation, Norm};
 use onesigma_ops::Parametrisation;
@@ -382,6 +383,27 @@ fn gradients_agree_with_finite_differences_along_random_directions() {
                 let error = (numeric - found).abs() / size.max(1e-3);
                 assert!(error < 1e-6, "{:?} {}: {numeric} {found}", step.p, spec.name);
             }
+        }
+    }
+}
+
+#[test]
+fn the_cpu_agrees_with_f64_in_f32() {
+    for step in models() {
+        let exact = step.run_exact();
+        let slots = &step.slots;
+        let mut wanted = vec![slots.loss];
+        wanted.extend(&slots.grads);
+        let found = step.run(&CpuBackend::new(), &wanted);
+        for (slot, found) in wanted.iter().zip(found) {
+            let expected = exact(*slot);
+            let name = &step.program.slots()[slot.index()].name;
+            let wrong: Vec<f64> = found.iter().zip(&expected).map(|(a, b)| a - b).collect();
+            // The keys' bias has no gradient but rounding, which goes with the size of its terms.
+            let floor = if step.p.is_scaled() { 1.0 } else { 1e-2 };
+            let size = dot(&expected, &expected).sqrt().max(floor);
+            let error = dot(&wrong, &wrong).sqrt() / size;
+            assert!(error < 1e-5, "{:?} {name}: {error:e}", step.p);
         }
     }
 }

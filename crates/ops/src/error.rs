@@ -70,6 +70,12 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A list of rule cases is not JSON of the right form.
+    #[error("list of rule cases: {reason}; expected [{{\"op\": .., \"shapes\": {{..}}}}, ..]")]
+    CaseSyntax {
+        /// What the parser said, with line and column.
+        reason: String,
+    },
     /// A rule case is malformed.
     #[error("case `{op}`: {reason}")]
     Case {

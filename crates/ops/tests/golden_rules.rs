@@ -1,7 +1,8 @@
 //! The rules against figures of the reference library: `golden/unit_scaling.json`, measured by
 //! running the Python package `unit-scaling` 0.3.5 (its own words are in the file).
 
-use onesigma_backend::RefBackend;
+use onesigma_backend::{Backend, RefBackend};
+use onesigma_backend_cpu::CpuBackend;
 use onesigma_ops::rules::{Case, Figures, expected, measure};
 use onesigma_ops::{Error, LearningRateRule, ParamKind, TransformerResidual};
 use serde::Deserialize;
@@ -57,15 +58,23 @@ fn formulas_agree_with_the_reference_library() {
     }
 }
 
-#[test]
-fn measured_scales_agree_with_the_reference_library() {
-    let backend = RefBackend::exact();
+fn measured_scales_agree(backend: &dyn Backend) {
     for GoldenCase { case, figures } in golden().cases {
-        let found = measure(&case, &backend).expect("the reference runs every op");
+        let found = measure(&case, backend).expect("the backend runs every op");
         let difference = found.figures.difference(&figures);
         assert!(difference < TOLERANCE, "{case:?}\n{found:?}\n{figures:?}");
-        assert!(found.deviation < TOLERANCE, "{case:?}\n{found:?}");
+        assert!(found.deviation < 1e-5, "{case:?}\n{found:?}");
     }
+}
+
+#[test]
+fn measured_scales_in_f64_agree_with_the_reference_library() {
+    measured_scales_agree(&RefBackend::exact());
+}
+
+#[test]
+fn measured_scales_of_the_cpu_agree_with_the_reference_library() {
+    measured_scales_agree(&CpuBackend::new());
 }
 
 #[test]

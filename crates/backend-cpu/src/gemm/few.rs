@@ -4,9 +4,8 @@
 
 use super::GemmShape;
 use super::pack::Operand;
-use crate::math::sum_over;
+use crate::math::dot;
 use crate::parallel::{Scratch, for_each_task};
-use crate::simd::simd_fn;
 use crate::tensor::SharedOutput;
 
 /// Most rows of A for which this is faster.
@@ -17,12 +16,6 @@ const COLUMNS: usize = 64;
 /// Whether [`few_rows`] should compute a product.
 pub(super) fn suits(m: usize, b: &Operand<'_>) -> bool {
     m <= ROWS && b.matrix.row_stride == 1
-}
-
-simd_fn! {
-    fn dot[FMA](x: &[f32], y: &[f32]) -> f32 {
-        sum_over([x, &y[..x.len()]], |[x, y]| x * y)
-    }
 }
 
 /// `C = alpha · A B` for one item whose C starts at element `c`.

@@ -4,13 +4,13 @@
 
 /// Results of at least this many bytes are streamed. About half of a server's last-level cache:
 /// what is smaller may be wanted again at once.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 const STREAM_BYTES: usize = 16 << 20;
 
 /// Bytes made in the cache before they are streamed.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 const PART: usize = 4096;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 const LINE: usize = 64;
 
 /// Fills `dst` from its start with what `fill` writes into consecutive parts of it, which are

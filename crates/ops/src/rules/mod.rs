@@ -17,9 +17,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod answer;
 mod expected;
 mod measure;
 
+pub use answer::{Answer, answer, answer_json};
 pub use expected::expected;
 pub use measure::{Measured, measure};
 
