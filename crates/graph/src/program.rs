@@ -176,7 +176,7 @@ impl Module {
 /// Where a value lies in the arena.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Place {
-    /// First byte, a multiple of [`ALIGNMENT`].
+    /// First byte, a multiple of `ALIGNMENT`.
     pub offset: usize,
     /// Length in bytes.
     pub bytes: usize,

@@ -163,7 +163,7 @@ impl TransformerResidual {
         let attention = q * mlp;
         let attention_before = index.div_ceil(2) as f64;
         let mlp_before = (index / 2) as f64;
-        let own = if index % 2 == 0 { attention } else { mlp };
+        let own = if index.is_multiple_of(2) { attention } else { mlp };
         let variance =
             branches as f64 / 2.0 + attention_before * attention.powi(2) + mlp_before * mlp.powi(2);
         Ok(own / variance.sqrt())
