@@ -1,6 +1,7 @@
 //! The graph: an arena of nodes and values, and the builder that checks every op at once.
 
 use crate::infer::infer;
+use crate::passes::validate::is_conversion;
 use crate::{
     DType, Error, NodeId, Op, ReduceKind, Result, Role, Shape, Slot, SlotId, Value, ValueId,
     expr::{Expr, Term},
@@ -399,6 +400,15 @@ impl NodeBuilder<'_> {
                 attribute: "scale",
                 found: scale.to_string(),
                 expected: "a finite number".to_owned(),
+            });
+        }
+        if let Some((_, how)) = dtype.filter(|&(_, how)| !is_conversion(how)) {
+            return Err(Error::Attribute {
+                node: name,
+                op: op.name(),
+                attribute: "rounding",
+                found: format!("{:?}", how.rounding),
+                expected: "8, 16 or 32 random bits".to_owned(),
             });
         }
         if op.is_movement() && alpha.iter().chain(&beta).any(|&scale| scale != 1.0) {

@@ -289,7 +289,7 @@ fn movement(on: &Operands<'_>, op: &Op) -> Result<Shape> {
                 if probe.len() != dims.len() {
                     return Err(on.wrong_shape("operands with one number of axes"));
                 }
-                result[*axis] += probe[*axis];
+                result[*axis] = result[*axis].saturating_add(probe[*axis]);
                 probe[*axis] = dims[*axis];
                 if probe != dims {
                     return Err(on.wrong_shape(format!("equal sizes except along axis {axis}")));

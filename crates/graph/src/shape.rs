@@ -35,16 +35,18 @@ impl Shape {
         self.0.last().copied().unwrap_or(1)
     }
 
-    /// Product of all extents but the last; 1 for scalars and vectors.
+    /// Product of all extents but the last; 1 for scalars and vectors. Saturates as
+    /// [`numel`](Self::numel) does.
     pub fn rows(&self) -> usize {
-        self.0.split_last().map_or(1, |(_, lead)| lead.iter().product())
+        let lead = self.0.split_last().map_or(&[][..], |(_, lead)| lead);
+        lead.iter().fold(1, |product: usize, &dim| product.saturating_mul(dim))
     }
 
     /// Row-major strides in elements.
     pub fn strides(&self) -> Vec<usize> {
         let mut strides = vec![1; self.rank()];
         for axis in (1..self.rank()).rev() {
-            strides[axis - 1] = strides[axis] * self.0[axis];
+            strides[axis - 1] = usize::saturating_mul(strides[axis], self.0[axis]);
         }
         strides
     }
@@ -151,5 +153,7 @@ mod tests {
     #[test]
     fn a_hostile_shape_saturates() {
         assert_eq!(Shape::from([usize::MAX, 2]).numel(), usize::MAX);
+        assert_eq!(Shape::from([usize::MAX, 2, 0]).rows(), usize::MAX);
+        assert_eq!(Shape::from([0, usize::MAX, 2]).strides(), [usize::MAX, 2, 1]);
     }
 }

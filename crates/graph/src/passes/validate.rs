@@ -4,6 +4,7 @@ use super::memory_plan::{in_place_operand, last_uses, root};
 use crate::infer::infer;
 use crate::program::{ALIGNMENT, PROGRAM_VERSION, ProgramEntry};
 use crate::{DType, Error, Op, Place, Program, Result, SlotKind, Value, ValueId};
+use onesigma_format::{Conversion, Rounding};
 
 fn invalid<T>(reason: impl Into<String>) -> Result<T> {
     Err(Error::InvalidProgram { reason: reason.into() })
@@ -37,6 +38,14 @@ pub(crate) fn validate(program: &Program) -> Result<()> {
         }
     }
     program.entries.iter().try_for_each(|entry| check_entry(program, entry))
+}
+
+/// Whether a conversion draws a number of random bits that there is.
+pub(crate) fn is_conversion(how: Conversion) -> bool {
+    match how.rounding {
+        Rounding::Stochastic { bits } => matches!(bits, 8 | 16 | 32),
+        _ => true,
+    }
 }
 
 fn check_place(what: &str, place: Place, bytes: usize, arena: usize) -> Result<()> {
@@ -74,6 +83,9 @@ fn check_entry(program: &Program, entry: &ProgramEntry) -> Result<()> {
                 return fail("a result is claimed by two nodes");
             }
             made[value.index()] = true;
+            if !is_conversion(info.conversion) {
+                return fail("stochastic rounding takes 8, 16 or 32 random bits");
+            }
         }
         if let Op::Slot(slot) = node.op {
             let Some(slot) = program.slots.get(slot.index()) else {
