@@ -47,7 +47,8 @@ const COMPARED: [Format; 8] = [
 /// When a file cannot be written.
 pub fn run(arguments: &Arguments) -> Result<()> {
     fs::create_dir_all(&arguments.out)?;
-    let pictures: [(&str, fn(&Path) -> Result<()>); 3] = [
+    type Draw = fn(&Path) -> Result<()>;
+    let pictures: [(&str, Draw); 3] = [
         ("formats_grid.svg", value_grid),
         ("formats_error.svg", relative_error),
         ("formats_normal.svg", normal_distribution),
