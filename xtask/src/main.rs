@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod ci;
 mod demo;
+mod formats;
 mod plot;
 mod process;
 mod test;
@@ -29,6 +30,8 @@ enum Task {
     Test(test::Arguments),
     /// Check formatting, lints, documentation, licences, and run every test.
     Ci(ci::Arguments),
+    /// Check, draw and time the number formats.
+    Formats(formats::Arguments),
     /// Run the benchmarks.
     Bench(bench::Arguments),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Ci(arguments) => ci::run(&arguments),
+        Task::Formats(arguments) => formats::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
     };
     match result {
