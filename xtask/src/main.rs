@@ -30,7 +30,7 @@ enum Task {
     Test(test::Arguments),
     /// Check formatting, lints, documentation, licences, and run every test.
     Ci(ci::Arguments),
-    /// Check, measure and draw the number formats.
+    /// Check, draw and time the number formats.
     Formats(formats::Arguments),
     /// Run the benchmarks.
     Bench(bench::Arguments),

@@ -117,6 +117,10 @@ pub fn write_docs(root: &Path, runs: &[Summary], reference: &str, chart: &Path) 
          validation loss in nats per byte.\n\n{table}\n\
          Gradients flushed to 0: the share of gradient elements that are not zero in f32 and are \
          zero in the format that the recipe stores them in, over one step at the trained weights.\n\
+         \nThe gap between fp16 and the unit-scaled models is not the effect of the format alone: it is \
+         the regular model, whose learning rate was picked from three values, while the unit-scaled \
+         model's multipliers were searched. Tokens per second of runs on a shared machine say little \
+         about speed; `cargo bench -p onesigma-benches --bench step` measures that.\n\
          \n![Training loss of the first seed](images/demo.svg)\n",
         steps = first.steps,
         parameters = first.parameters,
