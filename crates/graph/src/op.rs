@@ -50,7 +50,8 @@ pub enum Distribution {
 /// w' = w (1 - lr decay) - lr lr_scale (m' / (1 - beta1^t)) / (sqrt(v' / (1 - beta2^t)) + eps)
 /// ```
 ///
-/// A `grad_factor` of exactly 0 skips the update: all three results equal the old values.
+/// The new weight is computed from m' and v' before they are rounded into their formats. A
+/// `grad_factor` of exactly 0 skips the update: all three results equal the old values.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct AdamWConfig {
     /// Decay of the first moment.
