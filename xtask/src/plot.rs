@@ -25,14 +25,16 @@ pub struct Labels<'a> {
     pub y: &'a str,
 }
 
-/// Colours that stay apart for the colour-blind (Okabe and Ito, 2008).
-const COLOURS: [RGBColor; 6] = [
+/// Colours that stay apart for the colour-blind (Okabe and Ito, 2008), and two greys.
+pub const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
     RGBColor(204, 121, 167),
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
+    RGBColor(90, 90, 90),
+    RGBColor(0, 0, 0),
 ];
 
 /// Draws curves over linear axes into an SVG file. Points that are not finite are left out.

@@ -10,6 +10,8 @@ use anyhow::{Result, anyhow};
 use onesigma_format::{Conversion, Format, Noise, decode, decode_slice, encode_slice, philox};
 use plotters::prelude::*;
 
+use crate::plot::COLOURS;
+
 /// Arguments of `cargo xtask formats pictures`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -17,18 +19,6 @@ pub struct Arguments {
     #[arg(long, default_value = "docs/src/images")]
     out: PathBuf,
 }
-
-/// Colours that stay apart for the colour-blind (Okabe and Ito, 2008), and two greys.
-const COLOURS: [RGBColor; 8] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(90, 90, 90),
-    RGBColor(0, 0, 0),
-];
 
 const COMPARED: [Format; 8] = [
     Format::E5M2,
