@@ -126,7 +126,7 @@ pub(super) fn encode<const BYTES: usize>(
 ) {
     use lane::{
         DOWN, NEAREST_AWAY, NEAREST_EVEN, NEAREST_EVEN_BY_ADDITION, NEAREST_EVEN_BY_SHIFT, PLAIN,
-        STOCHASTIC, STOCHASTIC_FAR, TOWARD_ZERO, UP,
+        STOCHASTIC, STOCHASTIC_BY_FLOAT, STOCHASTIC_FAR, TOWARD_ZERO, UP,
     };
     let plain = plan.is_plain();
     let run = match rounding {
@@ -145,6 +145,14 @@ pub(super) fn encode<const BYTES: usize>(
         Rounding::Up => encode_rule::<UP, BYTES>,
         Rounding::Down => encode_rule::<DOWN, BYTES>,
         Rounding::Stochastic { bits } => {
+            if plain && isa == Isa::Avx512 && plan.counts_in_floats() {
+                let run = match bits {
+                    8 => encode_stochastic::<{ STOCHASTIC_BY_FLOAT + PLAIN }, 1, BYTES>,
+                    16 => encode_stochastic::<{ STOCHASTIC_BY_FLOAT + PLAIN }, 2, BYTES>,
+                    _ => encode_stochastic::<{ STOCHASTIC_BY_FLOAT + PLAIN }, 4, BYTES>,
+                };
+                return run(isa, plan, noise, src, dst);
+            }
             let run = match (bits, plain, plan.is_far()) {
                 (8, true, true) => encode_stochastic::<{ STOCHASTIC_FAR + PLAIN }, 1, BYTES>,
                 (16, true, true) => encode_stochastic::<{ STOCHASTIC_FAR + PLAIN }, 2, BYTES>,

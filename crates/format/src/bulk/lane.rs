@@ -1,4 +1,5 @@
 //! One element of the bulk codecs, without branches, so that loops over it become vector code.
+#![allow(unsafe_code)] // conversions to integers that cannot overflow
 
 use super::plan::{DecodePlan, EncodePlan};
 
@@ -14,6 +15,8 @@ pub(crate) const NEAREST_EVEN_BY_ADDITION: u8 = 6;
 pub(crate) const NEAREST_EVEN_BY_SHIFT: u8 = 7;
 /// [`STOCHASTIC`] for formats far above f32's subnormals; see [`EncodePlan::is_far`].
 pub(crate) const STOCHASTIC_FAR: u8 = 8;
+/// [`STOCHASTIC_FAR`] with f32 arithmetic, where a vector unit converts to u32.
+pub(crate) const STOCHASTIC_BY_FLOAT: u8 = 9;
 /// Added to a rule: the sign is a bit of its own and zero has it too, as in most formats.
 pub(crate) const PLAIN: u8 = 16;
 
@@ -33,6 +36,7 @@ pub(crate) fn encode<const RULE: u8>(bits: u32, random: u32, plan: &EncodePlan) 
         NEAREST_EVEN_BY_SHIFT => nearest_even_by_shift(clamped, plan),
         STOCHASTIC => stochastic(split(clamped, plan), random),
         STOCHASTIC_FAR => stochastic(split_far(clamped, plan), random),
+        STOCHASTIC_BY_FLOAT => stochastic_by_float(clamped, random, plan),
         NEAREST_EVEN => by_integers::<NEAREST_EVEN>(clamped, negative, plan),
         NEAREST_AWAY => by_integers::<NEAREST_AWAY>(clamped, negative, plan),
         TOWARD_ZERO => by_integers::<TOWARD_ZERO>(clamped, negative, plan),
@@ -99,6 +103,25 @@ fn stochastic((significand, base, shift): (u32, u32, u32), random: u32) -> u32 {
     let fraction = left | right;
     let up = fraction.wrapping_add(random) < fraction;
     base + significand.unbounded_shr(shift) + u32::from(up)
+}
+
+/// [`stochastic`] of the value counted in quanta: every step is exact in f32 but for the fraction
+/// below 2^-32, which is cut.
+#[inline(always)]
+fn stochastic_by_float(absolute: u32, random: u32, plan: &EncodePlan) -> u32 {
+    let least = plan.minimum_field << 23;
+    let exponent = (absolute & INFINITY).max(least);
+    let per_quantum = f32::from_bits(((254 + plan.mantissa_bits) << 23) - exponent);
+    let quanta = f32::from_bits(absolute) * per_quantum;
+    // SAFETY: `absolute` was cut to the format's range, so that the quotient is at least 0 and
+    // below 2^(mantissa bits + 1).
+    let whole = unsafe { quanta.to_int_unchecked::<i32>() };
+    let rest = (quanta - whole as f32) * 4_294_967_296.0;
+    // SAFETY: what remains of a truncation is in [0, 1), and f32 has no number between
+    // 1 - 2^-24 and 1.
+    let fraction = unsafe { rest.to_int_unchecked::<u32>() };
+    let up = fraction.wrapping_add(random) < fraction;
+    ((exponent - least) >> plan.dropped) + whole as u32 + u32::from(up)
 }
 
 /// Magnitude code by adding to the significand and shifting it.

@@ -88,6 +88,11 @@ impl EncodePlan {
         self.minimum_field >= 64
     }
 
+    /// Whether, besides, every power of two that counts in quanta is a normal f32.
+    pub fn counts_in_floats(&self) -> bool {
+        self.is_far() && self.clamp.max(self.clamp_negative) < 254 << 23
+    }
+
     /// Whether format and f32 have the same exponent range.
     pub fn is_cut_f32(&self) -> bool {
         self.minimum_field == 1 && self.mantissa_bits >= 1
