@@ -69,7 +69,7 @@ fn mistakes_are_named() {
     says(
         &["run", &program, "--entry", "init", "--input", "loss=1"],
         2,
-        "`loss` is no input: it is a output",
+        "`loss` is no input slot, its kind is output",
     );
     says(&["run", &program, "--entry", "init", "--input", "lr"], 2, "expected SLOT=VALUE");
     says(&["run", &program, "--entry", "init", "--input", "lr=fast"], 2, "`fast` is no number");

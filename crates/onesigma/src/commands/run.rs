@@ -133,7 +133,7 @@ fn find(program: &Program, name: &str, kind: SlotKind) -> Result<SlotId> {
     if found != kind {
         let (found, kind) = (format!("{found:?}"), format!("{kind:?}"));
         let (found, kind) = (found.to_lowercase(), kind.to_lowercase());
-        return Err(Usage(format!("slot `{name}` is no {kind}: it is a {found} slot")).into());
+        return Err(Usage(format!("slot `{name}` is no {kind} slot, its kind is {found}")).into());
     }
     Ok(slot)
 }
