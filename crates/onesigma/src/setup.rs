@@ -21,16 +21,16 @@ const UNIT_SCALED_RATE: f64 = 0.5;
 const REGULAR_RATE: f64 = 0.003;
 
 /// What a configuration names: its recipe, model, sizes and backend.
-struct Parts {
-    recipe: Recipe,
-    model: Gpt,
-    settings: Settings,
-    backend: Box<dyn Backend>,
+pub(crate) struct Parts {
+    pub(crate) recipe: Recipe,
+    pub(crate) model: Gpt,
+    pub(crate) settings: Settings,
+    pub(crate) backend: Box<dyn Backend>,
     strict: bool,
 }
 
 impl Parts {
-    fn new(config: &Config) -> Result<Self> {
+    pub(crate) fn new(config: &Config) -> Result<Self> {
         let recipe = recipes::load(&config.recipe)?;
         let model = Gpt::new(&config.model, recipes::parametrisation(&recipe))?;
         let settings = Settings {
