@@ -46,6 +46,9 @@ pub struct Config {
     pub backend: String,
     /// `cargo`, or the path of a text file or folder.
     pub data: String,
+    /// Path of the text to measure on; if absent, a part of `data` is held back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid: Option<String>,
     /// Seed of initialisation, shuffling and stochastic rounding.
     pub seed: u64,
     /// Optimiser steps of the whole run.
@@ -54,6 +57,10 @@ pub struct Config {
     pub batch: usize,
     /// Passes whose gradients one optimiser step averages.
     pub accumulate: usize,
+    /// Constant factor on the loss before the backward pass, in place of the recipe's own scaling;
+    /// for regular models alone. A step whose gradients overflow is skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
     /// `adamw` or `sgd`.
     pub optimizer: String,
     /// Peak learning rate; if absent, the recipe's own.
@@ -92,10 +99,12 @@ impl Default for Config {
             recipe: "unit-fp8".into(),
             backend: "cpu".into(),
             data: "cargo".into(),
+            valid: None,
             seed: 0,
             steps: 1000,
             batch: 16,
             accumulate: 1,
+            loss_scale: None,
             optimizer: "adamw".into(),
             lr: None,
             schedule: Decay::Cosine,
@@ -170,6 +179,9 @@ impl Config {
         }
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
             return Err(setting("--weight-decay", self.weight_decay, "0 or more"));
+        }
+        if let Some(scale) = self.loss_scale.filter(|scale| !(scale.is_normal() && *scale > 0.0)) {
+            return Err(setting("--loss-scale", scale, "a positive number"));
         }
         self.schedule(1.0).validate()?;
         match self.lr {
@@ -254,6 +266,7 @@ mod tests {
         wrong(|c| c.beta2 = 1.0, "--beta2");
         wrong(|c| c.weight_decay = -1.0, "--weight-decay");
         wrong(|c| c.lr = Some(f64::INFINITY), "--lr");
+        wrong(|c| c.loss_scale = Some(0.0), "--loss-scale");
         wrong(|c| c.warmup = Some(5000), "--warmup");
     }
 }
