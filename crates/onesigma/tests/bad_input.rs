@@ -175,5 +175,5 @@ fn a_loss_scale_for_a_unit_scaled_recipe() {
 #[test]
 fn a_validation_text_beside_the_corpus_that_has_its_own_split() {
     let outcome = onesigma(&["train", "--data", "cargo", "--valid", "book.txt"]);
-    refused(&outcome, 2, &["--valid is book.txt", "`cargo`"]);
+    refused(&outcome, 2, &["--valid is ", "book.txt", "`cargo`"]);
 }
