@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use onesigma_models::config::NormPosition;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -26,11 +27,29 @@ pub struct ModelConfig {
     pub hidden: usize,
     /// Tokens in one sequence.
     pub seq: usize,
+    /// Where the norm of a residual branch stands; if absent, as the parametrisation has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub norm_position: Option<NormPosition>,
+    /// Unit-scaled models only: `tau` of every residual branch, in place of the rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub residual_tau: Option<f64>,
+    /// Unit-scaled models only: weight of the residual branches against the embedding under the
+    /// rule; if absent, the parametrisation's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub residual_mult: Option<f64>,
 }
 
 impl Default for ModelConfig {
     fn default() -> Self {
-        Self { layers: 4, heads: 4, hidden: 128, seq: 128 }
+        Self {
+            layers: 4,
+            heads: 4,
+            hidden: 128,
+            seq: 128,
+            norm_position: None,
+            residual_tau: None,
+            residual_mult: None,
+        }
     }
 }
 
@@ -171,6 +190,14 @@ impl Config {
             let expected = format!("a multiple of the {} heads", model.heads);
             return Err(setting("--hidden", model.hidden, &expected));
         }
+        for (name, value) in [
+            ("model.residual_tau", model.residual_tau),
+            ("model.residual_mult", model.residual_mult),
+        ] {
+            if let Some(value) = value.filter(|value| !(value.is_finite() && *value > 0.0)) {
+                return Err(setting(name, value, "a positive number"));
+            }
+        }
         self.optimizer()?;
         for (name, value) in [("--beta1", self.beta1), ("--beta2", self.beta2)] {
             if !(0.0..1.0).contains(&value) {
@@ -262,6 +289,7 @@ mod tests {
         wrong(|c| c.model.heads = 3, "--hidden");
         wrong(|c| c.model.layers = 0, "--layers");
         wrong(|c| c.model.hidden = usize::MAX, "--hidden");
+        wrong(|c| c.model.residual_tau = Some(0.0), "residual_tau");
         wrong(|c| c.optimizer = "adamax".into(), "adamax");
         wrong(|c| c.beta2 = 1.0, "--beta2");
         wrong(|c| c.weight_decay = -1.0, "--weight-decay");
