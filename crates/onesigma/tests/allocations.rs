@@ -48,7 +48,13 @@ fn steps_allocate_nothing() {
         let config = Config {
             recipe: recipe.to_owned(),
             batch: 2,
-            model: ModelConfig { layers: 2, heads: 2, hidden: 64, seq: 64 },
+            model: ModelConfig {
+                layers: 2,
+                heads: 2,
+                hidden: 64,
+                seq: 64,
+                ..ModelConfig::default()
+            },
             ..Config::default()
         };
         let program = setup::program(&config).expect("a program").program;

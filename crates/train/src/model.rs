@@ -50,7 +50,9 @@ impl Gpt {
             bias: false,
             tie_word_embeddings: Some(false),
             attention_mult: mult(ATTENTION_MULT),
-            residual_mult: mult(RESIDUAL_MULT),
+            norm_position: size.norm_position.unwrap_or_default(),
+            residual_tau: size.residual_tau,
+            residual_mult: size.residual_mult.unwrap_or(mult(RESIDUAL_MULT)),
             ..GptConfig::default()
         };
         let specs = config.parameters(parametrisation)?;
