@@ -1,7 +1,7 @@
 //! Configuration of GPT, with the names of Hugging Face's `config.json`.
 
 use crate::{Error, Result};
-use onesigma_ops::{Parametrisation, TransformerResidual};
+use onesigma_ops::{Parametrisation, ResidualRule, TransformerResidual};
 use serde::{Deserialize, Serialize};
 
 /// Activation of the MLP.
@@ -69,12 +69,15 @@ pub struct GptConfig {
     pub tie_word_embeddings: Option<bool>,
     /// Standard deviation of regular weights; unit-scaled ones start with 1.
     pub initializer_range: f64,
-    /// Unit-scaled only: weight of the branches against the embedding,
+    /// `unit` and `u-mup` only: weight of the branches against the embedding,
     /// [`TransformerResidual::residual_mult`].
     pub residual_mult: f64,
-    /// Unit-scaled only: weight of attention against MLP branches,
+    /// `unit` and `u-mup` only: weight of attention against MLP branches,
     /// [`TransformerResidual::residual_attn_ratio`].
     pub residual_attn_ratio: f64,
+    /// `mu-s` only: share of a branch in the variance of its sum, the paper's tau; if not given,
+    /// it follows from the depth, [`TransformerResidual::share`].
+    pub residual_share: Option<f64>,
     /// Factor on the logits of attention.
     pub attention_mult: f64,
     /// Factor on the logits of the loss.
@@ -103,6 +106,7 @@ impl Default for GptConfig {
             initializer_range: 0.02,
             residual_mult: 1.0,
             residual_attn_ratio: 1.0,
+            residual_share: None,
             attention_mult: 1.0,
             loss_mult: 1.0,
         }
@@ -174,6 +178,16 @@ impl GptConfig {
                 return Err(wrong(field, value, "a positive finite number".to_owned(), remedy));
             }
         }
+        if let Some(share) = self.residual_share {
+            if p.scheme().residual != ResidualRule::Fixed || !(share > 0.0 && share < 1.0) {
+                return Err(wrong(
+                    "residual_share",
+                    share,
+                    "a number between 0 and 1, of a model in mu-s".to_owned(),
+                    "leave it out for the usual value".to_owned(),
+                ));
+            }
+        }
         if p.is_scaled() && self.tied(p) {
             return Err(wrong(
                 "tie_word_embeddings",
@@ -225,13 +239,15 @@ impl GptConfig {
     ///
     /// # Errors
     /// [`Error::Ops`] for factors that are not positive.
-    pub fn taus(&self, layer: usize) -> Result<[f64; 2]> {
-        let rule = TransformerResidual {
+    pub fn taus(&self, p: Parametrisation, layer: usize) -> Result<[f64; 2]> {
+        let weights = TransformerResidual {
             residual_mult: self.residual_mult,
             residual_attn_ratio: self.residual_attn_ratio,
+            share: self.residual_share,
         };
-        let branches = 2 * self.n_layer;
-        Ok([rule.tau(2 * layer, branches)?, rule.tau(2 * layer + 1, branches)?])
+        let (rule, branches) = (p.scheme().residual, 2 * self.n_layer);
+        let attention = weights.tau(rule, 2 * layer, branches)?;
+        Ok([attention, weights.tau(rule, 2 * layer + 1, branches)?])
     }
 }
 

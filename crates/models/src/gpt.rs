@@ -7,9 +7,9 @@ use crate::params::{Init, ParamSpec, Params};
 use crate::{GptConfig, Result};
 use onesigma_graph::{Graph, Op, ValueId};
 use onesigma_ops::{
-    Attention, Constraint, GeluForm, Linear, ParamKind, Parametrisation, add, attention,
-    cross_entropy, dropout, embedding, gelu, layer_norm, linear, linear_readout, residual_apply,
-    rms_norm, silu,
+    Attention, Constraint, GeluForm, Linear, NormPlacement, ParamKind, Parametrisation, add,
+    attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear, linear_readout,
+    residual_apply, rms_norm, silu,
 };
 
 impl GptConfig {
@@ -145,19 +145,21 @@ impl Model<'_> {
 
     fn layer(&mut self, layer: usize, x: ValueId) -> Result<ValueId> {
         let index = Some(layer as u32);
-        let [attention_tau, mlp_tau] = self.config.taus(layer)?;
+        let [attention_tau, mlp_tau] = self.config.taus(self.p, layer)?;
         self.in_layer(layer as u32, |model| {
             let prefix = format!("transformer.h.{layer}");
             let x = model.scoped("attention", |model| {
                 model.residual(x, attention_tau, |model, x| {
-                    let x = model.norm(&format!("{prefix}.ln_1"), index, x)?;
-                    model.attention(&format!("{prefix}.attn"), index, x)
+                    model.normed(&format!("{prefix}.ln_1"), index, x, |model, x| {
+                        model.attention(&format!("{prefix}.attn"), index, x)
+                    })
                 })
             })?; // (B, T, C)
             model.scoped("mlp", |model| {
                 model.residual(x, mlp_tau, |model, x| {
-                    let x = model.norm(&format!("{prefix}.ln_2"), index, x)?;
-                    model.mlp(&format!("{prefix}.mlp"), index, x)
+                    model.normed(&format!("{prefix}.ln_2"), index, x, |model, x| {
+                        model.mlp(&format!("{prefix}.mlp"), index, x)
+                    })
                 })
             }) // (B, T, C)
         })
@@ -171,7 +173,7 @@ impl Model<'_> {
         let mut qkv = [x; 3];
         for (value, name) in qkv.iter_mut().zip(["q_proj", "k_proj", "v_proj"]) {
             let name = format!("{prefix}.{name}");
-            let y = self.linear(&name, layer, x, width, false, Linear::default())?; // (B, T, C)
+            let y = self.linear(&name, layer, x, width, false, p.hidden())?; // (B, T, C)
             *value = self.graph.reshape(y, heads)?; // (B, T, H, D)
         }
         let options = Attention {
@@ -183,25 +185,23 @@ impl Model<'_> {
         let x = attention(self.graph, p, qkv, options)?; // (B, T, H, D)
         let x = self.graph.reshape(x, dims)?; // (B, T, C)
         let name = format!("{prefix}.c_proj");
-        let x = self.linear(&name, layer, x, width, true, Linear::default())?; // (B, T, C)
+        let x = self.linear(&name, layer, x, width, true, p.hidden())?; // (B, T, C)
         Ok(dropout(self.graph, p, x, config.resid_pdrop, self.training)?)
     }
 
     fn mlp(&mut self, prefix: &str, layer: Option<u32>, x: ValueId) -> Result<ValueId> {
         let (p, config) = (self.p, self.config);
-        // Forward and backward scales of the two layers mirror each other: their products along
-        // the branch agree, so neither needs a constraint.
-        let free = Linear::unconstrained();
+        let options = p.mirrored();
         let name = format!("{prefix}.c_fc");
-        let x = self.linear(&name, layer, x, config.inner(), false, free)?; // (B, T, F)
-        let constraint = Constraint::ToOutputScale;
+        let x = self.linear(&name, layer, x, config.inner(), false, options)?; // (B, T, F)
+        let constraint = p.scheme().constraint;
         let x = match config.activation_function {
             Activation::Gelu => gelu(self.graph, p, x, GeluForm::Erf, 1.0, constraint)?,
             Activation::GeluNew => gelu(self.graph, p, x, GeluForm::Tanh, 1.0, constraint)?,
             Activation::Silu => silu(self.graph, p, x, 1.0, constraint)?,
         }; // (B, T, F)
         let name = format!("{prefix}.c_proj");
-        let x = self.linear(&name, layer, x, config.n_embd, true, free)?; // (B, T, C)
+        let x = self.linear(&name, layer, x, config.n_embd, true, options)?; // (B, T, C)
         Ok(dropout(self.graph, p, x, config.resid_pdrop, self.training)?)
     }
 
@@ -230,6 +230,26 @@ impl Model<'_> {
         residual_apply(self.graph, p, x, tau, |graph, x| {
             branch(&mut Model { graph, params, config, p, training }, x)
         })
+    }
+
+    /// A branch with its norm where the parametrisation wants it.
+    fn normed(
+        &mut self,
+        name: &str,
+        layer: Option<u32>,
+        x: ValueId,
+        branch: impl FnOnce(&mut Self, ValueId) -> Result<ValueId>,
+    ) -> Result<ValueId> {
+        match self.p.scheme().norm {
+            NormPlacement::BranchStart => {
+                let x = self.norm(name, layer, x)?;
+                branch(self, x)
+            }
+            NormPlacement::BranchEnd => {
+                let x = branch(self, x)?;
+                self.norm(name, layer, x)
+            }
+        }
     }
 
     fn norm(&mut self, name: &str, layer: Option<u32>, x: ValueId) -> Result<ValueId> {

@@ -320,7 +320,7 @@ fn models() -> Vec<Step> {
         ..base.clone()
     };
     let untied = |config| GptConfig { tie_word_embeddings: Some(false), ..config };
-    let (unit, regular) = (Parametrisation::Unit, Parametrisation::Regular);
+    let (unit, regular) = (Parametrisation::UMup, Parametrisation::Regular);
     [
         (change(Activation::Gelu, Norm::LayerNorm, true), unit, 7),
         (change(Activation::Silu, Norm::RmsNorm, false), unit, 5),

@@ -74,7 +74,7 @@ fn every_tensor_starts_near_unit_variance() {
         ..base.clone()
     };
     for config in [base, silu] {
-        let step = Step::new(config, Parametrisation::Unit, [8, 64], true);
+        let step = Step::new(config, Parametrisation::UMup, [8, 64], true);
         let read = step.run_exact();
         assert!(step.all.len() > 100);
         let mut wrong = Vec::new();
