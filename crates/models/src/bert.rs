@@ -296,7 +296,7 @@ impl<'a> Bert<'a> {
     fn layer(&mut self, layer: usize, x: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
         let config = self.config;
         let index = Some(layer as u32);
-        let [attention_tau, mlp_tau] = config.taus(layer)?;
+        let [attention_tau, mlp_tau] = config.taus(self.layers.p, layer)?;
         let position = config.norm_position;
         let prefix = format!("bert.encoder.layer.{layer}");
         let name = |word: &str| format!("{prefix}.{word}");
@@ -355,7 +355,7 @@ impl<'a> Bert<'a> {
             // As in an embedding, each row is chosen P/(B T) times on average.
             let x = layers.lookup(rows, x, 1.0)?; // (P, C)
             let name = "cls.predictions.transform.dense";
-            let x = layers.linear(name, None, x, width, Linear::default())?;
+            let x = layers.linear(name, None, x, width, layers.p.hidden())?;
             let x = layers.activate(x, config.hidden_act)?;
             layers.norm("cls.predictions.transform.LayerNorm", None, x) // (P, C)
         })?;

@@ -237,15 +237,17 @@ impl BertConfig {
     ///
     /// # Errors
     /// [`Error::Ops`] for factors that are not positive.
-    pub fn taus(&self, layer: usize) -> Result<[f64; 2]> {
+    pub fn taus(&self, p: Parametrisation, layer: usize) -> Result<[f64; 2]> {
         if let Some(tau) = self.residual_tau {
             return Ok([tau; 2]);
         }
-        let rule = TransformerResidual {
+        let weights = TransformerResidual {
             residual_mult: self.residual_mult,
             residual_attn_ratio: self.residual_attn_ratio,
+            share: None,
         };
-        let branches = 2 * self.num_hidden_layers;
-        Ok([rule.tau(2 * layer, branches)?, rule.tau(2 * layer + 1, branches)?])
+        let (rule, branches) = (p.scheme().residual, 2 * self.num_hidden_layers);
+        let attention = weights.tau(rule, 2 * layer, branches)?;
+        Ok([attention, weights.tau(rule, 2 * layer + 1, branches)?])
     }
 }

@@ -1,7 +1,7 @@
 //! Configuration of GPT, with the names of Hugging Face's `config.json`.
 
 use crate::{Error, Result};
-use onesigma_ops::{Parametrisation, TransformerResidual};
+use onesigma_ops::{NormPlacement, Parametrisation, TransformerResidual};
 use serde::{Deserialize, Serialize};
 
 /// Activation of the MLP.
@@ -90,8 +90,9 @@ pub struct GptConfig {
     pub rope_theta: f64,
     /// Kind of all norms.
     pub norm: Norm,
-    /// Where the norm of a branch stands.
-    pub norm_position: NormPosition,
+    /// Where the norm of a branch stands; if not given, where the parametrisation wants it: at the
+    /// end of the branch in `mu-s`, else before it.
+    pub norm_position: Option<NormPosition>,
     /// Whether norms have a weight (and a bias, with `bias`).
     pub norm_affine: bool,
     /// Added to the variance in norms.
@@ -109,14 +110,17 @@ pub struct GptConfig {
     pub tie_word_embeddings: Option<bool>,
     /// Standard deviation of regular weights; unit-scaled ones start with 1.
     pub initializer_range: f64,
-    /// Unit-scaled only: `tau` of every branch, instead of the transformer rule.
+    /// Unit-scaled only: `tau` of every branch, instead of the parametrisation's rule.
     pub residual_tau: Option<f64>,
-    /// Unit-scaled only: weight of the branches against the embedding,
+    /// `unit` and `u-mup` only: weight of the branches against the embedding,
     /// [`TransformerResidual::residual_mult`].
     pub residual_mult: f64,
-    /// Unit-scaled only: weight of attention against MLP branches,
+    /// `unit` and `u-mup` only: weight of attention against MLP branches,
     /// [`TransformerResidual::residual_attn_ratio`].
     pub residual_attn_ratio: f64,
+    /// `mu-s` only: share of a branch in the variance of its sum, the paper's tau; if not given,
+    /// it follows from the depth, [`TransformerResidual::share`].
+    pub residual_share: Option<f64>,
     /// Factor on the logits of attention.
     pub attention_mult: f64,
     /// Factor on the logits of the loss.
@@ -138,7 +142,7 @@ impl Default for GptConfig {
             positions: Positions::Learned,
             rope_theta: 10000.0,
             norm: Norm::LayerNorm,
-            norm_position: NormPosition::Pre,
+            norm_position: None,
             norm_affine: true,
             layer_norm_epsilon: 1e-5,
             bias: true,
@@ -150,6 +154,7 @@ impl Default for GptConfig {
             residual_tau: None,
             residual_mult: 1.0,
             residual_attn_ratio: 1.0,
+            residual_share: None,
             attention_mult: 1.0,
             loss_mult: 1.0,
         }
@@ -223,6 +228,7 @@ impl GptConfig {
             ("residual_tau", self.residual_tau.unwrap_or(1.0)),
             ("residual_mult", self.residual_mult),
             ("residual_attn_ratio", self.residual_attn_ratio),
+            ("residual_share", self.residual_share.unwrap_or(0.5)),
             ("attention_mult", self.attention_mult),
             ("loss_mult", self.loss_mult),
         ])
@@ -271,16 +277,26 @@ impl GptConfig {
     ///
     /// # Errors
     /// [`Error::Ops`] for factors that are not positive.
-    pub fn taus(&self, layer: usize) -> Result<[f64; 2]> {
+    pub fn taus(&self, p: Parametrisation, layer: usize) -> Result<[f64; 2]> {
         if let Some(tau) = self.residual_tau {
             return Ok([tau; 2]);
         }
-        let rule = TransformerResidual {
+        let weights = TransformerResidual {
             residual_mult: self.residual_mult,
             residual_attn_ratio: self.residual_attn_ratio,
+            share: self.residual_share,
         };
-        let branches = 2 * self.n_layer;
-        Ok([rule.tau(2 * layer, branches)?, rule.tau(2 * layer + 1, branches)?])
+        let (rule, branches) = (p.scheme().residual, 2 * self.n_layer);
+        let attention = weights.tau(rule, 2 * layer, branches)?;
+        Ok([attention, weights.tau(rule, 2 * layer + 1, branches)?])
+    }
+
+    /// Where the norm of a branch stands.
+    pub fn norm_position(&self, p: Parametrisation) -> NormPosition {
+        self.norm_position.unwrap_or(match p.scheme().norm {
+            NormPlacement::BranchStart => NormPosition::Pre,
+            NormPlacement::BranchEnd => NormPosition::BranchEnd,
+        })
     }
 }
 

@@ -9,8 +9,8 @@ use crate::params::{Init, ParamSpec, Params};
 use onesigma_graph::expr::{Expr, Term};
 use onesigma_graph::{Graph, Op, Role, ValueId};
 use onesigma_ops::{
-    Attention, Constraint, GeluForm, Linear, ParamKind, Parametrisation, dropout, embedding_scales,
-    gelu, layer_norm, linear, masked_attention, residual_apply, rms_norm, silu, silu_glu,
+    Attention, GeluForm, Linear, ParamKind, Parametrisation, dropout, embedding_scales, gelu,
+    layer_norm, linear, masked_attention, residual_apply, rms_norm, silu, silu_glu,
 };
 
 /// What the layers of one model have in common.
@@ -97,8 +97,11 @@ impl Layers<'_> {
     /// Rows of a table; its gradient has `factor` times the scale of the rule.
     pub fn lookup(&mut self, ids: ValueId, table: ValueId, factor: f64) -> Result<ValueId> {
         let (rows, batch) = (self.graph.shape(table).dims()[0], self.graph.shape(ids).numel());
-        let beta =
-            if self.p.is_scaled() { factor * embedding_scales(rows, batch).beta(0) } else { 1.0 };
+        let rule = || Ok(embedding_scales(rows, batch));
+        let beta = match self.p.is_scaled() {
+            true => factor * self.p.scheme().parameters.choose(rule)?.beta(0),
+            false => 1.0,
+        };
         Ok(self.graph.op(Op::Gather, &[table, ids]).beta(&[beta]).named("embedding").one()?)
     }
 
@@ -231,7 +234,7 @@ impl Layers<'_> {
         let mut qkv = [x; 3];
         let parts = [(&names.query, heads), (&names.key, kv_heads), (&names.value, kv_heads)];
         for (value, (name, heads)) in qkv.iter_mut().zip(parts) {
-            let y = self.linear(name, layer, x, heads * head_size, Linear::default())?;
+            let y = self.linear(name, layer, x, heads * head_size, self.p.hidden())?;
             *value = self.graph.reshape(y, [dims[0], dims[1], heads, head_size])?; // (B, T, H, D)
         }
         if let Some(tables) = rotary {
@@ -241,7 +244,7 @@ impl Layers<'_> {
         }
         let x = masked_attention(self.graph, self.p, qkv, mask, options)?; // (B, T, H, D)
         let x = self.graph.reshape(x, [dims[0], dims[1], heads * head_size])?;
-        self.branch_end(&names.output, layer, x, dims[2], Linear::default()) // (B, T, C)
+        self.branch_end(&names.output, layer, x, dims[2], self.p.hidden()) // (B, T, C)
     }
 
     /// Feed-forward layers of `x [B, T, C]` with an inner width of F.
@@ -254,23 +257,22 @@ impl Layers<'_> {
         activation: Activation,
     ) -> Result<ValueId> {
         let width = self.graph.shape(x).last();
-        // Forward and backward scales of the two layers mirror each other: their products along
-        // the branch agree, so neither needs a constraint.
-        let free = Linear::unconstrained();
-        let up = self.linear(&names.up, layer, x, inner, free)?; // (B, T, F)
+        let mirrored = self.p.mirrored();
+        let up = self.linear(&names.up, layer, x, inner, mirrored)?; // (B, T, F)
         let x = match activation {
             Activation::Swiglu => {
-                let gate = self.linear(&names.gate, layer, x, inner, free)?; // (B, T, F)
+                let gate = self.linear(&names.gate, layer, x, inner, mirrored)?; // (B, T, F)
                 silu_glu(self.graph, self.p, up, gate, 1.0)?
             }
             other => self.activate(up, other)?,
         }; // (B, T, F)
-        self.branch_end(&names.down, layer, x, width, free) // (B, T, C)
+        self.branch_end(&names.down, layer, x, width, mirrored) // (B, T, C)
     }
 
     /// An element-wise activation.
     pub fn activate(&mut self, x: ValueId, activation: Activation) -> Result<ValueId> {
-        let (graph, p, constraint) = (&mut *self.graph, self.p, Constraint::ToOutputScale);
+        let (graph, p) = (&mut *self.graph, self.p);
+        let constraint = p.scheme().constraint;
         Ok(match activation {
             Activation::Gelu => gelu(graph, p, x, GeluForm::Erf, 1.0, constraint)?,
             Activation::GeluNew => gelu(graph, p, x, GeluForm::Tanh, 1.0, constraint)?,

@@ -4,7 +4,7 @@ use crate::layers::Layers;
 use crate::path::gradient_constant;
 use crate::{Init, Result};
 use onesigma_graph::{Op, ValueId};
-use onesigma_ops::{Linear, ParamKind, linear_readout};
+use onesigma_ops::{ParamKind, linear_readout};
 
 /// Factor on the gradient scale of a lookup in a tied table whose embedding is a sum of
 /// `embeddings` tensors.
@@ -54,7 +54,9 @@ impl Layers<'_> {
             });
         }
         let rows = self.graph.shape(x).rows();
-        let mut scales = Linear::readout().scales(width, classes, rows)?;
+        let options = self.p.readout();
+        let rule = || options.scales(width, classes, rows);
+        let mut scales = self.p.scheme().linear.choose(rule)?;
         // The table's gradient by way of the lookup is beta_x/alpha times this, that of the
         // readout beta_w/alpha.
         let lookup = gradient_constant(self.graph, x, table).unwrap_or(1.0);

@@ -253,7 +253,7 @@ fn all() -> Vec<(String, Bert)> {
         ..config.clone()
     };
     let mut models = Vec::new();
-    for p in [Parametrisation::Regular, Parametrisation::Unit] {
+    for p in [Parametrisation::Regular, Parametrisation::UMup] {
         let mut add = |name: &str, config: BertConfig, task, full| {
             models.push((format!("{name}, {task:?}, {p:?}"), Bert::new(config, task, full, p)));
         };

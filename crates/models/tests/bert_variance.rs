@@ -16,7 +16,7 @@ const SEQ: usize = 64;
 const MASKED: usize = BATCH * 10;
 
 fn step(config: &BertConfig, task: BertTask) -> Step {
-    let p = Parametrisation::Unit;
+    let p = Parametrisation::UMup;
     let input = |name, shape: &[usize], values| Input { name, shape: shape.to_vec(), values };
     let vocabulary = config.vocab_size as u32;
     let rows = (0..MASKED as u32).map(|n| n / 10 * SEQ as u32 + n % 10 * 6).collect();

@@ -16,7 +16,7 @@ fn loss(gpt: &GptStep, parameter: usize, by: f64, direction: &[f64]) -> Dual {
     let (width, layers) = (config.n_embd, config.n_layer);
     let eps = config.layer_norm_epsilon;
     let plain = Plain::new(&gpt.step, (config.norm, eps), parameter, by, direction);
-    let position = config.norm_position;
+    let position = config.norm_position(gpt.step.p);
     let mut total = Dual::ZERO;
     for b in 0..gpt.batch {
         let ids = &gpt.step.inputs[0].values[b * gpt.seq..][..gpt.seq];
@@ -147,9 +147,12 @@ fn variants() -> Vec<(&'static str, GptConfig, usize)> {
         n_inner: Some(12),
         ..swiglu.clone()
     };
-    let post = GptConfig { norm_position: NormPosition::Post, ..base() };
-    let branch_end =
-        GptConfig { norm_position: NormPosition::BranchEnd, residual_tau: Some(0.4), ..base() };
+    let post = GptConfig { norm_position: Some(NormPosition::Post), ..base() };
+    let branch_end = GptConfig {
+        norm_position: Some(NormPosition::BranchEnd),
+        residual_tau: Some(0.4),
+        ..base()
+    };
     vec![
         ("default", base(), 7),
         ("shorter than the table", base(), 5),
@@ -172,7 +175,7 @@ fn both() -> impl Iterator<Item = (String, GptStep)> {
             .into_iter()
             .flat_map(move |tied| {
                 let config = GptConfig { tie_word_embeddings: Some(tied), ..config.clone() };
-                [Parametrisation::Regular, Parametrisation::Unit].map(|p| {
+                [Parametrisation::Regular, Parametrisation::UMup].map(|p| {
                     let title = format!("{name}, {}, {p:?}", if tied { "tied" } else { "untied" });
                     (title, config.clone(), p)
                 })
@@ -208,7 +211,7 @@ fn every_gradient_is_the_true_one_times_a_constant() {
 fn a_tied_table_has_the_mean_of_both_constants() {
     let at = |tied: bool, name: &str| {
         let config = GptConfig { tie_word_embeddings: Some(tied), ..base() };
-        let gpt = GptStep::new(config, Parametrisation::Unit, [2, 7], false);
+        let gpt = GptStep::new(config, Parametrisation::UMup, [2, 7], false);
         let evaluate = |parameter, by, along: &[f64]| loss(&gpt, parameter, by, along);
         let constants = gradients_are_proportional("tied", &gpt.step, &evaluate);
         let at = gpt.step.specs.iter().position(|spec| spec.name == name).expect("a parameter");

@@ -71,7 +71,7 @@ fn every_tensor_starts_near_unit_variance() {
     };
     for config in [base, silu] {
         let GptStep { step, config, .. } =
-            GptStep::new(config, Parametrisation::Unit, [8, 64], true);
+            GptStep::new(config, Parametrisation::UMup, [8, 64], true);
         let read = step.run_exact();
         assert!(step.all.len() > 100);
         let mut wrong = Vec::new();
@@ -101,8 +101,7 @@ fn a_regular_model_starts_far_from_unit_variance() {
         n_head: 4,
         ..GptConfig::default()
     };
-    let GptStep { step, .. } =
-        GptStep::new(config, Parametrisation::Regular, [8, 64], true);
+    let GptStep { step, .. } = GptStep::new(config, Parametrisation::Regular, [8, 64], true);
     let read = step.run_exact();
     let gradients: Vec<f64> = step
         .all

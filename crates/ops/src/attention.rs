@@ -27,26 +27,27 @@ impl Default for Attention {
 }
 
 impl Attention {
-    /// Factor on `q k^T`: `m/d` in unit scaling, where `q` and `k` stay correlated as training
-    /// goes on (arXiv 2407.17465), `m/sqrt(d)` in a regular network; `d` is the head size.
+    /// Factor on `q k^T`: `m/d` in u-muP, where `q` and `k` become correlated as training goes on
+    /// (arXiv 2407.17465), else `m/sqrt(d)`; `d` is the head size.
     pub fn logit_scale(&self, p: Parametrisation, d: usize) -> f64 {
-        let d = d.max(1) as f64;
-        self.mult / if p.is_scaled() { d } else { d.sqrt() }
+        self.mult * (d.max(1) as f64).powf(-p.scheme().logit_power)
     }
 
-    /// Scale of the output and of all three gradients, for `s` keys and head size `d`: with
-    /// `a = 1/(1 + 4 d/m^2)`, `sqrt(1-p) / log_mix(a, 1, sqrt(L/s))`, `L = ln s` if causal, else
-    /// 1. Source: unit-scaling 0.3.5 `scaled_dot_product_attention`.
+    /// Scale of the output and of all three gradients, for `s` keys and head size `d`: with the
+    /// initial deviation of the logits `t`, `a = 1/(1 + 4/t^2)`, `sqrt(1-p) / log_mix(a, 1,
+    /// sqrt(L/s))`, `L = ln s` if causal, else 1. Source: unit-scaling 0.3.5
+    /// `scaled_dot_product_attention`, for logits times `m/d`, whose `t` is `m/sqrt(d)`.
     ///
     /// For one causal key `ln s` is 0 and the formula gives infinity; attention to one key is the
     /// identity, so its scale is 1 without dropout (our choice, as the reference leaves it open).
     ///
     /// # Errors
     /// [`Error::Argument`] for `mult` or `dropout` outside their range.
-    pub fn scales(&self, s: usize, d: usize) -> Result<Scales> {
+    pub fn scales(&self, p: Parametrisation, s: usize, d: usize) -> Result<Scales> {
         positive("attention", "mult", self.mult)?;
         probability("attention", "dropout", self.dropout)?;
-        let a = 1.0 / (1.0 + 4.0 * d.max(1) as f64 / (self.mult * self.mult));
+        let deviation = self.logit_scale(p, d) * (d.max(1) as f64).sqrt();
+        let a = 1.0 / (1.0 + 4.0 / (deviation * deviation));
         let keys = s.max(1) as f64;
         let uniform = match (s, self.causal) {
             (0 | 1, _) => 1.0,
@@ -88,8 +89,8 @@ pub fn masked_attention(
 ) -> Result<ValueId> {
     let d = graph.shape(q).last();
     let keys = graph.shape(k).dims().get(1).copied().unwrap_or(1);
-    let checked = options.scales(keys, d)?;
-    let scales = p.choose(|| Ok(checked))?;
+    let checked = options.scales(p, keys, d)?;
+    let scales = p.scheme().activation.choose(|| Ok(checked))?;
     let logit_scale = options.logit_scale(p, d);
     if options.dropout > 0.0 && options.training {
         return with_dropout(graph, [q, k, v], mask, options, logit_scale, &scales);

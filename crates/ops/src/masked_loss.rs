@@ -32,7 +32,7 @@ pub fn masked_cross_entropy(
 ) -> Result<ValueId> {
     let classes = graph.shape(logits).last();
     let scales = masked_cross_entropy_scales(expected, classes, mult)?;
-    let scales = p.choose(|| Ok(scales))?;
+    let scales = p.scheme().loss.choose(|| Ok(scales))?;
     Ok(graph
         .op(Op::CrossEntropy { mult, mean: true }, &[logits, targets, mask])
         .alpha(scales.alpha)

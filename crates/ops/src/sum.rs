@@ -21,7 +21,7 @@ pub fn sum(graph: &mut Graph, p: Parametrisation, operands: &[ValueId]) -> Resul
         shape.broadcast(graph.shape(operand)).unwrap_or(shape)
     });
     let numel: Vec<usize> = operands.iter().map(|&x| graph.shape(x).numel()).collect();
-    let scales = p.choose(|| Ok(sum_scales(shape.numel(), &numel)))?;
+    let scales = p.scheme().sum.choose(|| Ok(sum_scales(shape.numel(), &numel)))?;
     let expr = Expr::new(operands.len(), |x| {
         x.iter()
             .skip(1)

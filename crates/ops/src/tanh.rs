@@ -28,7 +28,7 @@ pub fn tanh(
     x: ValueId,
     constraint: Constraint,
 ) -> Result<ValueId> {
-    let scales = p.choose(|| tanh_scales(constraint))?;
+    let scales = p.scheme().activation.choose(|| tanh_scales(constraint))?;
     let node = graph.map(&[x], |x| x[0].tanh())?;
     Ok(node.alpha(scales.alpha).beta(&scales.beta).named("tanh").one()?)
 }

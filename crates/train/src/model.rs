@@ -50,7 +50,7 @@ impl Gpt {
             bias: false,
             tie_word_embeddings: Some(false),
             attention_mult: mult(ATTENTION_MULT),
-            norm_position: size.norm_position.unwrap_or_default(),
+            norm_position: size.norm_position,
             residual_tau: size.residual_tau,
             residual_mult: size.residual_mult.unwrap_or(mult(RESIDUAL_MULT)),
             ..GptConfig::default()

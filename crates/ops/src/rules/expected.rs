@@ -2,9 +2,9 @@
 
 use super::{Case, Figures};
 use crate::{
-    Attention, Linear, Result, Scales, add_scales, cross_entropy_scales, dropout_scales,
-    embedding_scales, gelu_scales, matmul_scales, mse_loss_scales, norm_scales, residual_factors,
-    silu_glu_scales, silu_scales, softmax_scales,
+    Attention, Linear, Parametrisation, Result, Scales, add_scales, cross_entropy_scales,
+    dropout_scales, embedding_scales, gelu_scales, matmul_scales, mse_loss_scales, norm_scales,
+    residual_factors, silu_glu_scales, silu_scales, softmax_scales,
 };
 
 /// The scales that the rules ask for.
@@ -92,7 +92,7 @@ pub fn expected(case: &Case) -> Result<Figures> {
                 dropout: case.number("dropout_p", 0.0)?,
                 training: true,
             };
-            (options.scales(s, keys.last())?, &["query", "key", "value"])
+            (options.scales(Parametrisation::UMup, s, keys.last())?, &["query", "key", "value"])
         }
         _ => return Err(case.unknown()),
     };

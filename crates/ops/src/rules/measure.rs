@@ -155,7 +155,7 @@ fn build(graph: &mut Graph, case: &Case, x: &Inputs<'_>, p: Parametrisation) -> 
             } else if options.dropout == 0.0 {
                 // The plain op has the scaled op's logits.
                 let d = graph.shape(qkv[0]).last();
-                let logit_scale = options.logit_scale(Parametrisation::Unit, d);
+                let logit_scale = options.logit_scale(Parametrisation::UMup, d);
                 scaled_attention(graph, qkv, options.causal, logit_scale, &Scales::ones())?
             } else {
                 return Err(case.wrong("measured with `dropout_p` 0 only"));
@@ -196,7 +196,7 @@ pub fn measure(case: &Case, backend: &dyn Backend) -> Result<Measured> {
     };
     let mut upstream = None;
     let mut outputs = Vec::new();
-    for (entry, p) in [("scaled", Parametrisation::Unit), ("plain", Parametrisation::Regular)] {
+    for (entry, p) in [("scaled", Parametrisation::UMup), ("plain", Parametrisation::Regular)] {
         let mut graph = Graph::new();
         let reads: Vec<ValueId> = slots.iter().map(|&slot| module.read(&mut graph, slot)).collect();
         let values = operands.iter().zip(&reads).map(|(&(name, _), &value)| (name, value));
