@@ -40,6 +40,7 @@ pub mod autodiff;
 mod decompose;
 mod error;
 pub mod expr;
+pub mod file;
 mod graph;
 mod infer;
 mod op;

@@ -2,8 +2,8 @@
 
 use onesigma_backend::Backend;
 use onesigma_graph::Recipe;
+use onesigma_graph::recipe::Scaling;
 use onesigma_ops::{Parametrisation, recipes};
-use onesigma_train::Result;
 use onesigma_train::batch::Batch;
 use onesigma_train::checkpoint::Tensor;
 use onesigma_train::config::Config;
@@ -11,6 +11,7 @@ use onesigma_train::model::{self, Gpt};
 use onesigma_train::program::{self, Settings, Target, TrainingProgram};
 use onesigma_train::session::{self, Flushed, Session};
 use onesigma_train::tokenizer::Bytes;
+use onesigma_train::{Error, Result};
 
 use crate::backends;
 
@@ -25,7 +26,7 @@ struct Parts {
 
 impl Parts {
     fn new(config: &Config) -> Result<Self> {
-        let recipe = recipes::load(&config.recipe)?;
+        let recipe = recipe(config)?;
         let model = Gpt::new(&config.model, parametrisation(config, &recipe))?;
         let settings = Settings {
             batch: config.batch,
@@ -43,6 +44,22 @@ impl Parts {
         let target = Target { supports: &supports, strict: self.strict };
         program::build(&self.model, &self.recipe, self.settings, target)
     }
+}
+
+/// The recipe of a configuration, with its own loss scale if it has one.
+fn recipe(config: &Config) -> Result<Recipe> {
+    let mut recipe = recipes::load(&config.recipe)?;
+    if let Some(init) = config.loss_scale {
+        if parametrisation(config, &recipe).is_scaled() {
+            return Err(Error::Setting {
+                name: "--loss-scale",
+                given: init.to_string(),
+                expected: "nothing with a unit-scaled recipe, whose gradients are in range".into(),
+            });
+        }
+        recipe.scaling = Scaling::Loss { init, growth: 1.0, backoff: 1.0, interval: u32::MAX };
+    }
+    Ok(recipe)
 }
 
 /// The peak learning rate of a configuration that names none.

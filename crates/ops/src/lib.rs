@@ -35,6 +35,7 @@ mod error;
 mod learning_rate;
 mod linear;
 mod loss;
+mod masked_loss;
 mod norm;
 mod parametrisation;
 pub mod recipes;
@@ -42,9 +43,11 @@ mod residual;
 pub mod rules;
 mod scales;
 mod softmax;
+mod sum;
+mod tanh;
 
 pub use activation::{GeluForm, gelu, gelu_scales, silu, silu_glu, silu_glu_scales, silu_scales};
-pub use attention::{Attention, attention};
+pub use attention::{Attention, attention, masked_attention};
 pub use constraint::Constraint;
 pub use conv::{Conv1d, ConvSizes, conv1d};
 pub use dropout::{dropout, dropout_scales};
@@ -53,6 +56,7 @@ pub use error::{Error, Result};
 pub use learning_rate::{LearningRateRule, ParamKind, RateFactor};
 pub use linear::{Linear, linear, linear_readout, matmul, matmul_scales};
 pub use loss::{cross_entropy, cross_entropy_scales, mse_loss, mse_loss_scales};
+pub use masked_loss::{masked_cross_entropy, masked_cross_entropy_scales};
 pub use norm::{layer_norm, norm_scales, rms_norm};
 pub use parametrisation::{NormPlacement, OpScales, Parametrisation, Scheme};
 pub use residual::{
@@ -61,3 +65,5 @@ pub use residual::{
 };
 pub use scales::{Scales, log_mix};
 pub use softmax::{softmax, softmax_scales};
+pub use sum::{sum, sum_scales};
+pub use tanh::{tanh, tanh_scales};

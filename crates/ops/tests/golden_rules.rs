@@ -80,7 +80,7 @@ fn measured_scales_of_the_cpu_agree_with_the_reference_library() {
 #[test]
 fn residual_weights_agree_with_the_reference_library() {
     for Taus { residual_mult, residual_attn_ratio, layers, taus } in golden().transformer_residual {
-        let rule = TransformerResidual { residual_mult, residual_attn_ratio, share: None };
+        let rule = TransformerResidual { residual_mult, residual_attn_ratio };
         assert_eq!(taus.len(), layers);
         for (index, expected) in taus.into_iter().enumerate() {
             let tau =

@@ -189,6 +189,47 @@ impl Checkpoint {
     }
 }
 
+/// Writes tensors alone as a safetensors file, for [`read_tensors`] and other tools.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Setting`] if a tensor's bytes do not fit its shape.
+pub fn write_tensors(path: &Path, tensors: Vec<Tensor>) -> Result<(), Error> {
+    let checkpoint = Checkpoint { state: State::default(), tensors };
+    atomic::write(path, &checkpoint.to_bytes()?)
+}
+
+/// The tensors of any safetensors file, sorted by name: a checkpoint's with their exact formats,
+/// those of other tools with the formats that safetensors names.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::CheckpointDamaged`] if it is no whole safetensors file or holds a type
+/// that no slot has.
+pub fn read_tensors(path: &Path) -> Result<Vec<Tensor>, Error> {
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let damaged = |reason: String| Error::CheckpointDamaged { path: path.into(), reason };
+    let (_, header) = SafeTensors::read_metadata(&bytes)
+        .map_err(|error| damaged(format!("not a safetensors file ({error})")))?;
+    let ours = |metadata: &HashMap<_, _>| metadata.contains_key("onesigma.version");
+    if header.metadata().as_ref().is_some_and(ours) {
+        return Ok(Checkpoint::from_bytes(path, &bytes)?.tensors);
+    }
+    let file = SafeTensors::deserialize(&bytes)
+        .map_err(|error| damaged(format!("not a whole safetensors file ({error})")))?;
+    let mut tensors: Vec<Tensor> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let (dtype, shape, bytes) = (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+            let format = format(dtype)
+                .ok_or_else(|| damaged(format!("tensor `{name}` has type {dtype:?}")))?
+                .to_owned();
+            Ok(Tensor { name, format, shape, bytes })
+        })
+        .collect::<Result<_, Error>>()?;
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tensors)
+}
+
 /// Checkpoint files in `folder`, oldest first; temporary and foreign files are left out.
 fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = fs::read_dir(folder).map_err(|source| match source.kind() {
@@ -219,6 +260,13 @@ fn dtype(format: &str) -> Dtype {
         "U32" => Dtype::U32,
         _ => Dtype::U8,
     }
+}
+
+/// The format of a safetensors type.
+fn format(dtype: Dtype) -> Option<&'static str> {
+    ["F32", "F16", "BF16", "E4M3", "E5M2", "U32"]
+        .into_iter()
+        .find(|name| self::dtype(name) == dtype)
 }
 
 /// SHA-256 over the state, the formats and every tensor, by name, each with its length before it.

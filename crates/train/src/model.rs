@@ -68,7 +68,7 @@ impl Gpt {
     /// # Errors
     /// [`Error::Model`](crate::Error::Model) for an impossible size.
     pub fn new(size: &ModelConfig, parametrisation: Parametrisation) -> Result<Self> {
-        let tuning = Tuning::of(parametrisation);
+        let (tuning, scheme) = (Tuning::of(parametrisation), parametrisation.scheme());
         let config = GptConfig {
             vocab_size: Bytes::VOCABULARY,
             n_positions: size.seq,
@@ -80,7 +80,9 @@ impl Gpt {
             bias: false,
             tie_word_embeddings: Some(false),
             attention_mult: tuning.attention_mult,
-            residual_mult: tuning.residual_mult,
+            norm_position: size.norm_position.unwrap_or(scheme.norm.into()),
+            residual_tau: size.residual_tau,
+            residual_mult: size.residual_mult.unwrap_or(tuning.residual_mult),
             ..GptConfig::default()
         };
         let specs = config.parameters(parametrisation)?;
@@ -89,8 +91,7 @@ impl Gpt {
             .into_iter()
             .map(|spec| {
                 let depth = spec.layer.map(|_| size.layers);
-                let rule = parametrisation.scheme().learning_rate;
-                let mut lr_scale = rule.factor(spec.kind, spec.shape.dims(), depth);
+                let mut lr_scale = scheme.learning_rate.factor(spec.kind, spec.shape.dims(), depth);
                 if spec.kind == ParamKind::Readout {
                     lr_scale *= tuning.readout_rate;
                 }

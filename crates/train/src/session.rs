@@ -238,7 +238,12 @@ pub fn measure(
         .collect())
 }
 
-fn restore(
+/// Replaces every state slot of a program by the tensor of its name; `tensors` are sorted by name.
+///
+/// # Errors
+/// [`Error::CheckpointMismatch`] if one is missing or has another shape or format; those of the
+/// backend.
+pub fn restore(
     program: &onesigma_graph::Program,
     engine: &mut dyn Engine,
     tensors: &[Tensor],

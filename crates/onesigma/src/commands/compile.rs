@@ -1,9 +1,12 @@
 //! `onesigma compile`.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use onesigma::graph::file::Description;
 use onesigma::graph::{Op, Program, ProgramEntry, SlotKind, print};
 use onesigma::setup;
 
@@ -18,6 +21,7 @@ use super::settings::Settings;
 Examples:
   onesigma compile --recipe unit-fp8
   onesigma compile --recipe f32 --layers 12 --hidden 768 --heads 12 --seq 1024 --batch 8
+  onesigma compile --recipe unit-fp8 -o program.osp
   onesigma compile --text | less
   onesigma compile --layers 1 --dot train_step | dot -Tsvg > step.svg"
 )]
@@ -30,6 +34,9 @@ pub struct Arguments {
     /// Print one entry as Graphviz
     #[arg(long, value_name = "ENTRY")]
     dot: Option<String>,
+    /// Write the program to a file that `onesigma run` takes
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["text", "dot"])]
+    output: Option<PathBuf>,
 }
 
 /// Plans the program and prints the plan.
@@ -50,6 +57,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             })?;
         out.write_all(print::graph_dot(name, &entry.graph).as_bytes())?;
         return Ok(());
+    }
+    if let Some(path) = &arguments.output {
+        let description = Description::from([
+            ("backend".to_owned(), config.backend.clone()),
+            ("config".to_owned(), serde_json::to_string(&config)?),
+            ("producer".to_owned(), concat!("onesigma ", env!("CARGO_PKG_VERSION")).to_owned()),
+            ("recipe".to_owned(), config.recipe.clone()),
+        ]);
+        let bytes = program.to_bytes(&description)?;
+        fs::write(path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        writeln!(out, "written     {} ({} bytes)", path.display(), bytes.len())?;
     }
     summary(&mut out, &config.recipe, training.parameter_count, program)?;
     for rewrite in &training.rewrites {

@@ -9,6 +9,7 @@ mod eval;
 mod formats;
 mod generate;
 mod rules;
+mod run;
 mod settings;
 mod source;
 mod train;
@@ -42,6 +43,8 @@ enum Command {
     Generate(generate::Arguments),
     /// Print the plan of a training program without running it
     Compile(compile::Arguments),
+    /// Run an entry of a program file
+    Run(run::Arguments),
     /// List the number formats, print code tables, convert raw files
     Formats(formats::Arguments),
     /// List the unit-scaling rules with their scales for given sizes
@@ -71,6 +74,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Compile(arguments) => compile::run(&arguments),
+        Command::Run(arguments) => run::run(&arguments),
         Command::Formats(arguments) => formats::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Backends(arguments) => backends::run(&arguments),

@@ -28,6 +28,9 @@ pub struct Settings {
     /// [default: cargo]
     #[arg(long, value_name = "FILE|DIR")]
     data: Option<PathBuf>,
+    /// A text to measure on [default: a part of the data is held back]
+    #[arg(long, value_name = "FILE|DIR")]
+    valid: Option<PathBuf>,
     /// Seed of initialisation, shuffling and stochastic rounding [default: 0]
     #[arg(long)]
     seed: Option<u64>,
@@ -40,6 +43,9 @@ pub struct Settings {
     /// Passes whose gradients one optimiser step averages [default: 1]
     #[arg(long, value_name = "PASSES")]
     accumulate: Option<usize>,
+    /// Constant factor on the loss before the backward pass, in place of the recipe's own scaling
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
+    loss_scale: Option<f64>,
     /// adamw or sgd [default: adamw]
     #[arg(long)]
     optimizer: Option<String>,
@@ -114,6 +120,7 @@ impl Settings {
         config.parametrisation = self.parametrisation.or(config.parametrisation);
         set(&mut config.backend, self.backend.clone());
         set(&mut config.data, self.data.as_deref().map(data_name));
+        config.valid = self.valid.as_deref().map(data_name).or(config.valid);
         set(&mut config.seed, self.seed);
         set(&mut config.steps, self.steps);
         set(&mut config.batch, self.batch);
@@ -127,6 +134,7 @@ impl Settings {
         set(&mut config.keep, self.keep);
         set(&mut config.steps_per_call, self.steps_per_call);
         config.lr = self.lr.or(config.lr);
+        config.loss_scale = self.loss_scale.or(config.loss_scale);
         config.warmup = self.warmup.or(config.warmup);
         config.strict |= self.strict;
         let decay = self.schedule.map(|name| match name {
