@@ -16,16 +16,16 @@ use onesigma_train::{Error, Result};
 use crate::backends;
 
 /// What a configuration names: its recipe, model, sizes and backend.
-struct Parts {
-    recipe: Recipe,
-    model: Gpt,
-    settings: Settings,
-    backend: Box<dyn Backend>,
+pub(crate) struct Parts {
+    pub(crate) recipe: Recipe,
+    pub(crate) model: Gpt,
+    pub(crate) settings: Settings,
+    pub(crate) backend: Box<dyn Backend>,
     strict: bool,
 }
 
 impl Parts {
-    fn new(config: &Config) -> Result<Self> {
+    pub(crate) fn new(config: &Config) -> Result<Self> {
         let recipe = recipe(config)?;
         let model = Gpt::new(&config.model, parametrisation(config, &recipe))?;
         let settings = Settings {
