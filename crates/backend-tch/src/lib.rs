@@ -4,6 +4,7 @@
 
 mod backend;
 mod cpu;
+mod cuda;
 
 pub use backend::TchBackend;
 

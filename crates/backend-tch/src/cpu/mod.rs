@@ -8,4 +8,4 @@ mod expression;
 mod kernels;
 mod tensor;
 
-pub(crate) use kernels::TorchKernels;
+pub(crate) use kernels::{TorchKernels, types_fit};

@@ -25,14 +25,9 @@ fn arguments(format: Format) -> String {
 }
 
 fn short(format: Format) -> Option<&'static str> {
-    [
-        (Format::F16, "f16"),
-        (Format::BF16, "bf16"),
-        (Format::E4M3, "e4m3"),
-        (Format::E5M2, "e5m2"),
-    ]
-    .into_iter()
-    .find_map(|(known, name)| (known == format).then_some(name))
+    [(Format::F16, "f16"), (Format::BF16, "bf16"), (Format::E4M3, "e4m3"), (Format::E5M2, "e5m2")]
+        .into_iter()
+        .find_map(|(known, name)| (known == format).then_some(name))
 }
 
 /// The f32 value of the code `code`. With `exact` a NaN keeps its sign, as a cast must.

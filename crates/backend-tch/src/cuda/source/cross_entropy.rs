@@ -54,12 +54,18 @@ pub(crate) fn kernel(op: &CrossEntropy, label: &str) -> Kernel {
         draws = result.draws();
         if draws {
             let (bits, stream) = (codec::random_bits(result.how), result.stream);
-            let _ = writeln!(gradient, "u32 random[{lanes}]; draws<{bits}, {lanes}>(noise_of(seed, step, {stream}u), i, random);");
+            let _ = writeln!(
+                gradient,
+                "u32 random[{lanes}]; draws<{bits}, {lanes}>(noise_of(seed, step, {stream}u), i, random);"
+            );
         }
         let _ = writeln!(gradient, "u32 out[{lanes}];");
         let _ = writeln!(gradient, "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) {{");
         let _ = writeln!(gradient, "const float share = expf(VALUE(j, e) - largest) * rest;");
-        let _ = writeln!(gradient, "const float value = (share - (column + e == target ? 1.0f : 0.0f)) * factor; float rounded;");
+        let _ = writeln!(
+            gradient,
+            "const float value = (share - (column + e == target ? 1.0f : 0.0f)) * factor; float rounded;"
+        );
         let plain = Rounded { alpha: 1.0, ..result };
         emit_rounded(&mut gradient, &plain, "value", "out[e]", "rounded", "random[e]");
         gradient.push_str("}\n");
@@ -71,7 +77,10 @@ pub(crate) fn kernel(op: &CrossEntropy, label: &str) -> Kernel {
     let alpha = op.gradient.map_or(1.0, |gradient| gradient.result.alpha);
     let load_upstream = match op.gradient {
         Some(Gradient { upstream, .. }) => {
-            format!("u32 upstream_code[1]; {}", codec::load(upstream, 1, "x2", "0", "upstream_code"))
+            format!(
+                "u32 upstream_code[1]; {}",
+                codec::load(upstream, 1, "x2", "0", "upstream_code")
+            )
         }
         None => String::new(),
     };

@@ -15,7 +15,8 @@ pub(crate) fn kernel(group: &Group, label: &str) -> Kernel {
     emit_body(&mut body, group, lanes);
     for (n, store) in group.stores.iter().enumerate() {
         let codes = Group::codes(store.what);
-        let _ = writeln!(body, "{}", codec::store(store.dtype, lanes, &format!("y{n}"), "i", &codes));
+        let _ =
+            writeln!(body, "{}", codec::store(store.dtype, lanes, &format!("y{n}"), "i", &codes));
     }
     let draws = group.draws();
     let params = group.loads.len() + group.stores.len() + if draws { 2 } else { 0 };

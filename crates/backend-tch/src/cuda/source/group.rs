@@ -3,7 +3,7 @@
 //! changes no bits; only results that others need are written.
 
 use onesigma_format::Conversion;
-use onesigma_graph::expr::{Expr, Instr};
+use onesigma_graph::expr::Expr;
 use onesigma_graph::{DType, Distribution};
 use std::fmt::Write;
 
@@ -154,7 +154,8 @@ impl Group {
         let _ = writeln!(out, "u32 k{n}[{lanes}]; float a{n}[{lanes}];");
         let each = |out: &mut String, index: &str| {
             let load = codec::load(*dtype, 1, &from, index, &format!("&k{n}[e]"));
-            let _ = writeln!(out, "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) {{ {load} }}");
+            let _ =
+                writeln!(out, "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) {{ {load} }}");
         };
         let one_for_all = |out: &mut String, index: &str| {
             let load = codec::load(*dtype, 1, &from, index, &format!("k{n}"));
@@ -173,7 +174,8 @@ impl Group {
             Access::Strided { dims, strides } => {
                 let (last, step) = (dims[dims.len() - 1], strides[strides.len() - 1]);
                 let aligned = last.is_multiple_of(lanes);
-                let outer_aligned = strides[..strides.len() - 1].iter().all(|s| s.is_multiple_of(lanes));
+                let outer_aligned =
+                    strides[..strides.len() - 1].iter().all(|s| s.is_multiple_of(lanes));
                 let position = |at: &str| self.position(dims, strides, at);
                 if lanes == 1 || (aligned && step == 1 && outer_aligned) {
                     whole(out, &position("i"));
@@ -186,14 +188,26 @@ impl Group {
             Access::Rows { width, rows, ids } => {
                 let t = self.index_type();
                 if width.is_multiple_of(lanes) {
-                    let _ = writeln!(out, "const u32 id{n} = ((const u32*)x{ids})[({t})i / {width}];");
-                    let _ = writeln!(out, "const u64 at{n} = (u64)(id{n} < {rows}u ? id{n} : 0) * {width} + ({t})i % {width};");
+                    let _ =
+                        writeln!(out, "const u32 id{n} = ((const u32*)x{ids})[({t})i / {width}];");
+                    let _ = writeln!(
+                        out,
+                        "const u64 at{n} = (u64)(id{n} < {rows}u ? id{n} : 0) * {width} + ({t})i % {width};"
+                    );
                     whole(out, &format!("at{n}"));
                     missing = Some(format!("id{n} >= {rows}u"));
                 } else {
                     let _ = writeln!(out, "u32 id{n}[{lanes}];");
-                    let _ = writeln!(out, "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) id{n}[e] = ((const u32*)x{ids})[({t})(i + e) / {width}];");
-                    each(out, &format!("(u64)(id{n}[e] < {rows}u ? id{n}[e] : 0) * {width} + ({t})(i + e) % {width}"));
+                    let _ = writeln!(
+                        out,
+                        "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) id{n}[e] = ((const u32*)x{ids})[({t})(i + e) / {width}];"
+                    );
+                    each(
+                        out,
+                        &format!(
+                            "(u64)(id{n}[e] < {rows}u ? id{n}[e] : 0) * {width} + ({t})(i + e) % {width}"
+                        ),
+                    );
                     missing = Some(format!("id{n}[e] >= {rows}u"));
                 }
             }
@@ -203,7 +217,10 @@ impl Group {
             Some(condition) => format!("{condition} ? not_a_number(0) : {value}"),
             None => value,
         };
-        let _ = writeln!(out, "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) a{n}[e] = {value};");
+        let _ = writeln!(
+            out,
+            "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) a{n}[e] = {value};"
+        );
     }
 
     /// The position of an operand for the element with index `at`.
@@ -253,7 +270,9 @@ impl Group {
         let _ = writeln!(out, "u32 c{n}[{lanes}]; float r{n}[{lanes}];");
         let noise = |what: &str, bits: u32| {
             let stream = step.result.stream;
-            format!("u32 {what}{n}[{lanes}]; draws<{bits}, {lanes}>(noise_of(seed, step, {stream}u), i, {what}{n});")
+            format!(
+                "u32 {what}{n}[{lanes}]; draws<{bits}, {lanes}>(noise_of(seed, step, {stream}u), i, {what}{n});"
+            )
         };
         if matches!(step.compute, Compute::Random(_)) {
             let _ = writeln!(out, "{}", noise("w", 32));
@@ -281,12 +300,25 @@ impl Group {
                 expression::emit(out, expr, "t", &operands, index)
             }
         };
-        emit_rounded(out, &step.result, &value, &format!("c{n}[e]"), &format!("r{n}[e]"), &format!("s{n}[e]"));
+        emit_rounded(
+            out,
+            &step.result,
+            &value,
+            &format!("c{n}[e]"),
+            &format!("r{n}[e]"),
+            &format!("s{n}[e]"),
+        );
         out.push_str("}\n");
     }
 
     /// Appends the loads that `args` need and that are not in `done` yet.
-    pub(crate) fn emit_loads(&self, out: &mut String, args: &[Arg], done: &mut [bool], lanes: usize) {
+    pub(crate) fn emit_loads(
+        &self,
+        out: &mut String,
+        args: &[Arg],
+        done: &mut [bool],
+        lanes: usize,
+    ) {
         for &arg in args {
             if let Arg::Load(n) = arg
                 && !std::mem::replace(&mut done[n], true)
@@ -313,7 +345,7 @@ pub(crate) fn emit_rounded(
 ) {
     let scaled = match result.alpha as f32 == 1.0 {
         true => value.to_owned(),
-        false => format!("{} * {value}", literal(result.alpha)),
+        false => format!("{} * ({value})", literal(result.alpha)),
     };
     let _ = writeln!(out, "const float scaled = {scaled};");
     let encoded = codec::encode(result.dtype, result.how, "scaled", random);
@@ -335,9 +367,4 @@ fn random(distribution: Distribution, word: &str) -> String {
             format!("({word} >> 8) < {bound}u ? 1.0f : 0.0f")
         }
     }
-}
-
-/// Whether an expression reads coordinates.
-pub(crate) fn reads_index(expr: &Expr) -> bool {
-    expr.instrs().iter().any(|instr| matches!(instr, Instr::Index(_)))
 }

@@ -38,13 +38,20 @@ pub(crate) fn kernel(op: &Product, label: &str) -> Kernel {
     let draws = op.result.draws();
     if draws {
         let (bits, stream) = (codec::random_bits(op.result.how), op.result.stream);
-        let _ = writeln!(store, "u32 random[1]; draws<{bits}, 1>(noise_of(seed, step, {stream}u), i, random);");
+        let _ = writeln!(
+            store,
+            "u32 random[1]; draws<{bits}, 1>(noise_of(seed, step, {stream}u), i, random);"
+        );
     }
     store.push_str("u32 code[1]; float rounded;\n");
     emit_rounded(&mut store, &op.result, "total[r][c]", "code[0]", "rounded", "random[0]");
     let _ = writeln!(store, "{}", codec::store(op.result.dtype, 1, "y0", "i", "code"));
     let load = |dtype: DType, from: &str, at: &str| {
-        format!("u32 code[1]; {} value = {};", codec::load(dtype, 1, from, at, "code"), codec::decode(dtype, "code[0]", false))
+        format!(
+            "u32 code[1]; {} value = {};",
+            codec::load(dtype, 1, from, at, "code"),
+            codec::decode(dtype, "code[0]", false)
+        )
     };
     let source = fill(
         TEMPLATE,
@@ -54,8 +61,18 @@ pub(crate) fn kernel(op: &Product, label: &str) -> Kernel {
             ("n", n.to_string()),
             ("k", k.to_string()),
             ("right_step", if op.right_batched { k * n } else { 0 }.to_string()),
-            ("load_left", load(op.left, "x0", &format!("left_base + {}", place(op.left_by_k, "row", m)))),
-            ("load_right", load(op.right, "x1", &format!("right_base + {}", place(op.right_by_k, "column", n)))),
+            (
+                "load_left",
+                load(op.left, "x0", &format!("left_base + {}", place(op.left_by_k, "row", m))),
+            ),
+            (
+                "load_right",
+                load(
+                    op.right,
+                    "x1",
+                    &format!("right_base + {}", place(op.right_by_k, "column", n)),
+                ),
+            ),
             // Threads walk along the axis that lies together in memory.
             ("left_by_k", u32::from(op.left_by_k).to_string()),
             ("right_by_k", u32::from(op.right_by_k).to_string()),

@@ -53,7 +53,10 @@ pub(crate) fn kernels(op: &Reduction, label: &str) -> Kernels {
     let mut body = String::new();
     if op.result.draws() {
         let (bits, stream) = (codec::random_bits(op.result.how), op.result.stream);
-        let _ = writeln!(body, "u32 random[1]; draws<{bits}, 1>(noise_of(seed, step, {stream}u), i, random);");
+        let _ = writeln!(
+            body,
+            "u32 random[1]; draws<{bits}, 1>(noise_of(seed, step, {stream}u), i, random);"
+        );
     }
     body.push_str("u32 code[1]; float rounded;\n");
     emit_rounded(&mut body, &op.result, "total", "code[0]", "rounded", "random[0]");
@@ -97,7 +100,8 @@ fn element(op: &Reduction, lanes: usize) -> String {
     let args: Vec<Arg> = op.args.iter().map(|&n| Arg::Load(n)).collect();
     op.group.emit_loads(&mut body, &args, &mut loaded, lanes);
     let _ = writeln!(body, "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) {{");
-    let operands: Vec<String> = args.iter().map(|&arg| format!("{}[e]", Group::name(arg))).collect();
+    let operands: Vec<String> =
+        args.iter().map(|&arg| format!("{}[e]", Group::name(arg))).collect();
     let index = |axis: usize| {
         let inner: usize = op.dims[axis + 1..].iter().product();
         format!("(i + e) / {inner} % {}", op.dims[axis])
@@ -122,9 +126,16 @@ fn position(op: &Reduction, reduced: bool, at: &str) -> String {
     if terms.is_empty() { "0".to_owned() } else { terms.join(" + ") }
 }
 
-fn by_rows(op: &Reduction, kept: usize, length: usize, trailing: bool, label: &str) -> (Kernel, usize) {
+fn by_rows(
+    op: &Reduction,
+    kept: usize,
+    length: usize,
+    trailing: bool,
+    label: &str,
+) -> (Kernel, usize) {
     let lanes = if trailing { Group::lanes(length) } else { 1 };
-    let parts = if kept >= 256 { 1 } else { (512 / kept.max(1)).min(length.div_ceil(256 * lanes * 2)) };
+    let parts =
+        if kept >= 256 { 1 } else { (512 / kept.max(1)).min(length.div_ceil(256 * lanes * 2)) };
     let parts = parts.max(1);
     let chunk = length.div_ceil(parts).next_multiple_of(256 * lanes);
     let index = match trailing {
@@ -143,10 +154,13 @@ fn by_rows(op: &Reduction, kept: usize, length: usize, trailing: bool, label: &s
             ("index", index),
             ("element", element(op, lanes)),
             ("combine", combine(op.kind, "total[0]", "total[e]")),
-            ("finish", match op.kind {
-                ReduceKind::Sum => "row_sum<256>".to_owned(),
-                ReduceKind::Max => "row_max<256>".to_owned(),
-            }),
+            (
+                "finish",
+                match op.kind {
+                    ReduceKind::Sum => "row_sum<256>".to_owned(),
+                    ReduceKind::Max => "row_max<256>".to_owned(),
+                },
+            ),
         ],
     );
     let params = op.group.loads.len() + 1;

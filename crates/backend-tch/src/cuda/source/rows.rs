@@ -69,7 +69,8 @@ pub(crate) fn kernel(rows: &RowGroup, label: &str) -> Kernel {
 
     let (mut arrays, mut zeros, mut before) = (String::new(), String::new(), String::new());
     let mut loaded = vec![false; group.loads.len()];
-    let needed: Vec<Arg> = group.steps[..*first].iter().flat_map(|step| step.args.clone()).collect();
+    let needed: Vec<Arg> =
+        group.steps[..*first].iter().flat_map(|step| step.args.clone()).collect();
     group.emit_loads(&mut before, &needed, &mut loaded, lanes);
     let inputs = kept_inputs(op.kind);
     group.emit_loads(&mut before, &op.args[..inputs], &mut loaded, lanes);
@@ -84,7 +85,11 @@ pub(crate) fn kernel(rows: &RowGroup, label: &str) -> Kernel {
     for (n, store) in group.stores.iter().enumerate() {
         if is_before(store.what) {
             let codes = Group::codes(store.what);
-            let _ = writeln!(before, "{}", codec::store(store.dtype, lanes, &format!("y{n}"), "i", &codes));
+            let _ = writeln!(
+                before,
+                "{}",
+                codec::store(store.dtype, lanes, &format!("y{n}"), "i", &codes)
+            );
         }
     }
     let mut keep = |name: &str, value: &str| {
@@ -117,7 +122,8 @@ pub(crate) fn kernel(rows: &RowGroup, label: &str) -> Kernel {
 
     let mut after = String::new();
     let mut loaded = vec![false; group.loads.len()];
-    let needed: Vec<Arg> = group.steps[*first..].iter().flat_map(|step| step.args.clone()).collect();
+    let needed: Vec<Arg> =
+        group.steps[*first..].iter().flat_map(|step| step.args.clone()).collect();
     group.emit_loads(&mut after, &needed, &mut loaded, lanes);
     if matches!(op.kind, RowKind::Norm { .. }) {
         group.emit_loads(&mut after, &op.args[1..], &mut loaded, lanes);
@@ -135,7 +141,11 @@ pub(crate) fn kernel(rows: &RowGroup, label: &str) -> Kernel {
     for (n, store) in group.stores.iter().enumerate() {
         if !is_before(store.what) {
             let codes = Group::codes(store.what);
-            let _ = writeln!(after, "{}", codec::store(store.dtype, lanes, &format!("y{n}"), "i", &codes));
+            let _ = writeln!(
+                after,
+                "{}",
+                codec::store(store.dtype, lanes, &format!("y{n}"), "i", &codes)
+            );
         }
     }
 
@@ -188,7 +198,8 @@ fn statistics(op: &RowOp, stores: usize) -> String {
                 text.push_str("const float mean = 0.0f;\n");
             }
             sum(&mut text, "square", "(kept0[k] - mean) * (kept0[k] - mean)");
-            let _ = writeln!(text, "const float rsigma = rsqrtf(square * {share} + {});", literal(eps));
+            let _ =
+                writeln!(text, "const float rsigma = rsqrtf(square * {share} + {});", literal(eps));
             if matches!(op.kind, RowKind::NormGrad { .. }) {
                 sum(&mut text, "along", "kept1[k] * ((kept0[k] - mean) * rsigma)");
                 let _ = writeln!(text, "along *= {share};");
@@ -211,7 +222,10 @@ fn statistics(op: &RowOp, stores: usize) -> String {
         RowKind::Softmax { mult } => {
             let mult = literal(mult);
             text.push_str("float largest = __uint_as_float(0xff800000u);\n");
-            let _ = writeln!(text, "EACH({{ kept0[k] = kept0[k] * {mult}; largest = maximum(largest, kept0[k]); }})");
+            let _ = writeln!(
+                text,
+                "EACH({{ kept0[k] = kept0[k] * {mult}; largest = maximum(largest, kept0[k]); }})"
+            );
             text.push_str("largest = row_max<ROW_THREADS>(largest, shared);\n");
             text.push_str("EACH({ kept0[k] = expf(kept0[k] - largest); })\n");
             sum(&mut text, "total", "kept0[k]");
@@ -231,7 +245,10 @@ fn emit_result(out: &mut String, op: &RowOp, lanes: usize) {
     let _ = writeln!(out, "u32 row_code[{lanes}]; float row_value[{lanes}];");
     if op.result.draws() {
         let (bits, stream) = (codec::random_bits(op.result.how), op.result.stream);
-        let _ = writeln!(out, "u32 row_random[{lanes}]; draws<{bits}, {lanes}>(noise_of(seed, step, {stream}u), i, row_random);");
+        let _ = writeln!(
+            out,
+            "u32 row_random[{lanes}]; draws<{bits}, {lanes}>(noise_of(seed, step, {stream}u), i, row_random);"
+        );
     }
     let _ = writeln!(out, "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) {{");
     let _ = writeln!(out, "const int k = j * {lanes} + e;");

@@ -52,7 +52,10 @@ pub(crate) fn sum(op: &Scatter, label: &str) -> Kernel {
     let draws = op.result.draws();
     if draws {
         let (bits, stream) = (codec::random_bits(op.result.how), op.result.stream);
-        let _ = writeln!(store, "u32 random[{lanes}]; draws<{bits}, {lanes}>(noise_of(seed, step, {stream}u), i, random);");
+        let _ = writeln!(
+            store,
+            "u32 random[{lanes}]; draws<{bits}, {lanes}>(noise_of(seed, step, {stream}u), i, random);"
+        );
     }
     let _ = writeln!(store, "u32 out[{lanes}]; float rounded;");
     let _ = writeln!(store, "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) {{");
@@ -66,7 +69,16 @@ pub(crate) fn sum(op: &Scatter, label: &str) -> Kernel {
             ("rows", op.rows.to_string()),
             ("width", op.width.to_string()),
             ("lanes", lanes.to_string()),
-            ("load", codec::load(op.updates, lanes, "x0", &format!("(u64)order[p] * {} + column", op.width), "code")),
+            (
+                "load",
+                codec::load(
+                    op.updates,
+                    lanes,
+                    "x0",
+                    &format!("(u64)order[p] * {} + column", op.width),
+                    "code",
+                ),
+            ),
             ("value", codec::decode(op.updates, "code[e]", false)),
             ("store", store),
         ],

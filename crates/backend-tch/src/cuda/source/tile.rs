@@ -35,7 +35,10 @@ pub(crate) fn kernel(
         let _ = writeln!(declarations, "uint2 tile{n}[8];");
         let _ = writeln!(body, "tile{n}[row] = pack1({});", Group::codes(store.what));
         let to = group.stores.len() + n;
-        let _ = writeln!(writes, "store_transposed<{rows}>(tile{n}, y{to}, shared, first_row, first_column);");
+        let _ = writeln!(
+            writes,
+            "store_transposed<{rows}>(tile{n}, y{to}, shared, first_row, first_column);"
+        );
     }
     let draws = group.draws();
     let outputs = group.stores.len() + transposed.len();
