@@ -69,7 +69,8 @@ fn rows(c: &mut Criterion) {
         let targets: Vec<u8> =
             (0..ROWS as u32).flat_map(|row| (row % WIDTH as u32).to_le_bytes()).collect();
         let logits = Input::new(&x, format);
-        let problem = Classification { logits, classes: WIDTH, mult: 1.0, targets: &targets };
+        let (classes, mask) = (WIDTH, None);
+        let problem = Classification { logits, classes, mult: 1.0, targets: &targets, mask };
         group.bench_function(name("cross entropy gradient", format), |b| {
             b.iter(|| problem.gradient(1.0, Output::new(&mut y, format)).expect("sizes agree"));
         });
@@ -114,7 +115,7 @@ fn attention(c: &mut Criterion) {
         group.bench_function(name("forward", format), |b| {
             b.iter(|| {
                 let lse = Output::new(&mut lse, Format::F32);
-                attention.forward(q, k, v, 1.0, Output::new(&mut out, format), lse)
+                attention.forward(q, k, v, None, 1.0, Output::new(&mut out, format), lse)
             });
         });
         group.bench_function(name("backward", format), |b| {
@@ -131,6 +132,7 @@ fn attention(c: &mut Criterion) {
                     (dout, 1.0),
                     Input::new(&lse, Format::F32),
                     dout,
+                    None,
                     gradients,
                 )
             });

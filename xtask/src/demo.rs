@@ -13,6 +13,8 @@ use crate::process::{self, root};
 
 mod report;
 
+pub use report::machine;
+
 /// Arguments of `cargo xtask demo`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {

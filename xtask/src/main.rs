@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod ci;
 mod demo;
+mod experiment;
 mod formats;
 mod plot;
 mod process;
@@ -26,6 +27,8 @@ struct Arguments {
 enum Task {
     /// Train a small GPT in FP8 beside the same model in f32, and compare.
     Demo(demo::Arguments),
+    /// Measure the claims of the unit-scaling papers at small size.
+    Experiment(experiment::Arguments),
     /// Run every test, documentation tests included.
     Test(test::Arguments),
     /// Check formatting, lints, documentation, licences, and run every test.
@@ -39,6 +42,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Demo(arguments) => demo::run(&arguments),
+        Task::Experiment(arguments) => experiment::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Ci(arguments) => ci::run(&arguments),
         Task::Formats(arguments) => formats::run(&arguments),

@@ -109,6 +109,27 @@ impl Attention {
         if self.causal { position + 1 + self.keys - self.queries } else { self.keys }
     }
 
+    /// Which keys of a batch item are not hidden by a mask, and how many there are up to the last;
+    /// at least 1, as blocks of logits have a column.
+    fn visible(&self, mask: Option<&[u8]>, item: usize) -> (Option<Vec<bool>>, usize) {
+        let Some(mask) = mask else { return (None, self.keys) };
+        let own = &mask[item * self.keys * 4..(item + 1) * self.keys * 4];
+        let visible: Vec<bool> = own.chunks_exact(4).map(|word| word != [0; 4]).collect();
+        let limit = visible.iter().rposition(|&seen| seen).map_or(1, |last| last + 1);
+        (Some(visible), limit)
+    }
+
+    fn expect_mask(&self, mask: Option<&[u8]>) -> Result<(), Error> {
+        let expected = self.batch * self.keys;
+        match mask {
+            Some(mask) if mask.len() != expected * 4 => {
+                let found = mask.len() / 4;
+                Err(Error::Length { kernel: "attention", operand: "mask", found, expected })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
         let queries = self.queries;
         (0..queries).step_by(BLOCK).map(move |start| start..queries.min(start + BLOCK))
@@ -134,7 +155,8 @@ impl Attention {
     }
 
     /// `out = alpha · softmax(logit_scale · q kᵀ) v` shaped as q, and the log-sum-exp of the logits
-    /// `[batch, heads, queries]` in `lse`.
+    /// `[batch, heads, queries]` in `lse`. Keys whose little-endian u32 in `mask [batch, keys]` is 0
+    /// are not seen; a query that sees none gives 0.
     ///
     /// # Errors
     /// [`Error::Shape`] for sizes without meaning, [`Error::Length`] if operands disagree with them.
@@ -143,6 +165,7 @@ impl Attention {
         q: Input<'_>,
         k: Input<'_>,
         v: Input<'_>,
+        mask: Option<&[u8]>,
         alpha: f32,
         mut out: Output<'_>,
         mut lse: Output<'_>,
@@ -153,12 +176,14 @@ impl Attention {
         v.expect("attention", "v", self.kv_len())?;
         out.expect("attention", "out", self.q_len())?;
         lse.expect("attention", "lse", self.batch * self.heads * self.queries)?;
+        self.expect_mask(mask)?;
         let (width, keys) = (self.width, self.keys);
         let (out, lse) = (out.share(), lse.share());
         let kernel = f32_kernel();
         for_each_task(self.batch * self.heads, |task| {
             let (item, head) = (task / self.heads, task % self.heads);
             let kv_head = head / (self.heads / self.kv_heads);
+            let (visible, limit) = self.visible(mask, item);
             let mut plain = Scratch::<f32>::new(keys * width);
             self.decode_keys(k, item, kv_head, &mut plain);
             let k = Panels::transposed(&plain, keys, width);
@@ -169,7 +194,7 @@ impl Attention {
             let mut logits = Scratch::<f32>::new(BLOCK * keys);
             let mut sums = [0.0_f32; BLOCK];
             for rows in self.blocks() {
-                let seen = self.seen(rows.end - 1);
+                let seen = self.seen(rows.end - 1).min(limit);
                 let count = rows.len();
                 self.decode_queries(q, item, head, rows.clone(), &mut queries[..count * width]);
                 let left = rows_of(&queries, width);
@@ -187,6 +212,11 @@ impl Attention {
                 for (i, row) in logits.chunks_exact_mut(seen.max(1)).take(count).enumerate() {
                     let own = self.seen(rows.start + i);
                     let (live, hidden) = row.split_at_mut(own.min(row.len()));
+                    if !hide(live, visible.as_deref()) {
+                        row.fill(0.0);
+                        sums[i] = f32::NEG_INFINITY;
+                        continue;
+                    }
                     let (max, sum) = exponentials(live, 1.0);
                     scale_by(live, 1.0 / sum);
                     hidden.fill(0.0);
@@ -223,6 +253,7 @@ impl Attention {
         (out, out_scale): (Input<'_>, f32),
         lse: Input<'_>,
         dout: Input<'_>,
+        mask: Option<&[u8]>,
         mut gradients: AttentionGradients<'_>,
     ) -> Result<(), Error> {
         const NAME: &str = "attention gradient";
@@ -233,6 +264,7 @@ impl Attention {
         out.expect(NAME, "out", self.q_len())?;
         dout.expect(NAME, "dout", self.q_len())?;
         lse.expect(NAME, "lse", self.batch * self.heads * self.queries)?;
+        self.expect_mask(mask)?;
         gradients.q.0.expect(NAME, "dq", self.q_len())?;
         gradients.k.0.expect(NAME, "dk", self.kv_len())?;
         gradients.v.0.expect(NAME, "dv", self.kv_len())?;
@@ -244,6 +276,7 @@ impl Attention {
         let kernel = f32_kernel();
         for_each_task(self.batch * self.kv_heads, |task| {
             let (item, kv_head) = (task / self.kv_heads, task % self.kv_heads);
+            let (visible, limit) = self.visible(mask, item);
             let mut plain = Scratch::<f32>::new(keys * width);
             self.decode_keys(v, item, kv_head, &mut plain);
             let v_turned = Panels::transposed(&plain, keys, width);
@@ -263,7 +296,7 @@ impl Attention {
             let mut sums = [0.0_f32; BLOCK];
             for head in kv_head * group..(kv_head + 1) * group {
                 for rows in self.blocks() {
-                    let seen = self.seen(rows.end - 1);
+                    let seen = self.seen(rows.end - 1).min(limit);
                     let count = rows.len();
                     let queries = &mut queries[..count * width];
                     let upstream = &mut upstream[..count * width];
@@ -284,6 +317,13 @@ impl Attention {
                         let along = out_scale * math::dot(&upstream[part.clone()], &output[part]);
                         let (p, dp) = (&mut p[row.clone()], &mut dp[row]);
                         logit_gradient(p, dp, own, sums[i], along, scale);
+                        if let Some(visible) = &visible {
+                            for ((p, dp), seen) in p.iter_mut().zip(dp).zip(visible) {
+                                if !seen {
+                                    (*p, *dp) = (0.0, 0.0);
+                                }
+                            }
+                        }
                     }
                     let right = Panels::of(upstream, count, width);
                     let left = columns_of(&p, seen);
@@ -326,6 +366,19 @@ simd_fn! {
             *dp = *p * (*dp - along) * scale;
         }
     }
+}
+
+/// Gives hidden keys a logit whose exponential is 0 beside any other; false if no key is left.
+fn hide(logits: &mut [f32], visible: Option<&[bool]>) -> bool {
+    let Some(visible) = visible else { return true };
+    let mut any = false;
+    for (logit, seen) in logits.iter_mut().zip(visible) {
+        any |= seen;
+        if !seen {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+    any
 }
 
 /// A row-major matrix as a left operand.

@@ -1,8 +1,8 @@
 //! Element-wise operations over short runs of f32, the steps of an expression interpreter.
 //!
 //! Each step reads and writes registers of a few hundred to a thousand elements that stay in the
-//! L1 cache. Largest relative errors against f64: `Exp` and `Ln` 3e-7, `Tanh`, `Erf` and `Sigmoid`
-//! 4e-7; the others round once for each operation. `tests/math.rs` holds them.
+//! L1 cache. Largest relative errors against f64: `Exp` and `Ln` 3e-7, `Tanh`, `Erf`,
+//! `Sigmoid`, `Sin` and `Cos` 4e-7; the others round once for each operation. `tests/math.rs` holds them.
 
 use crate::math;
 use crate::simd::simd_fn;
@@ -22,6 +22,10 @@ pub enum Unary {
     Erf,
     /// 1 / (1 + e^-x).
     Sigmoid,
+    /// Of an angle in radians.
+    Sin,
+    /// Of an angle in radians.
+    Cos,
 }
 
 /// A function of two numbers. Comparisons give 1 or 0.
@@ -68,6 +72,8 @@ simd_fn! {
             Unary::Tanh => each(x, out, math::tanh::<FMA>),
             Unary::Erf => each(x, out, math::erf::<FMA>),
             Unary::Sigmoid => each(x, out, math::sigmoid::<FMA>),
+            Unary::Sin => each(x, out, math::sin::<FMA>),
+            Unary::Cos => each(x, out, math::cos::<FMA>),
         }
     }
 }

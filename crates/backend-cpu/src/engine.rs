@@ -9,6 +9,7 @@ use crate::arena::Arena;
 use crate::backend::NAME;
 use crate::execute::{StepKey, execute};
 use crate::instruction::{Instruction, compile};
+use crate::parallel::level_scratch;
 use crate::profile::Profile;
 
 struct Slot {
@@ -212,6 +213,7 @@ impl CpuEngine {
         for step in 0..times {
             self.take_inputs(entry, step);
             self.step(entry)?;
+            level_scratch();
         }
         Ok(())
     }

@@ -213,7 +213,8 @@ impl<'a> Run<'a> {
                 }
                 Kind::Attention(attention) => {
                     let [q, k, v] = [0, 1, 2].map(|at| self.input(at));
-                    attention.forward(q, k, v, alpha, self.output(0), self.output(1))
+                    let mask = self.words(3);
+                    attention.forward(q, k, v, mask, alpha, self.output(0), self.output(1))
                 }
                 Kind::AttentionGrad(attention, out_scale) => {
                     let [q, k, v, out, lse, dout] = [0, 1, 2, 3, 4, 5].map(|at| self.input(at));
@@ -226,19 +227,23 @@ impl<'a> Run<'a> {
                         out,
                         lse,
                         dout,
+                        self.words(6),
                         AttentionGradients { q: dq, k: dk, v: dv },
                     )
                 }
-                Kind::CrossEntropy { classes, mult, factor } => {
-                    let loss = self.classification(*classes, *mult).loss_sum()?;
-                    let loss = (f64::from(loss) * factor * f64::from(alpha)) as f32;
+                Kind::CrossEntropy { classes, mult, factor, mean_of_mask } => {
+                    let rows = self.classification(*classes, *mult, 2);
+                    let factor = if *mean_of_mask { factor / rows.counted() } else { *factor };
+                    let loss = (f64::from(rows.loss_sum()?) * factor * f64::from(alpha)) as f32;
                     self.output(0).share().encode(0, &[loss]);
                     Ok(())
                 }
-                Kind::CrossEntropyGrad { classes, mult, factor } => {
+                Kind::CrossEntropyGrad { classes, mult, factor, mean_of_mask } => {
+                    let rows = self.classification(*classes, *mult, 3);
+                    let factor = if *mean_of_mask { factor / rows.counted() } else { *factor };
                     let upstream = f64::from(self.scalar(2));
                     let scale = (factor * upstream * f64::from(alpha)) as f32;
-                    self.classification(*classes, *mult).gradient(scale, self.output(0))
+                    rows.gradient(scale, self.output(0))
                 }
                 Kind::AdamW(adam) => {
                     // Old values that are not where the new ones go; others are updated in place.
@@ -267,12 +272,21 @@ impl<'a> Run<'a> {
         (at < self.instruction.inputs.len()).then(|| unsafe { self.input(at) })
     }
 
+    /// The bytes of an operand of integers that need not be there.
+    ///
     /// # Safety
     /// As [`execute`].
-    unsafe fn classification(&self, classes: usize, mult: f32) -> Classification<'a> {
+    unsafe fn words(&self, at: usize) -> Option<&'a [u8]> {
         // SAFETY: as this function.
-        let (logits, targets) = unsafe { (self.input(0), self.bytes(1)) };
-        Classification { logits, classes, mult, targets }
+        (at < self.instruction.inputs.len()).then(|| unsafe { self.bytes(at) })
+    }
+
+    /// # Safety
+    /// As [`execute`].
+    unsafe fn classification(&self, classes: usize, mult: f32, mask: usize) -> Classification<'a> {
+        // SAFETY: as this function.
+        let (logits, targets, mask) = unsafe { (self.input(0), self.bytes(1), self.words(mask)) };
+        Classification { logits, classes, mult, targets, mask }
     }
 
     /// # Safety

@@ -246,6 +246,8 @@ fn unary_of(op: UnaryOp) -> Option<Unary> {
         UnaryOp::Rsqrt => Unary::Rsqrt,
         UnaryOp::Tanh => Unary::Tanh,
         UnaryOp::Erf => Unary::Erf,
+        UnaryOp::Sin => Unary::Sin,
+        UnaryOp::Cos => Unary::Cos,
         UnaryOp::Sigmoid => Unary::Sigmoid,
         _ => return None,
     })

@@ -84,11 +84,14 @@ pub(crate) enum Kind {
         mult: f32,
         /// 1 / rows for the mean, 1 for the sum.
         factor: f64,
+        /// The mean over what a mask counts; `factor` is without it then.
+        mean_of_mask: bool,
     },
     CrossEntropyGrad {
         classes: usize,
         mult: f32,
         factor: f64,
+        mean_of_mask: bool,
     },
     AdamW(AdamW),
 }
@@ -128,8 +131,12 @@ pub(crate) fn supports(op: &Op, inputs: &[DType], output: DType) -> Support {
         Op::Map { expr, .. } | Op::Reduce { expr, .. } => is_supported(expr),
         Op::Gather => floats(0..1) && integer(1),
         Op::ScatterAdd { .. } => floats(0..1) && integer(1),
-        Op::CrossEntropy { .. } => floats(0..1) && integer(1),
-        Op::CrossEntropyGrad { .. } => floats(0..1) && integer(1) && floats(2..3),
+        Op::CrossEntropy { .. } => floats(0..1) && integer(1) && (inputs.len() < 3 || integer(2)),
+        Op::CrossEntropyGrad { .. } => {
+            floats(0..1) && integer(1) && floats(2..3) && (inputs.len() < 4 || integer(3))
+        }
+        Op::Attention { .. } => floats(0..3) && (inputs.len() < 4 || integer(3)),
+        Op::AttentionGrad { .. } => floats(0..6) && (inputs.len() < 7 || integer(6)),
         Op::AdamW(_) => floats(0..5) && integer(5) && floats(6..7),
         Op::MatMul { .. }
         | Op::Cast { .. }
@@ -139,9 +146,7 @@ pub(crate) fn supports(op: &Op, inputs: &[DType], output: DType) -> Support {
         | Op::LayerNorm { .. }
         | Op::LayerNormGrad { .. }
         | Op::RmsNorm { .. }
-        | Op::RmsNormGrad { .. }
-        | Op::Attention { .. }
-        | Op::AttentionGrad { .. } => all,
+        | Op::RmsNormGrad { .. } => all,
         _ => false,
     };
     if ok { Support::Native } else { Support::No }
@@ -251,12 +256,16 @@ fn kind(
             Kind::AttentionGrad(attention, (1.0 / forward_alpha) as f32)
         }
         Op::CrossEntropy { mult, mean } => {
-            let factor = if *mean { 1.0 / shapes[0].rows() as f64 } else { 1.0 };
-            Kind::CrossEntropy { classes: width(), mult: *mult as f32, factor }
+            let mean_of_mask = *mean && inputs.len() > 2;
+            let over_rows = *mean && !mean_of_mask;
+            let factor = if over_rows { 1.0 / shapes[0].rows() as f64 } else { 1.0 };
+            Kind::CrossEntropy { classes: width(), mult: *mult as f32, factor, mean_of_mask }
         }
         Op::CrossEntropyGrad { mult, mean } => {
-            let factor = if *mean { mult / shapes[0].rows() as f64 } else { *mult };
-            Kind::CrossEntropyGrad { classes: width(), mult: *mult as f32, factor }
+            let mean_of_mask = *mean && inputs.len() > 3;
+            let over_rows = *mean && !mean_of_mask;
+            let factor = if over_rows { mult / shapes[0].rows() as f64 } else { *mult };
+            Kind::CrossEntropyGrad { classes: width(), mult: *mult as f32, factor, mean_of_mask }
         }
         Op::AdamW(config) => Kind::AdamW(AdamW {
             beta1: config.beta1 as f32,

@@ -6,7 +6,8 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
@@ -80,6 +81,51 @@ pub(crate) fn scratch_bytes() -> usize {
     SCRATCH_BYTES.load(Ordering::Relaxed)
 }
 
+/// Whether a thread has got more scratch since [`level_scratch`].
+static GREW: AtomicBool = AtomicBool::new(false);
+
+/// Gives every thread of the current pool as much scratch as any of them had to get, so that it
+/// does not matter which thread runs a task in the steps to come. Called on a thread of the pool
+/// between steps, when no scratch is in use.
+pub(crate) fn level_scratch() {
+    if !GREW.swap(false, Ordering::Relaxed) {
+        return;
+    }
+    let most: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+    let descending =
+        |free: &mut Vec<Vec<Line>>| free.sort_by_key(|own| std::cmp::Reverse(own.len()));
+    rayon::broadcast(|_| {
+        SCRATCH.with_borrow_mut(|free| {
+            descending(free);
+            let mut most = most.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let count = most.len().max(free.len());
+            most.resize(count, 0);
+            for (most, own) in most.iter_mut().zip(&*free) {
+                *most = own.len().max(*most);
+            }
+        });
+    });
+    let most = most.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    rayon::broadcast(|_| {
+        SCRATCH.with_borrow_mut(|free| {
+            let count = free.len().max(most.len());
+            free.reserve_exact(count - free.len());
+            free.resize_with(count, Vec::new);
+            descending(free);
+            for (own, &lines) in free.iter_mut().zip(&most) {
+                grow(own, lines);
+            }
+        });
+    });
+}
+
+fn grow(lines: &mut Vec<Line>, need: usize) {
+    if lines.len() < need {
+        SCRATCH_BYTES.fetch_add((need - lines.len()) * 64, Ordering::Relaxed);
+        lines.resize(need, Line([0; 64]));
+    }
+}
+
 thread_local! {
     static SCRATCH: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
@@ -94,8 +140,8 @@ impl Plain for f32 {}
 
 /// Scratch of this thread that is given back, and kept for the next user, when it is dropped.
 ///
-/// After the first step of a program every buffer exists, so steps do not allocate. Contents are
-/// left over from the previous user.
+/// After the first step of a program every buffer exists on every thread ([`level_scratch`]), so
+/// that steps do not allocate. Contents are left over from the previous user.
 pub(crate) struct Scratch<T: Plain> {
     lines: Vec<Line>,
     len: usize,
@@ -114,8 +160,8 @@ impl<T: Plain> Scratch<T> {
         });
         let need = (len * size_of::<T>()).div_ceil(64);
         if lines.len() < need {
-            SCRATCH_BYTES.fetch_add((need - lines.len()) * 64, Ordering::Relaxed);
-            lines.resize(need, Line([0; 64]));
+            GREW.store(true, Ordering::Relaxed);
+            grow(&mut lines, need);
         }
         Self { lines, len, _element: PhantomData }
     }

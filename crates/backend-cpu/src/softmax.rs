@@ -127,6 +127,8 @@ pub struct Classification<'a> {
     pub mult: f32,
     /// Class of each row: little-endian u32.
     pub targets: &'a [u8],
+    /// Rows whose little-endian u32 is 0 here are left out: their loss and gradient are 0.
+    pub mask: Option<&'a [u8]>,
 }
 
 impl Classification<'_> {
@@ -141,7 +143,30 @@ impl Classification<'_> {
                 expected: rows,
             });
         }
+        if self.mask.is_some_and(|mask| mask.len() != rows * 4) {
+            return Err(Error::Length {
+                kernel: "cross entropy",
+                operand: "mask",
+                found: self.mask.map_or(0, |mask| mask.len() / 4),
+                expected: rows,
+            });
+        }
         Ok(rows)
+    }
+
+    /// Whether the mask leaves a row out.
+    fn is_left_out(&self, row: usize) -> bool {
+        self.mask.is_some_and(|mask| mask[row * 4..row * 4 + 4] == [0; 4])
+    }
+
+    /// Number of rows that are not left out, at least 1.
+    pub fn counted(&self) -> f64 {
+        let rows = self.targets.len() / 4;
+        match self.mask {
+            Some(mask) => mask.chunks_exact(4).filter(|word| *word != [0; 4]).count(),
+            None => rows,
+        }
+        .max(1) as f64
     }
 
     fn target(&self, row: usize) -> Option<usize> {
@@ -150,7 +175,8 @@ impl Classification<'_> {
         (target < self.classes).then_some(target)
     }
 
-    /// `Σ_rows -ln softmax(mult · logits)[target]`; divide by the rows for the mean. A target that
+    /// `Σ_rows -ln softmax(mult · logits)[target]`; divide by the rows, or by
+    /// [`counted`](Self::counted) with a mask, for the mean. A target that
     /// is no class gives NaN.
     ///
     /// # Errors
@@ -165,6 +191,10 @@ impl Classification<'_> {
             self.logits.decode(block.start * width, &mut values);
             let mut losses = Scratch::<f32>::new(block.len());
             for (i, row) in values.chunks_exact_mut(width).enumerate() {
+                if self.is_left_out(block.start + i) {
+                    losses[i] = 0.0;
+                    continue;
+                }
                 let own = self.target(block.start + i).map_or(f32::NAN, |class| row[class]);
                 let (max, sum) = exponentials(row, self.mult);
                 losses[i] = sum.ln() - (own * self.mult - max);
@@ -190,6 +220,10 @@ impl Classification<'_> {
             let mut values = Scratch::<f32>::new(block.len() * width);
             self.logits.decode(block.start * width, &mut values);
             for (i, row) in values.chunks_exact_mut(width).enumerate() {
+                if self.is_left_out(block.start + i) {
+                    row.fill(0.0);
+                    continue;
+                }
                 let (_, sum) = exponentials(row, self.mult);
                 let Some(target) = self.target(block.start + i) else {
                     row.fill(f32::NAN);

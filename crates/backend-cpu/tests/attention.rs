@@ -37,7 +37,25 @@ struct Expected {
     dv: Vec<f64>,
 }
 
-fn naive(a: &Attention, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]) -> Expected {
+/// Which keys of item are hidden in case `n`: none, a ragged end, holes, and all of one item.
+fn mask(a: &Attention, n: usize) -> Option<Vec<u32>> {
+    let hidden = |item: usize, key: usize| match n {
+        1 => key > 0 && key + item + 1 >= a.keys - a.keys / 3,
+        2 => (key + item).is_multiple_of(3),
+        _ => item == 0,
+    };
+    let all = (0..a.batch).flat_map(|item| (0..a.keys).map(move |key| (item, key)));
+    (n > 0).then(|| all.map(|(item, key)| u32::from(!hidden(item, key))).collect())
+}
+
+fn naive(
+    a: &Attention,
+    q: &[f64],
+    k: &[f64],
+    v: &[f64],
+    mask: Option<&[u32]>,
+    dout: &[f64],
+) -> Expected {
     let mut e = Expected {
         out: vec![0.0; q.len()],
         lse: vec![0.0; a.batch * a.heads * a.queries],
@@ -51,26 +69,29 @@ fn naive(a: &Attention, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]) -> Expect
             let kv = head / (a.heads / a.kv_heads);
             for i in 0..a.queries {
                 let seen = if a.causal { i + 1 + a.keys - a.queries } else { a.keys };
+                let shown = |j: &usize| mask.is_none_or(|mask| mask[item * a.keys + j] != 0);
+                let seen: Vec<usize> = (0..seen).filter(shown).collect();
                 let at_q = ((item * a.queries + i) * a.heads + head) * a.width;
                 let at_k = |j: usize| ((item * a.keys + j) * a.kv_heads + kv) * a.width;
                 let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
                 let row = &q[at_q..][..a.width];
                 let logits: Vec<f64> =
-                    (0..seen).map(|j| scale * dot(row, &k[at_k(j)..][..a.width])).collect();
+                    seen.iter().map(|&j| scale * dot(row, &k[at_k(j)..][..a.width])).collect();
                 let max = logits.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
                 let sum: f64 = logits.iter().map(|l| (l - max).exp()).sum();
                 e.lse[(item * a.heads + head) * a.queries + i] = max + sum.ln();
                 let p: Vec<f64> = logits.iter().map(|l| (l - max).exp() / sum).collect();
                 let up = &dout[at_q..][..a.width];
-                let dp: Vec<f64> = (0..seen).map(|j| dot(up, &v[at_k(j)..][..a.width])).collect();
+                let dp: Vec<f64> =
+                    seen.iter().map(|&j| dot(up, &v[at_k(j)..][..a.width])).collect();
                 let along = dot(&p, &dp);
-                for j in 0..seen {
-                    let dl = p[j] * (dp[j] - along) * scale;
+                for (n, &j) in seen.iter().enumerate() {
+                    let dl = p[n] * (dp[n] - along) * scale;
                     for c in 0..a.width {
-                        e.out[at_q + c] += p[j] * v[at_k(j) + c];
+                        e.out[at_q + c] += p[n] * v[at_k(j) + c];
                         e.dq[at_q + c] += dl * k[at_k(j) + c];
                         e.dk[at_k(j) + c] += dl * q[at_q + c];
-                        e.dv[at_k(j) + c] += p[j] * dout[at_q + c];
+                        e.dv[at_k(j) + c] += p[n] * dout[at_q + c];
                     }
                 }
             }
@@ -86,15 +107,21 @@ fn scaled(x: &[f64], scale: f64) -> Vec<f64> {
 #[test]
 fn forward_and_backward_agree_with_f64() {
     for format in [Format::F32, Format::BF16, Format::E4M3] {
-        for a in CASES {
+        for (a, n) in CASES.iter().flat_map(|a| (0..4).map(move |n| (a, n))) {
+            let mask = mask(a, n);
+            let words =
+                mask.as_ref().map(|mask| mask.iter().flat_map(|w| w.to_le_bytes()).collect());
+            let words: Option<Vec<u8>> = words;
+            let words = words.as_deref();
             let q_len = a.batch * a.queries * a.heads * a.width;
             let kv_len = a.batch * a.keys * a.kv_heads * a.width;
             let [q, dout] = [1, 2].map(|seed| Tensor::normal(format, q_len, 1.0, seed));
             let [k, v] = [3, 4].map(|seed| Tensor::normal(format, kv_len, 1.0, seed));
-            let expected = naive(&a, &q.values, &k.values, &v.values, &dout.values);
+            let expected = naive(a, &q.values, &k.values, &v.values, mask.as_deref(), &dout.values);
             let mut out = Tensor::room(format, q_len);
             let mut lse = Tensor::room(Format::F32, expected.lse.len());
-            a.forward(q.input(), k.input(), v.input(), 2.0, out.output(), lse.output()).unwrap();
+            a.forward(q.input(), k.input(), v.input(), words, 2.0, out.output(), lse.output())
+                .unwrap();
             assert_all_close("out", &out, &scaled(&expected.out, 2.0), tolerance::ATTENTION);
             assert_all_close("lse", &lse, &expected.lse, tolerance::ATTENTION);
 
@@ -114,6 +141,7 @@ fn forward_and_backward_agree_with_f64() {
                 (exact.input(), 0.5),
                 lse.input(),
                 dout.input(),
+                words,
                 gradients,
             )
             .unwrap();
@@ -131,6 +159,6 @@ fn heads_that_do_not_divide_are_refused() {
     let a = Attention { kv_heads: 3, ..CASES[2] };
     let x = Tensor::normal(Format::F32, 4, 1.0, 1);
     let [mut out, mut lse] = [0, 1].map(|_| Tensor::room(Format::F32, 4));
-    let result = a.forward(x.input(), x.input(), x.input(), 1.0, out.output(), lse.output());
+    let result = a.forward(x.input(), x.input(), x.input(), None, 1.0, out.output(), lse.output());
     assert!(matches!(result, Err(Error::Shape { kernel: "attention", .. })));
 }

@@ -31,12 +31,21 @@ fn results() -> Vec<Tensor> {
         logit_scale: 0.25,
     };
     let [o, dq, dk, dv, y, dx, p, dl] = &mut out[..] else { unreachable!("eight results") };
-    a.forward(q.input(), k.input(), v.input(), 1.0, o.output(), lse.output()).unwrap();
+    a.forward(q.input(), k.input(), v.input(), None, 1.0, o.output(), lse.output()).unwrap();
     let gradients =
         AttentionGradients { q: (dq.output(), 1.0), k: (dk.output(), 1.0), v: (dv.output(), 1.0) };
     let forward = (o.input(), 1.0);
-    a.backward(q.input(), k.input(), v.input(), forward, lse.input(), dout.input(), gradients)
-        .unwrap();
+    a.backward(
+        q.input(),
+        k.input(),
+        v.input(),
+        forward,
+        lse.input(),
+        dout.input(),
+        None,
+        gradients,
+    )
+    .unwrap();
     let norm = Norm { width: 80, eps: 1e-5, centred: true };
     norm.forward(q.input(), None, None, 1.0, y.output()).unwrap();
     let mut dweight = Tensor::room(Format::F32, 80);
@@ -48,7 +57,8 @@ fn results() -> Vec<Tensor> {
     norm.backward(q.input(), None, dout.input(), gradients).unwrap();
     softmax(k.input(), 80, 1.5, 1.0, p.output()).unwrap();
     let targets = vec![0; LEN / 80 * 4];
-    let problem = Classification { logits: v.input(), classes: 80, mult: 1.0, targets: &targets };
+    let (logits, mask) = (v.input(), None);
+    let problem = Classification { logits, classes: 80, mult: 1.0, targets: &targets, mask };
     problem.gradient(1.0, dl.output()).unwrap();
     let [mut w, mut m] = [5, 6].map(|seed| Tensor::normal(Format::F32, LEN, 1.0, seed));
     let mut second = Tensor::from_f32(Format::F32, &[0.5; LEN]);

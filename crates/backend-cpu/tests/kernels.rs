@@ -116,8 +116,9 @@ fn cross_entropy_agrees_with_f64() {
             let logits = Tensor::normal(format, rows * classes, 3.0, 5);
             let targets: Vec<usize> = (0..rows).map(|row| row * 7 % classes).collect();
             let bytes: Vec<u8> = targets.iter().flat_map(|t| (*t as u32).to_le_bytes()).collect();
+            let (mult, logits_in) = (0.7, logits.input());
             let problem =
-                Classification { logits: logits.input(), classes, mult: 0.7, targets: &bytes };
+                Classification { logits: logits_in, classes, mult, targets: &bytes, mask: None };
             let found = problem.loss_sum().unwrap();
             let mut gradient = Tensor::room(Format::F32, rows * classes);
             problem.gradient(2.0, gradient.output()).unwrap();
@@ -138,13 +139,55 @@ fn cross_entropy_agrees_with_f64() {
 fn a_target_that_is_no_class_gives_nan() {
     let logits = Tensor::normal(Format::F32, 8, 1.0, 1);
     let targets: Vec<u8> = [1_u32, 4].iter().flat_map(|t| t.to_le_bytes()).collect();
-    let problem =
-        Classification { logits: logits.input(), classes: 4, mult: 1.0, targets: &targets };
+    let logits = logits.input();
+    let problem = Classification { logits, classes: 4, mult: 1.0, targets: &targets, mask: None };
     assert!(problem.loss_sum().unwrap().is_nan());
     let mut gradient = Tensor::room(Format::F32, 8);
     problem.gradient(1.0, gradient.output()).unwrap();
     let found = gradient.read();
     assert!(found[..4].iter().all(|x| x.is_finite()) && found[4..].iter().all(|x| x.is_nan()));
+}
+
+/// The rows that a mask leaves out might as well not be there, whatever their target is.
+#[test]
+fn rows_left_out_have_no_loss_and_no_gradient() {
+    let (rows, classes) = (70, 33);
+    let logits = Tensor::normal(Format::F32, rows * classes, 2.0, 5);
+    let words =
+        |f: fn(usize) -> u32| -> Vec<u8> { (0..rows).flat_map(|n| f(n).to_le_bytes()).collect() };
+    let mask = words(|row| u32::from(row % 3 == 0) * 7);
+    let targets = words(|row| if row % 3 == 0 { row as u32 % 33 } else { u32::MAX });
+    let problem = Classification {
+        logits: logits.input(),
+        classes,
+        mult: 1.0,
+        targets: &targets,
+        mask: Some(&mask),
+    };
+    let kept: Vec<f32> =
+        logits.values.chunks(classes).step_by(3).flatten().map(|&x| x as f32).collect();
+    let kept = Tensor::from_f32(Format::F32, &kept);
+    let own: Vec<u8> = targets.chunks(4).step_by(3).flatten().copied().collect();
+    let alone =
+        Classification { logits: kept.input(), classes, mult: 1.0, targets: &own, mask: None };
+    assert_eq!(problem.counted(), 24.0);
+    let (loss, expected) = (problem.loss_sum().unwrap(), alone.loss_sum().unwrap());
+    assert!((loss - expected).abs() < 1e-5 * expected, "{loss} {expected}");
+    let mut gradient = Tensor::room(Format::F32, rows * classes);
+    problem.gradient(2.0, gradient.output()).unwrap();
+    let mut expected = Tensor::room(Format::F32, kept.values.len());
+    alone.gradient(2.0, expected.output()).unwrap();
+    let (found, expected) = (gradient.read(), expected.read());
+    for (row, found) in found.chunks(classes).enumerate() {
+        match row % 3 {
+            0 => assert_eq!(found, &expected[row / 3 * classes..][..classes]),
+            _ => assert!(found.iter().all(|x| *x == 0.0), "row {row}: {found:?}"),
+        }
+    }
+    let none = Classification { mask: Some(&[0; 70 * 4]), ..problem };
+    assert_eq!((none.loss_sum().unwrap(), none.counted()), (0.0, 1.0));
+    let short = Classification { mask: Some(&mask[4..]), ..problem };
+    assert!(short.loss_sum().is_err());
 }
 
 #[test]
@@ -156,6 +199,7 @@ fn a_certain_class_keeps_its_small_gradient() {
         classes: 2,
         mult: 1.0,
         targets: &0_u32.to_le_bytes(),
+        mask: None,
     };
     let mut gradient = Tensor::room(Format::F32, 2);
     problem.gradient(1.0, gradient.output()).unwrap();

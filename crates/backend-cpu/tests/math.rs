@@ -28,7 +28,7 @@ fn sweep(from: f32, to: f32) -> Vec<f32> {
 /// `(operation, exact, from, to, largest relative error)`.
 type Case = (Unary, fn(f64) -> f64, f32, f32, f64);
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 16] = [
     (Unary::Exp, f64::exp, -87.0, 88.7, 2e-7),
     (Unary::Exp, f64::exp, -1.0, 1.0, 2e-7),
     (Unary::Ln, f64::ln, 1e-3, 4.0, 3e-7),
@@ -41,6 +41,10 @@ const CASES: [Case; 12] = [
     (Unary::Abs, f64::abs, -3.0, 3.0, 0.0),
     (Unary::Neg, |x| -x, -3.0, 3.0, 0.0),
     (Unary::Tanh, f64::tanh, -0.01, 0.01, 4e-7),
+    (Unary::Sin, f64::sin, -1.6, 1.6, 3e-7),
+    (Unary::Cos, f64::cos, -1.5, 1.5, 3e-7),
+    (Unary::Sin, f64::sin, 0.0, 4096.0, 1e-6),
+    (Unary::Cos, f64::cos, -1e5, 1e5, 1e-6),
 ];
 
 /// One test, because the instruction set is a setting of the process.
@@ -91,6 +95,10 @@ fn special_values(isa: Isa) {
         (Unary::Erf, -inf, -1.0),
         (Unary::Sigmoid, inf, 1.0),
         (Unary::Sigmoid, -inf, 0.0),
+        (Unary::Sin, inf, nan),
+        (Unary::Sin, 0.0, 0.0),
+        (Unary::Cos, 0.0, 1.0),
+        (Unary::Cos, -inf, nan),
         (Unary::Sqrt, -1.0, nan),
         (Unary::Rsqrt, 0.0, inf),
     ];

@@ -63,35 +63,46 @@ fn attention_follows_its_formula() -> TestResult {
     {
         let d = 3;
         let operands = [float(1, [b, s, h, d]), float(2, [b, t, n, d]), float(3, [b, t, n, d])];
-        let y = run(Op::Attention { causal, logit_scale: 0.7 }, &[1.5], &operands)?;
-        let [q, k, v] = [0, 1, 2].map(|n: usize| &operands[n].data);
-        let mut output = vec![0.0; b * s * h * d];
-        let mut lse = vec![0.0; b * h * s];
-        for batch in 0..b {
-            for head in 0..h {
-                let kv = head / (h / n);
-                for i in 0..s {
-                    let keys = if causal { i + t - s + 1 } else { t };
-                    let query = &q[((batch * s + i) * h + head) * d..][..d];
-                    let key = |j: usize| ((batch * t + j) * n + kv) * d;
-                    let weights: Vec<f64> = (0..keys)
-                        .map(|j| {
-                            let dot: f64 = query.iter().zip(&k[key(j)..]).map(|(a, b)| a * b).sum();
-                            (0.7 * dot).exp()
-                        })
-                        .collect();
-                    let sum: f64 = weights.iter().sum();
-                    lse[(batch * h + head) * s + i] = sum.ln();
-                    for c in 0..d {
-                        let mixed: f64 =
-                            weights.iter().enumerate().map(|(j, w)| w * v[key(j) + c]).sum();
-                        output[((batch * s + i) * h + head) * d + c] = 1.5 * mixed / sum;
+        let hidden = ids([b, t], &(0..b * t).map(|n| u32::from(n % t != 1)).collect::<Vec<_>>());
+        for masked in [false, true] {
+            let mut operands = operands.to_vec();
+            if masked {
+                operands.push(hidden.clone());
+            }
+            let y = run(Op::Attention { causal, logit_scale: 0.7 }, &[1.5], &operands)?;
+            let [q, k, v] = [0, 1, 2].map(|n: usize| &operands[n].data);
+            let mut output = vec![0.0; b * s * h * d];
+            let mut lse = vec![0.0; b * h * s];
+            for batch in 0..b {
+                for head in 0..h {
+                    let kv = head / (h / n);
+                    for i in 0..s {
+                        let keys = if causal { i + t - s + 1 } else { t };
+                        let query = &q[((batch * s + i) * h + head) * d..][..d];
+                        let key = |j: usize| ((batch * t + j) * n + kv) * d;
+                        let weights: Vec<f64> = (0..keys)
+                            .map(|j| {
+                                if masked && j == 1 {
+                                    return 0.0;
+                                }
+                                let dot: f64 =
+                                    query.iter().zip(&k[key(j)..]).map(|(a, b)| a * b).sum();
+                                (0.7 * dot).exp()
+                            })
+                            .collect();
+                        let sum: f64 = weights.iter().sum();
+                        lse[(batch * h + head) * s + i] = sum.ln();
+                        for c in 0..d {
+                            let mixed: f64 =
+                                weights.iter().enumerate().map(|(j, w)| w * v[key(j) + c]).sum();
+                            output[((batch * s + i) * h + head) * d + c] = 1.5 * mixed / sum;
+                        }
                     }
                 }
             }
+            assert_close(&y[0], &output);
+            assert_close(&y[1], &lse);
         }
-        assert_close(&y[0], &output);
-        assert_close(&y[1], &lse);
     }
     Ok(())
 }
@@ -114,6 +125,22 @@ fn cross_entropy_follows_its_formula() -> TestResult {
     );
     let mean = run(Op::CrossEntropy { mult: 1.4, mean: true }, &[2.0], &operands)?;
     assert_close(&mean[0], &[2.0 * total / 6.0]);
+    // A mask leaves positions out of the mean, even with a target that is no class.
+    let masked =
+        [operands[0].clone(), ids([2, 3], &[0, 9, 2, 2, 1, 3]), ids([2, 3], &[1, 0, 0, 1, 1, 0])];
+    let each: Vec<f64> = operands[0]
+        .data
+        .chunks(5)
+        .zip(&operands[1].data)
+        .map(|(row, &target)| {
+            let sum: f64 = row.iter().map(|v| (1.4 * v).exp()).sum();
+            sum.ln() - 1.4 * row[target as usize]
+        })
+        .collect();
+    let few = run(Op::CrossEntropy { mult: 1.4, mean: true }, &[2.0], &masked)?;
+    assert_close(&few[0], &[2.0 * (each[0] + each[3] + each[4]) / 3.0]);
+    let sum = run(Op::CrossEntropy { mult: 1.4, mean: false }, &[1.0], &masked)?;
+    assert_close(&sum[0], &[each[0] + each[3] + each[4]]);
     let wrong = [operands[0].clone(), ids([2, 3], &[0, 4, 2, 5, 1, 3])];
     let loss = run(Op::CrossEntropy { mult: 1.4, mean: true }, &[1.0], &wrong)?;
     assert!(loss[0][0].is_nan(), "a target beyond the classes gives NaN");

@@ -246,6 +246,17 @@ fn attention() -> TestResult {
         let d = 3;
         let operands = [float(1, [b, s, h, d]), float(2, [b, t, n, d]), float(3, [b, t, n, d])];
         check_op(Op::Attention { causal, logit_scale: 0.8 }, &operands)?;
+        // The last key of each item, or of one item every key, is hidden.
+        let last: Vec<u32> = (0..b * t).map(|n| u32::from(n % t != t - 1)).collect();
+        let item: Vec<u32> = (0..b * t).map(|n| u32::from(n >= t)).collect();
+        for mask in [last, item] {
+            if mask.iter().all(|&shown| shown == 0) {
+                continue;
+            }
+            let mut operands = operands.to_vec();
+            operands.push(ids([b, t], &mask));
+            check_op(Op::Attention { causal, logit_scale: 0.8 }, &operands)?;
+        }
     }
     Ok(())
 }
@@ -255,6 +266,20 @@ fn cross_entropy() -> TestResult {
     for mean in [true, false] {
         let operands = [float(1, [2, 3, 5]), ids([2, 3], &[0, 4, 2, 2, 1, 3])];
         check_op(Op::CrossEntropy { mult: 1.4, mean }, &operands)?;
+        for mask in [[1, 0, 1, 1, 0, 9], [0; 6]] {
+            let targets = ids([2, 3], &[0, 7, 2, 2, u32::MAX, 3]);
+            let operands = [operands[0].clone(), targets, ids([2, 3], &mask)];
+            if mask == [0; 6] {
+                let op = Op::CrossEntropy { mult: 1.4, mean };
+                let mut zero = Evaluation::new(&operands, |graph, x| {
+                    let loss = graph.op(op, x).one()?;
+                    autodiff::gradients(graph, loss, &x[..1], None)
+                })?;
+                assert!(zero.run()?.iter().flatten().all(|x| *x == 0.0));
+                continue;
+            }
+            check_op(Op::CrossEntropy { mult: 1.4, mean }, &operands)?;
+        }
     }
     Ok(())
 }

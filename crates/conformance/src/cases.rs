@@ -152,7 +152,7 @@ fn mat_muls() -> Vec<Case> {
 
 fn expressions() -> Vec<Case> {
     let mut cases = Vec::new();
-    let unary: [(&str, Unary); 9] = [
+    let unary: [(&str, Unary); 11] = [
         ("neg", |x| -x.clone()),
         ("abs", Term::abs),
         ("exp", Term::exp),
@@ -162,6 +162,8 @@ fn expressions() -> Vec<Case> {
         ("tanh", Term::tanh),
         ("erf", Term::erf),
         ("sigmoid", Term::sigmoid),
+        ("sin", Term::sin),
+        ("cos", Term::cos),
     ];
     for (name, f) in unary {
         let positive = matches!(name, "ln" | "sqrt" | "rsqrt");
@@ -322,8 +324,22 @@ fn fused() -> Vec<Case> {
         cases.push(Case::new(
             format!("attention_grad/{tag}"),
             op,
-            &[x(&q), x(&k), x(&k), x(&q), lse, x(&q)],
+            &[x(&q), x(&k), x(&k), x(&q), lse.clone(), x(&q)],
         ));
+        if t == 1 {
+            continue;
+        }
+        // Padding: a ragged end in the first item, a hole in the others.
+        let hidden = |item: usize, key: usize| if item == 0 { key + 2 > t } else { key == 1 };
+        let mask: Vec<f64> =
+            (0..b * t).map(|n| f64::from(u8::from(!hidden(n / t, n % t)))).collect();
+        let mask = Operand { dtype: DType::U32, ..Operand::values([b, t], &mask) };
+        let op = Op::Attention { causal, logit_scale };
+        let operands = [x(&q), x(&k), x(&k), mask.clone()];
+        cases.push(Case::new(format!("attention/{tag}/masked"), op, &operands));
+        let op = Op::AttentionGrad { causal, logit_scale, forward_alpha: 0.5 };
+        let operands = [x(&q), x(&k), x(&k), x(&q), lse, x(&q), mask];
+        cases.push(Case::new(format!("attention_grad/{tag}/masked"), op, &operands));
     }
     for (mean, word) in [(true, "mean"), (false, "sum")] {
         for shape in [[4, 3, 10], [1, 1, 1], [2, 1, 33]] {
@@ -335,8 +351,29 @@ fn fused() -> Vec<Case> {
             cases.push(Case::new(format!("cross_entropy/{tag}"), op, &pair[..2]));
             let op = Op::CrossEntropyGrad { mult: 1.25, mean };
             cases.push(Case::new(format!("cross_entropy_grad/{tag}"), op, &pair));
+            for below in [1, 2] {
+                // None counted, and about half.
+                let mask = Operand::ids([shape[0], shape[1]], below);
+                let [logits, ids, d_loss] = pair.clone();
+                let op = Op::CrossEntropy { mult: 1.25, mean };
+                let operands = [logits.clone(), ids.clone(), mask.clone()];
+                let tag = format!("{tag}/masked_{below}");
+                cases.push(Case::new(format!("cross_entropy/{tag}"), op, &operands));
+                let op = Op::CrossEntropyGrad { mult: 1.25, mean };
+                let operands = [logits, ids, d_loss, mask];
+                cases.push(Case::new(format!("cross_entropy_grad/{tag}"), op, &operands));
+            }
         }
     }
+    let ids = |values: &[f64]| Operand { dtype: DType::U32, ..Operand::values([2], values) };
+    let op = Op::CrossEntropy { mult: 1.0, mean: true };
+    let operands = [x(&[2, 5]), ids(&[1.0, 9.0]), ids(&[3.0, 0.0])];
+    cases.push(Case::new("cross_entropy/target_beyond_left_out", op, &operands));
+    let no_key = Operand { dtype: DType::U32, ..Operand::values([1, 3], &[0.0; 3]) };
+    let op = Op::Attention { causal: false, logit_scale: 0.5 };
+    let heads = x(&[1, 3, 2, 4]);
+    let operands = [heads.clone(), heads.clone(), heads, no_key];
+    cases.push(Case::new("attention/no_key", op, &operands));
     let beyond = Operand { dtype: DType::U32, ..Operand::values([2], &[1.0, 5.0]) };
     let op = Op::CrossEntropy { mult: 1.0, mean: true };
     cases.push(Case::new("cross_entropy/target_beyond", op, &[x(&[2, 5]), beyond]));

@@ -6,12 +6,14 @@
 use crate::check::{Operand, against_reference};
 use crate::{Make, tolerance, trial};
 use libtest_mimic::Trial;
-use onesigma_graph::{Graph, Op, ReduceKind, Result, ValueId, autodiff};
+use onesigma_graph::{DType, Graph, Op, ReduceKind, Result, ValueId, autodiff};
 
 type Forward = fn(&mut Graph, &[ValueId]) -> Result<ValueId>;
 
 fn forms() -> Vec<(&'static str, Vec<Operand>, Forward)> {
     let x = |shape: &[usize]| Operand::normal(shape.to_vec());
+    let mask = [1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0];
+    let mask = Operand { dtype: DType::U32, ..Operand::values([2, 6], &mask) };
     vec![
         ("mat_mul", vec![x(&[2, 5, 7]), x(&[7, 3])], |g, x| {
             g.matmul(x[0], x[1]).alpha(0.4).beta(&[0.5, 0.3]).one()
@@ -38,6 +40,16 @@ fn forms() -> Vec<(&'static str, Vec<Operand>, Forward)> {
         ("rms_norm", vec![x(&[4, 11]), x(&[11])], |g, x| g.op(Op::RmsNorm { eps: 1e-5 }, x).one()),
         ("attention", vec![x(&[2, 6, 4, 8]), x(&[2, 6, 2, 8]), x(&[2, 6, 2, 8])], |g, x| {
             Ok(g.op(Op::Attention { causal: true, logit_scale: 0.35 }, x).alpha(1.5).all()?[0])
+        }),
+        (
+            "attention_masked",
+            vec![x(&[2, 6, 4, 8]), x(&[2, 6, 2, 8]), x(&[2, 6, 2, 8]), mask],
+            |g, x| {
+                Ok(g.op(Op::Attention { causal: false, logit_scale: 0.35 }, x).alpha(1.5).all()?[0])
+            },
+        ),
+        ("rotation", vec![x(&[3, 5]), x(&[3, 5])], |g, x| {
+            g.map(x, |x| x[0].clone() * x[1].cos() - x[1].sin())?.one()
         }),
         ("embedding", vec![x(&[7, 5]), Operand::ids([3, 4], 7)], |g, x| g.op(Op::Gather, x).one()),
         ("cross_entropy", vec![x(&[3, 4, 9]), Operand::ids([3, 4], 9)], |g, x| {

@@ -219,12 +219,15 @@ impl Rule<'_, '_> {
                     logit_scale: *logit_scale,
                     forward_alpha: node.alpha[0],
                 };
-                let inputs = [x(0), x(1), x(2), node.outputs[0], node.outputs[1], dy];
+                let mut inputs = vec![x(0), x(1), x(2), node.outputs[0], node.outputs[1], dy];
+                inputs.extend(node.inputs.get(3));
                 self.emit_all(op, &inputs, &[0, 1, 2])
             }
             Op::CrossEntropy { mult, mean } => {
                 let op = Op::CrossEntropyGrad { mult: *mult, mean: *mean };
-                self.emit_all(op, &[x(0), x(1), dy], &[0])
+                let mut inputs = vec![x(0), x(1), dy];
+                inputs.extend(node.inputs.get(2));
+                self.emit_all(op, &inputs, &[0])
             }
             op => Err(Error::NotDifferentiable { node: node.name.clone(), op: op.name() }),
         }

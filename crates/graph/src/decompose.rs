@@ -125,33 +125,41 @@ impl Expansion<'_> {
         Op::Reduce { kind, expr, shape: shape.clone(), axes, keep_dims: true }
     }
 
-    /// Largest value and sum of exponentials of each row of `term(x)`, for a stable softmax.
+    /// Largest value and sum of exponentials of each row of `term(x)`, for a stable softmax. `keep`
+    /// says of which elements, from the mask if there is one; `None` for all.
     fn row_statistics(
         &mut self,
         x: ValueId,
+        mask: Option<ValueId>,
         shape: &Shape,
         term: impl Fn(&Term) -> Term,
-        keep: impl Fn() -> Option<Term>,
+        keep: impl Fn(Option<&Term>) -> Option<Term>,
     ) -> Result<(ValueId, ValueId)> {
         // Masked elements count neither for the maximum nor for the sum. The lowest f32 stands
         // for "none" so that programs hold finite constants only.
-        let masked = |value: Term, other: f64| match keep() {
+        let masked = |value: Term, other: f64, mask: Option<&Term>| match keep(mask) {
             Some(keep) => keep.select(value, other),
             None => value,
         };
         let lowest = -f64::from(f32::MAX);
-        let op = self.rows(ReduceKind::Max, shape, 1, |x| masked(term(&x[0]), lowest));
-        let max = self.step("max", op, &[x], 1.0)?;
+        let mut inputs = vec![x];
+        inputs.extend(mask);
         let op = self
-            .rows(ReduceKind::Sum, shape, 2, |x| masked((term(&x[0]) - x[1].clone()).exp(), 0.0));
-        let sum = self.step("sum", op, &[x, max], 1.0)?;
+            .rows(ReduceKind::Max, shape, inputs.len(), |x| masked(term(&x[0]), lowest, x.get(1)));
+        let max = self.step("max", op, &inputs, 1.0)?;
+        let mut inputs = vec![x, max];
+        inputs.extend(mask);
+        let op = self.rows(ReduceKind::Sum, shape, inputs.len(), |x| {
+            masked((term(&x[0]) - x[1].clone()).exp(), 0.0, x.get(2))
+        });
+        let sum = self.step("sum", op, &inputs, 1.0)?;
         Ok((max, sum))
     }
 
     fn softmax(&mut self, mult: f64) -> Result<Vec<ValueId>> {
         let x = self.x[0];
         let shape = self.shape(x);
-        let (max, sum) = self.row_statistics(x, &shape, |x| x.clone() * mult, || None)?;
+        let (max, sum) = self.row_statistics(x, None, &shape, |x| x.clone() * mult, |_| None)?;
         let op = self.map(&shape, 3, |x| (x[0].clone() * mult - x[1].clone()).exp() / x[2].clone());
         Ok(vec![self.last(0, op, &[x, max, sum], 1.0)?])
     }
@@ -252,12 +260,13 @@ impl Expansion<'_> {
     }
 
     fn cross_entropy(&mut self, mult: f64, mean: bool) -> Result<Vec<ValueId>> {
-        let (inputs, shape, share) = self.classes(mult, mean)?;
+        let (inputs, shape, share) = self.classes(self.x.get(2).copied(), mult, mean)?;
         let axis = shape.rank() - 1;
-        let expr = Expr::new(4, |x| {
+        let expr = Expr::new(inputs.len(), |x| {
             let loss = x[3].ln() + x[2].clone() - x[0].clone() * mult;
             let chosen = Term::index(axis).equal(x[1].clone());
-            chosen.select(loss, 0.0) + refuse(&x[1], shape.last())
+            let loss = chosen.select(loss, 0.0) + refuse(&x[1], shape.last());
+            counted(loss, &x[4..])
         });
         let op = Op::Reduce {
             kind: ReduceKind::Sum,
@@ -271,26 +280,51 @@ impl Expansion<'_> {
 
     fn cross_entropy_grad(&mut self, mult: f64, mean: bool) -> Result<Vec<ValueId>> {
         let d_loss = self.x[2];
-        let (mut inputs, shape, share) = self.classes(mult, mean)?;
-        inputs.push(d_loss);
+        let (mut inputs, shape, share) = self.classes(self.x.get(3).copied(), mult, mean)?;
+        inputs.insert(4, d_loss);
         let axis = shape.rank() - 1;
-        let op = self.map(&shape, 5, |x| {
+        let op = self.map(&shape, inputs.len(), |x| {
             let share = (x[0].clone() * mult - x[2].clone()).exp() / x[3].clone();
             let chosen = Term::index(axis).equal(x[1].clone());
-            (share - chosen + refuse(&x[1], shape.last())) * x[4].clone()
+            let gradient = (share - chosen + refuse(&x[1], shape.last())) * x[4].clone();
+            counted(gradient, &x[5..])
         });
         Ok(vec![self.last(0, op, &inputs, mult * share)?])
     }
 
-    /// Logits, targets `[.., 1]`, maxima and sums; the logits' shape; the weight of a position.
-    fn classes(&mut self, mult: f64, mean: bool) -> Result<(Vec<ValueId>, Shape, f64)> {
+    /// Logits, targets `[.., 1]`, maxima and sums, with a mask also the mask `[.., 1]` and, for the
+    /// mean, the number of positions it counts; the logits' shape; the weight of a position
+    /// without a mask.
+    fn classes(
+        &mut self,
+        mask: Option<ValueId>,
+        mult: f64,
+        mean: bool,
+    ) -> Result<(Vec<ValueId>, Shape, f64)> {
         let (logits, targets) = (self.x[0], self.x[1]);
         let shape = self.shape(logits);
         let column = shape.reduced(&[shape.rank() - 1], true);
-        let (max, sum) = self.row_statistics(logits, &shape, |x| x.clone() * mult, || None)?;
-        let share = if mean { 1.0 / column.numel() as f64 } else { 1.0 };
-        let targets = self.reshape(targets, column)?;
-        Ok((vec![logits, targets, max, sum], shape, share))
+        let (max, sum) =
+            self.row_statistics(logits, None, &shape, |x| x.clone() * mult, |_| None)?;
+        let targets = self.reshape(targets, column.clone())?;
+        let mut inputs = vec![logits, targets, max, sum];
+        let Some(mask) = mask else {
+            let share = if mean { 1.0 / column.numel() as f64 } else { 1.0 };
+            return Ok((inputs, shape, share));
+        };
+        let mask = self.reshape(mask, column.clone())?;
+        inputs.push(mask);
+        if mean {
+            let op = Op::Reduce {
+                kind: ReduceKind::Sum,
+                expr: Expr::new(1, |x| x[0].equal(0.0).select(0.0, 1.0)),
+                axes: (0..column.rank()).collect(),
+                shape: column,
+                keep_dims: false,
+            };
+            inputs.push(self.step("count", op, &[mask], 1.0)?);
+        }
+        Ok((inputs, shape, 1.0))
     }
 
     fn reshape(&mut self, value: ValueId, shape: Shape) -> Result<ValueId> {
@@ -368,6 +402,15 @@ fn normal(x: &[Term]) -> Term {
     match x.split_last() {
         Some((rsigma, rest)) => centre(rest) * rsigma.clone(),
         None => Term::constant(0.0),
+    }
+}
+
+/// `value` at a position that the mask counts, as a share of their number if that is given; else 0.
+fn counted(value: Term, mask: &[Term]) -> Term {
+    match mask {
+        [] => value,
+        [mask] => mask.equal(0.0).select(0.0, value),
+        [mask, count, ..] => mask.equal(0.0).select(0.0, value / count.max(1.0)),
     }
 }
 

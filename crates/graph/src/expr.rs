@@ -44,6 +44,10 @@ pub enum UnaryOp {
     Erf,
     /// `1 / (1 + e^-x)`
     Sigmoid,
+    /// Sine of an angle in radians.
+    Sin,
+    /// Cosine of an angle in radians.
+    Cos,
 }
 
 /// A function of two numbers. Comparisons give 1 for true and 0 for false (also for NaN).
@@ -194,6 +198,16 @@ impl Term {
     /// `1 / (1 + e^-x)`
     pub fn sigmoid(&self) -> Self {
         self.unary(UnaryOp::Sigmoid)
+    }
+
+    /// Sine of an angle in radians.
+    pub fn sin(&self) -> Self {
+        self.unary(UnaryOp::Sin)
+    }
+
+    /// Cosine of an angle in radians.
+    pub fn cos(&self) -> Self {
+        self.unary(UnaryOp::Cos)
     }
 
     /// `x * x`
@@ -507,6 +521,8 @@ fn derivative_unary(op: UnaryOp, x: &Term, y: &Term) -> Term {
         UnaryOp::Tanh => one() - y.square(),
         UnaryOp::Erf => Term::constant(std::f64::consts::FRAC_2_SQRT_PI) * (-x.square()).exp(),
         UnaryOp::Sigmoid => y.clone() * (one() - y.clone()),
+        UnaryOp::Sin => x.cos(),
+        UnaryOp::Cos => -x.sin(),
     }
 }
 
@@ -524,6 +540,8 @@ fn eval_unary(op: UnaryOp, x: f64) -> f64 {
             let e = (-x.abs()).exp();
             if x >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) }
         }
+        UnaryOp::Sin => x.sin(),
+        UnaryOp::Cos => x.cos(),
     }
 }
 
@@ -600,7 +618,7 @@ mod tests {
 
     #[test]
     fn gradients_agree_with_finite_differences() {
-        let unary: [fn(&Term) -> Term; 9] = [
+        let unary: [fn(&Term) -> Term; 11] = [
             |x| -x.clone(),
             Term::abs,
             Term::exp,
@@ -610,6 +628,8 @@ mod tests {
             Term::tanh,
             Term::erf,
             Term::sigmoid,
+            Term::sin,
+            Term::cos,
         ];
         for f in unary {
             check_gradient(&Expr::new(1, |x| f(&x[0])), &[0.7]);

@@ -346,6 +346,15 @@ fn fused(on: &Operands<'_>, op: &Op) -> Result<Vec<Inferred>> {
         }
         Op::Attention { .. } | Op::AttentionGrad { .. } => attention(on, op),
         Op::CrossEntropy { .. } | Op::CrossEntropyGrad { .. } => {
+            let forward = matches!(op, Op::CrossEntropy { .. });
+            let mask = if forward { 2 } else { 3 };
+            if forward {
+                on.count(&[2, 3], "2 or 3: logits, targets, mask")?;
+            } else {
+                on.count(&[3, 4], "3 or 4: logits, targets, d_loss, mask")?;
+                on.float(2)?;
+                on.scalar(2)?;
+            }
             on.float(0)?;
             on.integer(1)?;
             on.at_least_rank(0, 1)?;
@@ -353,15 +362,14 @@ fn fused(on: &Operands<'_>, op: &Op) -> Result<Vec<Inferred>> {
             if dims[..dims.len() - 1] != *on.shape(1).dims() {
                 return Err(on.wrong_shape("logits [.., classes] and targets [..]"));
             }
-            if matches!(op, Op::CrossEntropy { .. }) {
-                on.count(&[2], "2: logits, targets")?;
-                Ok(Inferred::new(Shape::scalar(), DType::F32, Role::Statistic))
-            } else {
-                on.count(&[3], "3: logits, targets, d_loss")?;
-                on.float(2)?;
-                on.scalar(2)?;
-                Ok(like(0))
+            if on.values.len() > mask {
+                on.integer(mask)?;
+                on.same_shape(1, mask)?;
             }
+            if forward {
+                return Ok(Inferred::new(Shape::scalar(), DType::F32, Role::Statistic));
+            }
+            Ok(like(0))
         }
         Op::AdamW(_) => {
             on.count(&[7], "7: w, gradient, m, v, lr, step, grad_factor")?;
@@ -389,11 +397,12 @@ fn fused(on: &Operands<'_>, op: &Op) -> Result<Vec<Inferred>> {
 fn attention(on: &Operands<'_>, op: &Op) -> Result<Vec<Inferred>> {
     let forward = matches!(op, Op::Attention { .. });
     if forward {
-        on.count(&[3], "3: q, k, v")?;
+        on.count(&[3, 4], "3 or 4: q, k, v, mask")?;
     } else {
-        on.count(&[6], "6: q, k, v, output, lse, d_output")?;
+        on.count(&[6, 7], "6 or 7: q, k, v, output, lse, d_output, mask")?;
     }
-    on.floats()?;
+    let mask = if forward { 3 } else { 6 };
+    (0..mask).try_for_each(|n| on.float(n))?;
     on.same_shape(1, 2)?;
     let expected =
         "q [batch, seq, heads, d], k and v [batch, keys, kv_heads, d], kv_heads dividing heads";
@@ -409,6 +418,13 @@ fn attention(on: &Operands<'_>, op: &Op) -> Result<Vec<Inferred>> {
     }
     if causal && keys < seq {
         return Err(on.wrong_shape("at least as many keys as queries in causal attention"));
+    }
+    if on.values.len() > mask {
+        on.integer(mask)?;
+        if on.shape(mask).dims() != [batch, keys] {
+            let expected = format!("operand {mask}, the mask, of shape [{batch}, {keys}]");
+            return Err(on.wrong_shape(expected));
+        }
     }
     let lse = Shape::from([batch, heads, seq]);
     if forward {

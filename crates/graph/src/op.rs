@@ -191,14 +191,17 @@ pub enum Op {
     /// `k, v [batch, keys, kv_heads, d]`, where `kv_heads` divides `heads` and head `h` reads
     /// key-value head `h / (heads / kv_heads)`. Results: the output, shaped as `q`, and the
     /// log-sum-exp of the logits `[batch, heads, seq]` (always unscaled). With `causal`, query `i`
-    /// sees keys `0 ..= i + keys - seq`.
+    /// sees keys `0 ..= i + keys - seq`. A fourth operand `mask U32 [batch, keys]` hides the keys
+    /// where it is 0, the padding of a batch; a query that sees no key at all gives 0, with a
+    /// log-sum-exp of negative infinity.
     Attention {
         /// Keys after the query's position are masked.
         causal: bool,
         /// Factor on the logits.
         logit_scale: f64,
     },
-    /// Gradients of [`Op::Attention`] for `q, k, v` from `q, k, v, output, lse, d_output`.
+    /// Gradients of [`Op::Attention`] for `q, k, v` from `q, k, v, output, lse, d_output`, and the
+    /// mask if the forward op has one.
     AttentionGrad {
         /// As in the forward op.
         causal: bool,
@@ -209,13 +212,16 @@ pub enum Op {
     },
     /// `-ln softmax(mult logits)[target]`, mean or sum over all positions: operands
     /// `logits [.., classes]`, `targets U32 [..]`; a scalar. A target beyond the classes gives NaN.
+    /// A third operand `mask U32 [..]` leaves out the positions where it is 0: the mean is over the
+    /// others, 0 if there are none, and what the target of a position left out is does not matter.
     CrossEntropy {
         /// Factor on the logits.
         mult: f64,
         /// Mean instead of sum.
         mean: bool,
     },
-    /// Gradient of [`Op::CrossEntropy`] for the logits from `logits, targets, d_loss`.
+    /// Gradient of [`Op::CrossEntropy`] for the logits from `logits, targets, d_loss`, and the mask
+    /// if the forward op has one.
     CrossEntropyGrad {
         /// As in the forward op.
         mult: f64,

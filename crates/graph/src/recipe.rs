@@ -36,6 +36,12 @@ pub enum Scaling {
     None,
     /// Unit scaling: the model is built with the scales of arXiv 2303.11257.
     Unit,
+    /// Unit scaling with the multipliers and learning rates of u-muP, arXiv 2407.17465.
+    #[serde(rename = "u-mup")]
+    UMup,
+    /// Unit scaling simplified for deep models, muS, arXiv 2502.05967.
+    #[serde(rename = "mu-s")]
+    MuS,
     /// The loss is multiplied by a factor before the backward pass. It grows by `growth` after
     /// `interval` steps without overflow; a step whose gradients overflow is skipped and multiplies
     /// it by `backoff` (Micikevicius et al., arXiv 1710.03740). `growth = backoff = 1` is a static

@@ -169,3 +169,28 @@ fn a_shape_error_names_node_op_and_shapes() -> Result<(), Error> {
     );
     Ok(())
 }
+
+#[test]
+fn element_wise_results_replace_operands_that_nothing_reads_again() -> Result<(), Error> {
+    let mut module = Module::new();
+    let x = module.slot("x", SlotKind::Input, [256], DType::F32, Role::Data)?;
+    let y = module.slot("y", SlotKind::Output, [], DType::F32, Role::Statistic)?;
+    let mut graph = Graph::new();
+    let x = module.read(&mut graph, x);
+    let a = graph.map(&[x], |x| x[0].exp())?.one()?;
+    let b = graph.map(&[a], |a| a[0].tanh())?.one()?; // over a
+    let c = graph.map(&[b, a], |v| v[0].clone() * v[1].clone())?; // a is still read here
+    let c = c.one()?;
+    let sum = graph.reduce(onesigma_graph::ReduceKind::Sum, &[c], &[0], false, |c| c[0].clone());
+    let sum = sum?.one()?;
+    graph.write(y, sum);
+    module.entry("run", graph)?;
+    let program = Program::new(module)?;
+    let entry = &program.entries()[0];
+    let [a, b, c] = [a, b, c].map(|value| entry.places[value.index()].offset);
+    assert_ne!(a, b);
+    assert!(c == b || c == a);
+    assert_eq!(entry.temporary_bytes, 2 * 1024);
+    assert_eq!(entry.live_bytes, 2 * 1024);
+    Ok(())
+}

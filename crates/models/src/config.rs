@@ -1,7 +1,7 @@
 //! Configuration of GPT, with the names of Hugging Face's `config.json`.
 
 use crate::{Error, Result};
-use onesigma_ops::{Parametrisation, TransformerResidual};
+use onesigma_ops::{NormPlacement, Parametrisation, TransformerResidual};
 use serde::{Deserialize, Serialize};
 
 /// Activation of the MLP.
@@ -13,12 +13,53 @@ pub enum Activation {
     #[default]
     Gelu,
     /// GELU with tanh, as GPT-2.
+    #[serde(alias = "gelu_pytorch_tanh")]
     GeluNew,
     /// `x sigmoid(x)`.
+    #[serde(alias = "swish")]
     Silu,
+    /// `x gate sigmoid(gate)` with a second matrix for the gate (arXiv 2002.05202).
+    Swiglu,
 }
 
-/// Norm before each branch and before the readout.
+/// Where the norm of a residual branch stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum NormPosition {
+    /// `x + f(norm(x))`, and one norm at the end, as GPT-2.
+    #[default]
+    Pre,
+    /// `norm(x + f(x))`, as the original transformer and BERT.
+    Post,
+    /// `x + norm(f(x))`, and one norm at the end (arXiv 2502.05967, section 3).
+    BranchEnd,
+}
+
+impl From<NormPlacement> for NormPosition {
+    /// Where a parametrisation wants the norms of a model that does not say.
+    fn from(placement: NormPlacement) -> Self {
+        match placement {
+            NormPlacement::BranchStart => Self::Pre,
+            NormPlacement::BranchEnd => Self::BranchEnd,
+        }
+    }
+}
+
+/// What positions are told by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Positions {
+    /// A learned table that is added to the token embedding.
+    #[default]
+    Learned,
+    /// Queries and keys turn with their position (RoFormer, arXiv 2104.09864); pairs are the
+    /// halves of a head.
+    Rotary,
+}
+
+/// Kind of all norms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -30,9 +71,9 @@ pub enum Norm {
     RmsNorm,
 }
 
-/// A GPT-2 style decoder: learned positions, pre-norm, causal attention. Fields that
-/// `config.json` of GPT-2 also has keep their names; fields of `config.json` that are not here are
-/// ignored. Dropout is 0 where it is not given.
+/// A decoder with causal attention; by default that of GPT-2, with learned positions and pre-norm.
+/// Fields that `config.json` of GPT-2 also has keep their names; fields of `config.json` that are
+/// not here are ignored. Dropout is 0 where it is not given.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GptConfig {
@@ -46,12 +87,22 @@ pub struct GptConfig {
     pub n_layer: usize,
     /// Number of attention heads; divides `n_embd`.
     pub n_head: usize,
+    /// Number of key-value heads, each shared by a group of heads (arXiv 2305.13245); divides
+    /// `n_head`, which it is if not given.
+    pub n_kv_head: Option<usize>,
     /// Width of the MLP; 4 `n_embd` if not given.
     pub n_inner: Option<usize>,
     /// Activation of the MLP.
     pub activation_function: Activation,
+    /// What positions are told by.
+    pub positions: Positions,
+    /// Base of the frequencies of rotary positions.
+    pub rope_theta: f64,
     /// Kind of all norms.
     pub norm: Norm,
+    /// Where the norm of a branch stands; if not given, where the parametrisation wants it: at the
+    /// end of the branch in `mu-s`, else before it.
+    pub norm_position: Option<NormPosition>,
     /// Whether norms have a weight (and a bias, with `bias`).
     pub norm_affine: bool,
     /// Added to the variance in norms.
@@ -65,14 +116,17 @@ pub struct GptConfig {
     /// Dropout at the end of each branch.
     pub resid_pdrop: f64,
     /// Whether the readout is the token embedding; if not given, regular models are tied, as
-    /// GPT-2, and unit-scaled ones are not, since the two uses of the table want different scales.
+    /// GPT-2, and unit-scaled ones are not, since then each use of the table has its ideal scale.
     pub tie_word_embeddings: Option<bool>,
     /// Standard deviation of regular weights; unit-scaled ones start with 1.
     pub initializer_range: f64,
-    /// Unit-scaled only: weight of the branches against the embedding,
+    /// Weight of every residual branch against its skip, in place of the parametrisation's rule;
+    /// a regular model has plain sums.
+    pub residual_tau: Option<f64>,
+    /// `unit` and `u-mup` only: weight of the branches against the embedding,
     /// [`TransformerResidual::residual_mult`].
     pub residual_mult: f64,
-    /// Unit-scaled only: weight of attention against MLP branches,
+    /// `unit` and `u-mup` only: weight of attention against MLP branches,
     /// [`TransformerResidual::residual_attn_ratio`].
     pub residual_attn_ratio: f64,
     /// Factor on the logits of attention.
@@ -90,9 +144,13 @@ impl Default for GptConfig {
             n_embd: 256,
             n_layer: 4,
             n_head: 4,
+            n_kv_head: None,
             n_inner: None,
             activation_function: Activation::Gelu,
+            positions: Positions::Learned,
+            rope_theta: 10000.0,
             norm: Norm::LayerNorm,
+            norm_position: None,
             norm_affine: true,
             layer_norm_epsilon: 1e-5,
             bias: true,
@@ -101,6 +159,7 @@ impl Default for GptConfig {
             resid_pdrop: 0.0,
             tie_word_embeddings: None,
             initializer_range: 0.02,
+            residual_tau: None,
             residual_mult: 1.0,
             residual_attn_ratio: 1.0,
             attention_mult: 1.0,
@@ -126,7 +185,7 @@ impl GptConfig {
     ///
     /// # Errors
     /// [`Error::Config`] with the field, its value and what to do.
-    pub fn validate(&self, p: Parametrisation) -> Result<()> {
+    pub fn validate(&self) -> Result<()> {
         for (field, size) in [
             ("vocab_size", self.vocab_size),
             ("n_positions", self.n_positions),
@@ -134,12 +193,9 @@ impl GptConfig {
             ("n_layer", self.n_layer),
             ("n_head", self.n_head),
             ("n_inner", self.inner()),
+            ("n_kv_head", self.kv_heads()),
         ] {
-            let least = if field == "vocab_size" { 2 } else { 1 };
-            if !(least..=MAX_EXTENT).contains(&size) {
-                let remedy = format!("set `{field}` within this range");
-                return Err(wrong(field, size, format!("{least} to {MAX_EXTENT}"), remedy));
-            }
+            check_range(field, size, if field == "vocab_size" { 2 } else { 1 })?;
         }
         if !self.n_embd.is_multiple_of(self.n_head) {
             let lower = self.n_embd - self.n_embd % self.n_head;
@@ -151,40 +207,37 @@ impl GptConfig {
                 format!("use n_embd {near} or another n_head"),
             ));
         }
-        for (field, value) in [
+        if !self.n_head.is_multiple_of(self.kv_heads()) {
+            return Err(wrong(
+                "n_kv_head",
+                self.kv_heads(),
+                format!("a divisor of `n_head`, {}", self.n_head),
+                "leave it out for as many as heads".to_owned(),
+            ));
+        }
+        if self.positions == Positions::Rotary && !self.head_size().is_multiple_of(2) {
+            return Err(wrong(
+                "positions",
+                "rotary",
+                format!("learned for heads of odd size, {}", self.head_size()),
+                "change n_embd or n_head so that their ratio is even".to_owned(),
+            ));
+        }
+        Range::Probability.check(&[
             ("embd_pdrop", self.embd_pdrop),
             ("attn_pdrop", self.attn_pdrop),
             ("resid_pdrop", self.resid_pdrop),
-        ] {
-            if !(0.0..1.0).contains(&value) {
-                let remedy = "use 0 for no dropout".to_owned();
-                return Err(wrong(field, value, "a probability in [0, 1)".to_owned(), remedy));
-            }
-        }
-        for (field, value) in [
+        ])?;
+        Range::Positive.check(&[
             ("layer_norm_epsilon", self.layer_norm_epsilon),
             ("initializer_range", self.initializer_range),
+            ("rope_theta", self.rope_theta),
+            ("residual_tau", self.residual_tau.unwrap_or(1.0)),
             ("residual_mult", self.residual_mult),
             ("residual_attn_ratio", self.residual_attn_ratio),
             ("attention_mult", self.attention_mult),
             ("loss_mult", self.loss_mult),
-        ] {
-            if !(value > 0.0 && value.is_finite()) {
-                let remedy = "leave it out for the usual value".to_owned();
-                return Err(wrong(field, value, "a positive finite number".to_owned(), remedy));
-            }
-        }
-        if p.is_scaled() && self.tied(p) {
-            return Err(wrong(
-                "tie_word_embeddings",
-                true,
-                "false in a unit-scaled model: the gradients of lookup and readout have different \
-                 scales, so their sum would not be proportional to the true gradient"
-                    .to_owned(),
-                "set `tie_word_embeddings` to false or leave it out".to_owned(),
-            ));
-        }
-        Ok(())
+        ])
     }
 
     /// Checks the shape of a batch of token ids `[batch, seq]`.
@@ -211,6 +264,11 @@ impl GptConfig {
         self.n_embd / self.n_head.max(1)
     }
 
+    /// Number of key-value heads.
+    pub fn kv_heads(&self) -> usize {
+        self.n_kv_head.unwrap_or(self.n_head)
+    }
+
     /// Width of the MLP.
     pub fn inner(&self) -> usize {
         self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
@@ -225,17 +283,71 @@ impl GptConfig {
     ///
     /// # Errors
     /// [`Error::Ops`] for factors that are not positive.
-    pub fn taus(&self, layer: usize) -> Result<[f64; 2]> {
-        let rule = TransformerResidual {
+    pub fn taus(&self, p: Parametrisation, layer: usize) -> Result<[f64; 2]> {
+        if let Some(tau) = self.residual_tau {
+            return Ok([tau; 2]);
+        }
+        let weights = TransformerResidual {
             residual_mult: self.residual_mult,
             residual_attn_ratio: self.residual_attn_ratio,
         };
-        let branches = 2 * self.n_layer;
-        Ok([rule.tau(2 * layer, branches)?, rule.tau(2 * layer + 1, branches)?])
+        let (rule, branches) = (p.scheme().residual, 2 * self.n_layer);
+        let attention = weights.tau(rule, 2 * layer, branches)?;
+        Ok([attention, weights.tau(rule, 2 * layer + 1, branches)?])
+    }
+
+    /// Where the norm of a branch stands.
+    pub fn norm_position(&self, p: Parametrisation) -> NormPosition {
+        self.norm_position.unwrap_or(p.scheme().norm.into())
     }
 }
 
-fn wrong(field: &'static str, found: impl ToString, expected: String, remedy: String) -> Error {
+/// Refuses extents that are mistakes.
+pub(crate) fn check_range(field: &'static str, size: usize, least: usize) -> Result<()> {
+    if (least..=MAX_EXTENT).contains(&size) {
+        return Ok(());
+    }
+    let remedy = format!("set `{field}` within this range");
+    Err(wrong(field, size, format!("{least} to {MAX_EXTENT}"), remedy))
+}
+
+/// What numbers a field takes.
+#[derive(Clone, Copy)]
+pub(crate) enum Range {
+    /// In `[0, 1)`.
+    Probability,
+    /// Positive and finite.
+    Positive,
+}
+
+impl Range {
+    /// Refuses the first field outside the range.
+    pub(crate) fn check(self, fields: &[(&'static str, f64)]) -> Result<()> {
+        for &(field, value) in fields {
+            let (ok, expected, remedy) = match self {
+                Self::Probability => {
+                    ((0.0..1.0).contains(&value), "a probability in [0, 1)", "use 0 for no dropout")
+                }
+                Self::Positive => (
+                    value > 0.0 && value.is_finite(),
+                    "a positive finite number",
+                    "leave it out for the usual value",
+                ),
+            };
+            if !ok {
+                return Err(wrong(field, value, expected.to_owned(), remedy.to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn wrong(
+    field: &'static str,
+    found: impl ToString,
+    expected: String,
+    remedy: String,
+) -> Error {
     Error::Config { field, found: found.to_string(), expected, remedy }
 }
 
@@ -243,27 +355,29 @@ fn wrong(field: &'static str, found: impl ToString, expected: String, remedy: St
 mod tests {
     use super::*;
 
-    fn message(change: impl FnOnce(&mut GptConfig), p: Parametrisation) -> String {
+    fn message(change: impl FnOnce(&mut GptConfig)) -> String {
         let mut config = GptConfig::default();
         change(&mut config);
-        config.validate(p).expect_err("it is wrong").to_string()
+        config.validate().expect_err("it is wrong").to_string()
     }
 
     #[test]
     fn errors_name_field_value_and_remedy() {
-        let text = message(|c| c.n_head = 5, Parametrisation::Regular);
+        let text = message(|c| c.n_head = 5);
         assert_eq!(
             text,
             "impossible shape or setting: `n_embd` is 256, expected a multiple of `n_head`, 5; use \
              n_embd 255 or another n_head"
         );
-        let text = message(|c| c.n_layer = 0, Parametrisation::Unit);
+        let text = message(|c| c.n_layer = 0);
         assert!(text.contains("`n_layer` is 0"), "{text}");
-        let text = message(|c| c.resid_pdrop = 1.0, Parametrisation::Unit);
+        let text = message(|c| c.resid_pdrop = 1.0);
         assert!(text.contains("`resid_pdrop` is 1"), "{text}");
-        let text = message(|c| c.tie_word_embeddings = Some(true), Parametrisation::Unit);
-        assert!(text.contains("`tie_word_embeddings`"), "{text}");
-        let text = message(|c| c.vocab_size = usize::MAX, Parametrisation::Unit);
+        let text = message(|c| c.n_kv_head = Some(3));
+        assert!(text.contains("`n_kv_head` is 3, expected a divisor of `n_head`, 4"), "{text}");
+        let text = message(|c| (c.n_embd, c.positions) = (12, Positions::Rotary));
+        assert!(text.contains("`positions` is rotary"), "{text}");
+        let text = message(|c| c.vocab_size = usize::MAX);
         assert!(text.contains("`vocab_size`"), "{text}");
         let error = GptConfig::default().validate_batch(8, 257).expect_err("too long");
         assert!(error.to_string().contains("`seq` is 257"), "{error}");
@@ -277,7 +391,7 @@ mod tests {
                 "attn_pdrop": 0.1, "embd_pdrop": 0.1, "resid_pdrop": 0.1,
                 "layer_norm_epsilon": 1e-05, "initializer_range": 0.02, "n_ctx": 1024}"#,
         )?;
-        config.validate(Parametrisation::Regular)?;
+        config.validate()?;
         assert_eq!((config.n_embd, config.head_size(), config.inner()), (768, 64, 3072));
         assert!(config.tied(Parametrisation::Regular));
         assert!(GptConfig::from_json("{").is_err());

@@ -29,7 +29,9 @@ pub enum Error {
         reason: String,
     },
     /// A parameter is needed that was not given.
-    #[error("no parameter `{name}`; pass one value for each entry of `GptConfig::parameters`")]
+    #[error(
+        "no parameter `{name}`; pass one value for each entry of the configuration's `parameters`"
+    )]
     MissingParameter {
         /// Its name.
         name: String,

@@ -2,7 +2,8 @@
 //! configured and named as on Hugging Face.
 //!
 //! A model is a function over a [`Graph`](onesigma_graph::Graph): [`gpt_loss`] for training and
-//! evaluation, [`gpt_next`] for generation. The caller owns the parameters: it declares a slot for
+//! evaluation, [`gpt_next`] for generation; [`bert_masked_lm_loss`] and its siblings for the heads
+//! of BERT, [`bert`] for its hidden states. The caller owns the parameters: it declares a slot for
 //! each [`ParamSpec`] and passes the values that it reads from them as [`Params`].
 //!
 //! ```
@@ -34,11 +35,21 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bert;
+mod bert_config;
 pub mod config;
 mod error;
 mod gpt;
+mod layers;
 pub mod params;
+mod path;
+mod readout;
 
+pub use bert::{
+    BertInputs, BertLoss, MaskedTokens, bert, bert_classification_loss, bert_classify,
+    bert_masked_lm_loss, bert_pre_training_loss, bert_span, bert_span_loss,
+};
+pub use bert_config::{BertConfig, BertTask};
 pub use config::GptConfig;
 pub use error::{Error, Result};
 pub use gpt::{GptLoss, gpt, gpt_loss, gpt_next};

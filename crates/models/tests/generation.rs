@@ -95,7 +95,7 @@ fn logits(p: Parametrisation) -> Result<[Vec<f64>; 3], Error> {
 
 #[test]
 fn the_next_token_has_the_logits_of_its_position() -> Result<(), Error> {
-    for p in [Parametrisation::Regular, Parametrisation::Unit] {
+    for p in [Parametrisation::Regular, Parametrisation::UMup] {
         let [train, eval, next] = logits(p)?;
         assert_eq!((eval.len(), next.len()), (BATCH * SEQ * 9, BATCH * 9));
         assert_ne!(train, eval, "dropout is active in training");
@@ -112,7 +112,7 @@ fn the_next_token_has_the_logits_of_its_position() -> Result<(), Error> {
 fn parameters_are_listed_once_with_their_names() -> Result<(), Error> {
     let config = config();
     let regular = config.parameters(Parametrisation::Regular)?;
-    let unit = config.parameters(Parametrisation::Unit)?;
+    let unit = config.parameters(Parametrisation::UMup)?;
     let names: Vec<&str> = unit.iter().map(|spec| spec.name.as_str()).collect();
     assert_eq!(names[..2], ["transformer.wte.weight", "transformer.wpe.weight"]);
     assert!(names.contains(&"transformer.h.1.mlp.c_proj.bias"));
@@ -122,7 +122,7 @@ fn parameters_are_listed_once_with_their_names() -> Result<(), Error> {
     let (c, v) = (8, 9);
     let layer = 4 * c + (4 * c * c + 4 * c) + (8 * c * c + 5 * c);
     assert_eq!(
-        config.parameter_count(Parametrisation::Unit)?,
+        config.parameter_count(Parametrisation::UMup)?,
         v * c + 8 * c + 2 * layer + 2 * c + v * c
     );
     Ok(())
@@ -135,7 +135,7 @@ fn wrong_parameters_are_named() -> Result<(), Error> {
     let mut graph = Graph::new();
     let x = module.slot("x", SlotKind::Input, [1, 4], DType::U32, Role::Data)?;
     let x = module.read(&mut graph, x);
-    let p = Parametrisation::Unit;
+    let p = Parametrisation::UMup;
     let error = gpt(&mut graph, &mut Params::default(), &config, p, x, false);
     let message = error.expect_err("no parameters").to_string();
     assert!(message.starts_with("no parameter `transformer.wte.weight`"), "{message}");

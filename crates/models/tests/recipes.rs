@@ -7,7 +7,7 @@ use onesigma_graph::passes::{apply_recipe::apply_recipe, clean::clean};
 use onesigma_graph::{DType, Op, Program, ProgramEntry, Role};
 use onesigma_models::GptConfig;
 use onesigma_ops::recipes;
-use support::Step;
+use support::GptStep;
 
 fn step_graph(program: &Program) -> &ProgramEntry {
     &program.entries()[0]
@@ -20,7 +20,8 @@ fn config() -> GptConfig {
 #[test]
 fn fp8_products_have_one_byte_operands_but_for_the_readout() {
     let recipe = recipes::by_name("unit-fp8").expect("built in");
-    let step = Step::new(config(), recipes::parametrisation(&recipe), [2, 16], false);
+    let GptStep { step, .. } =
+        GptStep::new(config(), recipes::parametrisation(&recipe), [2, 16], false);
     let graph = apply_recipe(&clean(&step_graph(&step.program).graph), &recipe).expect("it fits");
     let (mut fp8, mut readout) = (0, 0);
     for node in graph.nodes().iter().filter(|node| matches!(node.op, Op::MatMul { .. })) {
@@ -49,7 +50,8 @@ fn fp8_products_have_one_byte_operands_but_for_the_readout() {
 fn every_built_in_recipe_compiles() {
     for (name, _) in recipes::BUILT_IN {
         let recipe = recipes::by_name(name).expect("built in");
-        let step = Step::new(config(), recipes::parametrisation(&recipe), [2, 16], false);
+        let GptStep { step, .. } =
+            GptStep::new(config(), recipes::parametrisation(&recipe), [2, 16], false);
         let graph = apply_recipe(&clean(&step_graph(&step.program).graph), &recipe);
         assert!(graph.is_ok(), "{name}: {graph:?}");
     }

@@ -6,11 +6,7 @@ mod support;
 use onesigma_models::GptConfig;
 use onesigma_models::config::{Activation, Norm};
 use onesigma_ops::Parametrisation;
-use support::Step;
-
-fn rms(values: &[f64]) -> f64 {
-    (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt()
-}
+use support::{GptStep, rms};
 
 /// Where the root mean square of a tensor of the model `config` may lie, `name` being its role
 /// and the path of its node.
@@ -74,13 +70,14 @@ fn every_tensor_starts_near_unit_variance() {
         ..base.clone()
     };
     for config in [base, silu] {
-        let step = Step::new(config, Parametrisation::Unit, [8, 64], true);
+        let GptStep { step, config, .. } =
+            GptStep::new(config, Parametrisation::UMup, [8, 64], true);
         let read = step.run_exact();
         assert!(step.all.len() > 100);
         let mut wrong = Vec::new();
         let mut plain = 0;
         for (name, slot) in &step.all {
-            let (sigma, (low, high)) = (rms(&read(*slot)), range(&step.config, name));
+            let (sigma, (low, high)) = (rms(&read(*slot)), range(&config, name));
             plain += usize::from((0.5..2.0).contains(&sigma));
             if !(low..=high).contains(&sigma) {
                 wrong.push(format!("{sigma:.3} outside {low:.3}..{high:.3}: {name}"));
@@ -104,7 +101,7 @@ fn a_regular_model_starts_far_from_unit_variance() {
         n_head: 4,
         ..GptConfig::default()
     };
-    let step = Step::new(config, Parametrisation::Regular, [8, 64], true);
+    let GptStep { step, .. } = GptStep::new(config, Parametrisation::Regular, [8, 64], true);
     let read = step.run_exact();
     let gradients: Vec<f64> = step
         .all

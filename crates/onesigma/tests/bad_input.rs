@@ -163,3 +163,17 @@ fn a_full_disk_keeps_the_previous_checkpoint() {
         .collect();
     assert_eq!(names, ["step-0000000004.safetensors"]);
 }
+
+#[test]
+fn a_loss_scale_for_a_unit_scaled_recipe() {
+    let dir = folder();
+    let text = text_file(dir.path());
+    let outcome = train(dir.path(), &text, &["--recipe", "unit-fp16", "--loss-scale", "1024"]);
+    refused(&outcome, 2, &["--loss-scale is 1024", "unit-scaled"]);
+}
+
+#[test]
+fn a_validation_text_beside_the_corpus_that_has_its_own_split() {
+    let outcome = onesigma(&["train", "--data", "cargo", "--valid", "book.txt"]);
+    refused(&outcome, 2, &["--valid is ", "book.txt", "`cargo`"]);
+}

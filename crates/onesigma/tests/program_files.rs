@@ -88,7 +88,13 @@ fn mistakes_are_named() {
 fn hostile_programs_run_or_are_refused() {
     let config: Config = Config {
         batch: 1,
-        model: onesigma::train::config::ModelConfig { layers: 1, heads: 2, hidden: 8, seq: 8 },
+        model: onesigma::train::config::ModelConfig {
+            layers: 1,
+            heads: 2,
+            hidden: 8,
+            seq: 8,
+            ..Default::default()
+        },
         ..Config::default()
     };
     let program = setup::program(&config).expect("a program").program;

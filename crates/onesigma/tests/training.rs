@@ -11,8 +11,19 @@ use common::{TINY, command, folder, onesigma, text_file};
 use onesigma::train::run_dir::RunDir;
 use onesigma::train::telemetry::Record;
 
-const RECIPES: [&str; 7] =
-    ["f32", "bf16", "fp16", "fp16-loss-scale", "unit-f32", "unit-fp16", "unit-fp8"];
+const RECIPES: [&str; 11] = [
+    "f32",
+    "bf16",
+    "fp16",
+    "fp16-loss-scale",
+    "unit-f32",
+    "unit-fp16",
+    "unit-fp8",
+    "u-mup-f32",
+    "u-mup-fp8",
+    "mu-s-f32",
+    "mu-s-fp8",
+];
 
 /// Arguments of a tiny run into `out`; later ones override.
 fn arguments<'a>(text: &'a Path, out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
@@ -54,6 +65,25 @@ fn every_recipe_trains_a_little() {
             assert!(out.join(file).is_file(), "{recipe} leaves no {file}");
         }
     }
+}
+
+#[test]
+fn any_recipe_trains_a_model_of_any_parametrisation() {
+    let dir = folder();
+    let text = text_file(dir.path());
+    let run = |words: &[&str]| {
+        let out = dir.path().join(words.join("-"));
+        let outcome = onesigma(&arguments(&text, &out, words));
+        assert_eq!(outcome.code, Some(0), "{words:?}: {}", outcome.stderr);
+        losses(&out)
+    };
+    let own = run(&["--recipe", "mu-s-f32"]);
+    assert_eq!(own, run(&["--recipe", "f32", "--parametrisation", "mu-s"]));
+    assert_ne!(own, run(&["--recipe", "mu-s-f32", "--parametrisation", "u-mup"]));
+    let words = ["compile", "--parametrisation", "umup"];
+    let outcome = onesigma(&words);
+    assert_eq!(outcome.code, Some(2));
+    assert!(outcome.stderr.contains("regular, unit, u-mup, mu-s"), "{}", outcome.stderr);
 }
 
 #[test]
@@ -213,4 +243,38 @@ fn a_closed_pipe_is_quiet() {
     let script = format!("set -o pipefail; '{program}' compile --text | head -c 20 >/dev/null");
     let outcome = common::run(std::process::Command::new("bash").args(["-c", &script]));
     assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
+}
+
+/// In f32 a power of two goes through the backward pass and out again without rounding.
+#[test]
+fn a_loss_scale_in_f32_changes_nothing_and_one_in_fp16_does() {
+    let dir = folder();
+    let text = text_file(dir.path());
+    let run = |recipe: &str, scale: &str| {
+        let out = dir.path().join(format!("{recipe}-{scale}"));
+        let more = ["--recipe", recipe, "--loss-scale", scale, "--optimizer", "sgd", "--lr", "0.1"];
+        let outcome = onesigma(&arguments(&text, &out, &more));
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        training_losses(&out)
+    };
+    assert_eq!(run("f32", "1"), run("f32", "1024"));
+    assert_ne!(run("fp16", "1"), run("fp16", "1024"));
+}
+
+#[test]
+fn a_validation_text_of_its_own_is_what_is_measured() {
+    let dir = folder();
+    let text = text_file(dir.path());
+    let valid = dir.path().join("valid.txt");
+    fs::write(&valid, "~".repeat(2000)).expect("room");
+    let (own, held_out) = (dir.path().join("own"), dir.path().join("held-out"));
+    let outcome = onesigma(&arguments(&text, &own, &["--valid", valid.to_str().expect("UTF-8")]));
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert_eq!(onesigma(&arguments(&text, &held_out, &[])).code, Some(0));
+    // A byte that never occurs in training is more surprising than the training text's own.
+    let last = |run: &Path| match losses(run).pop() {
+        Some(Record::Evaluation { loss, .. }) => loss,
+        other => panic!("{other:?} is no evaluation"),
+    };
+    assert!(last(&own) > last(&held_out) + 0.5, "{} {}", last(&own), last(&held_out));
 }

@@ -51,7 +51,7 @@ pub fn gelu(
     constraint: Constraint,
 ) -> Result<ValueId> {
     positive("gelu", "mult", mult)?;
-    let scales = p.choose(|| gelu_scales(mult, constraint))?;
+    let scales = p.scheme().activation.choose(|| gelu_scales(mult, constraint))?;
     let build = |x: &[Term]| {
         let (x, m) = (x[0].clone(), mult);
         let gate = match form {
@@ -92,7 +92,7 @@ pub fn silu(
     constraint: Constraint,
 ) -> Result<ValueId> {
     positive("silu", "mult", mult)?;
-    let scales = p.choose(|| silu_scales(mult, constraint))?;
+    let scales = p.scheme().activation.choose(|| silu_scales(mult, constraint))?;
     let build = |x: &[Term]| x[0].clone() * (x[0].clone() * mult).sigmoid();
     Ok(graph.map(&[x], build)?.alpha(scales.alpha).beta(&scales.beta).named("silu").one()?)
 }
@@ -121,7 +121,7 @@ pub fn silu_glu(
     mult: f64,
 ) -> Result<ValueId> {
     positive("silu_glu", "mult", mult)?;
-    let scales = p.choose(|| silu_glu_scales(mult))?;
+    let scales = p.scheme().activation.choose(|| silu_glu_scales(mult))?;
     let build = |x: &[Term]| x[0].clone() * x[1].clone() * (x[1].clone() * mult).sigmoid();
     let node = graph.map(&[x, gate], build)?;
     Ok(node.alpha(scales.alpha).beta(&scales.beta).named("silu_glu").one()?)

@@ -31,8 +31,8 @@ pub fn dropout(
     training: bool,
 ) -> Result<ValueId> {
     let scales = dropout_scales(probability)?;
-    let scales = p.choose(|| Ok(scales))?;
-    if probability == 0.0 || (!training && !p.is_scaled()) {
+    let scales = p.scheme().activation.choose(|| Ok(scales))?;
+    if probability == 0.0 || (!training && scales.alpha == 1.0) {
         return Ok(x);
     }
     if !training {

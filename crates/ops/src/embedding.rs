@@ -23,7 +23,7 @@ pub fn embedding(
 ) -> Result<ValueId> {
     let rows = graph.shape(weight).dims().first().copied().unwrap_or(1);
     let batch = graph.shape(ids).numel();
-    let scales = p.choose(|| Ok(embedding_scales(rows, batch)))?;
+    let scales = p.scheme().parameters.choose(|| Ok(embedding_scales(rows, batch)))?;
     Ok(graph
         .op(Op::Gather, &[weight, ids])
         .alpha(scales.alpha)

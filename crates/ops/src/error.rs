@@ -34,6 +34,14 @@ pub enum Error {
         /// The name that was given.
         name: String,
     },
+    /// No parametrisation has this name.
+    #[error("no parametrisation named `{name}`; there are: {known}")]
+    UnknownParametrisation {
+        /// The name that was given.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
     /// An argument is outside its range.
     #[error("{op}: `{argument}` is {found}, expected {expected}")]
     Argument {

@@ -1,8 +1,9 @@
 //! Unit-scaled rules and layers on the Onesigma graph, constraints and recipes.
 //!
 //! Each layer is one function over a [`Graph`](onesigma_graph::Graph) that takes a
-//! [`Parametrisation`]: regular layers have every scale 1, unit-scaled ones carry the forward and
-//! backward scales of arXiv 2303.11257. The scales themselves are plain functions of shapes
+//! [`Parametrisation`]: regular layers have every scale 1, unit-scaled ones carry forward and
+//! backward scales by the choices of a [`Scheme`] (arXiv 2303.11257, 2407.17465 or 2502.05967). The
+//! scales themselves are plain functions of shapes
 //! (`*_scales`), so that they can be printed, tested and proved without a graph.
 //!
 //! ```
@@ -27,32 +28,42 @@
 mod activation;
 mod attention;
 mod constraint;
+mod conv;
 mod dropout;
 mod embedding;
 mod error;
 mod learning_rate;
 mod linear;
 mod loss;
+mod masked_loss;
 mod norm;
+mod parametrisation;
 pub mod recipes;
 mod residual;
 pub mod rules;
 mod scales;
 mod softmax;
+mod sum;
+mod tanh;
 
 pub use activation::{GeluForm, gelu, gelu_scales, silu, silu_glu, silu_glu_scales, silu_scales};
-pub use attention::{Attention, attention};
+pub use attention::{Attention, attention, masked_attention};
 pub use constraint::Constraint;
+pub use conv::{Conv1d, ConvSizes, conv1d};
 pub use dropout::{dropout, dropout_scales};
 pub use embedding::{embedding, embedding_scales};
 pub use error::{Error, Result};
-pub use learning_rate::{LearningRateRule, ParamKind};
+pub use learning_rate::{LearningRateRule, ParamKind, RateFactor};
 pub use linear::{Linear, linear, linear_readout, matmul, matmul_scales};
 pub use loss::{cross_entropy, cross_entropy_scales, mse_loss, mse_loss_scales};
+pub use masked_loss::{masked_cross_entropy, masked_cross_entropy_scales};
 pub use norm::{layer_norm, norm_scales, rms_norm};
+pub use parametrisation::{NormPlacement, OpScales, Parametrisation, Scheme};
 pub use residual::{
-    TransformerResidual, add, add_scales, residual_add, residual_apply, residual_factors,
-    residual_split,
+    ResidualRule, TransformerResidual, add, add_scales, fixed_share, residual_add, residual_apply,
+    residual_factors, residual_split,
 };
-pub use scales::{Parametrisation, Scales, log_mix};
+pub use scales::{Scales, log_mix};
 pub use softmax::{softmax, softmax_scales};
+pub use sum::{sum, sum_scales};
+pub use tanh::{tanh, tanh_scales};

@@ -25,8 +25,8 @@ impl Linear {
         Self { constraint: Constraint::None, ..Self::default() }
     }
 
-    /// A readout: output `1/fan_in`, so that the initial logits shrink with width, and no
-    /// constraint, as its input is a cut edge (unit-scaling 0.3.5, `linear_readout`; the output
+    /// The readout of u-muP: output `1/fan_in`, so that the initial logits shrink with width, and
+    /// no constraint, as its input is a cut edge (unit-scaling 0.3.5, `linear_readout`; the output
     /// layer of arXiv 2407.17465, table 2).
     pub fn readout() -> Self {
         Self { scale_power: [1.0, 0.5, 0.5], constraint: Constraint::None }
@@ -49,7 +49,7 @@ impl Linear {
 }
 
 /// `alpha (x W^T + b)`: `x [.., fan_in]`, `weight [fan_out, fan_in]`, `bias [fan_out]`, result
-/// `[.., fan_out]`. Scales: [`Linear::scales`]; regular: all 1.
+/// `[.., fan_out]`. Scales: [`Linear::scales`], exact in `mu-s`; regular: all 1.
 ///
 /// # Errors
 /// [`Error::Graph`](crate::Error::Graph) for shapes that do not fit; as [`Linear::scales`].
@@ -65,7 +65,7 @@ pub fn linear(
         return Err(not_a_matrix(graph, weight).into());
     };
     let batch = graph.shape(x).rows();
-    let scales = p.choose(|| options.scales(fan_in, fan_out, batch))?;
+    let scales = p.scheme().linear.choose(|| options.scales(fan_in, fan_out, batch))?;
     scaled_linear(graph, x, weight, bias, &scales)
 }
 
@@ -91,7 +91,19 @@ pub(crate) fn scaled_linear(
     if vector {
         y = graph.reshape(y, [graph.shape(y).last()])?;
     }
-    let Some(bias) = bias else { return Ok(y) };
+    match bias {
+        None => Ok(y),
+        Some(bias) => add_bias(graph, y, bias, scales),
+    }
+}
+
+/// `y + alpha b` for a bias that broadcasts to `y`, which holds `alpha` already.
+pub(crate) fn add_bias(
+    graph: &mut Graph,
+    y: ValueId,
+    bias: ValueId,
+    scales: &Scales,
+) -> Result<ValueId> {
     let alpha = scales.alpha;
     Ok(graph
         .map(&[y, bias], |x| x[0].clone() + x[1].clone() * alpha)?
@@ -100,7 +112,8 @@ pub(crate) fn scaled_linear(
         .one()?)
 }
 
-/// [`linear`] with [`Linear::readout`]: hidden states to logits.
+/// [`linear`] with the [`readout`](Parametrisation::readout) of the parametrisation: hidden states
+/// to logits.
 ///
 /// # Errors
 /// As [`linear`].
@@ -111,7 +124,7 @@ pub fn linear_readout(
     weight: ValueId,
     bias: Option<ValueId>,
 ) -> Result<ValueId> {
-    linear(graph, p, x, weight, bias, Linear::readout())
+    linear(graph, p, x, weight, bias, p.readout())
 }
 
 /// Scales of a product `[.., l, k] x [.., k, r]`: `alpha = k^-1/2`, `beta = [r^-1/2, l^-1/2]`, the
@@ -139,7 +152,7 @@ pub fn matmul(
     let (a, b) = (graph.shape(left), graph.shape(right));
     let rows = |shape: &Shape| shape.dims().iter().rev().nth(1).copied().unwrap_or(1);
     let (l, k, r) = (rows(a), a.last(), b.last());
-    let scales = p.choose(|| matmul_scales(l, k, r, constraint))?;
+    let scales = p.scheme().linear.choose(|| matmul_scales(l, k, r, constraint))?;
     Ok(graph.matmul(left, right).alpha(scales.alpha).beta(&scales.beta).one()?)
 }
 

@@ -43,7 +43,7 @@ pub fn cross_entropy(
     positive("cross_entropy", "mult", mult)?;
     let shape = graph.shape(logits);
     let (n, classes) = (shape.rows(), shape.last());
-    let scales = p.choose(|| cross_entropy_scales(n, classes, mult, mean))?;
+    let scales = p.scheme().loss.choose(|| cross_entropy_scales(n, classes, mult, mean))?;
     Ok(graph
         .op(Op::CrossEntropy { mult, mean }, &[logits, targets])
         .alpha(scales.alpha)
@@ -82,7 +82,7 @@ pub fn mse_loss(
         });
     }
     let n = shape.numel();
-    let scales = p.choose(|| Ok(mse_loss_scales(n, mean)))?;
+    let scales = p.scheme().loss.choose(|| Ok(mse_loss_scales(n, mean)))?;
     let weight = if mean { 1.0 / n.max(1) as f64 } else { 1.0 };
     let axes: Vec<isize> = (0..shape.rank() as isize).collect();
     let square = |x: &[onesigma_graph::expr::Term]| (x[0].clone() - x[1].clone()).square() * weight;

@@ -90,7 +90,7 @@ fn norm(
             *parameter = graph.reshape(*parameter, [size])?;
         }
     }
-    let mut scales = p.choose(|| Ok(norm_scales(size, shape.numel())))?;
+    let mut scales = p.scheme().parameters.choose(|| Ok(norm_scales(size, shape.numel())))?;
     scales.beta.truncate(operands.len());
     let y = graph.op(op, &operands).alpha(scales.alpha).beta(&scales.beta).named(name).one()?;
     Ok(graph.reshape(y, shape)?)

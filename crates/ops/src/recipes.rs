@@ -20,6 +20,10 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("unit-f32", include_str!("../recipes/unit-f32.toml")),
     ("unit-fp16", include_str!("../recipes/unit-fp16.toml")),
     ("unit-fp8", include_str!("../recipes/unit-fp8.toml")),
+    ("u-mup-f32", include_str!("../recipes/u-mup-f32.toml")),
+    ("u-mup-fp8", include_str!("../recipes/u-mup-fp8.toml")),
+    ("mu-s-f32", include_str!("../recipes/mu-s-f32.toml")),
+    ("mu-s-fp8", include_str!("../recipes/mu-s-fp8.toml")),
 ];
 
 /// A built-in recipe.
@@ -73,6 +77,8 @@ pub fn load(name_or_path: &str) -> Result<Recipe> {
 pub fn parametrisation(recipe: &Recipe) -> Parametrisation {
     match recipe.scaling {
         Scaling::Unit => Parametrisation::Unit,
+        Scaling::UMup => Parametrisation::UMup,
+        Scaling::MuS => Parametrisation::MuS,
         _ => Parametrisation::Regular,
     }
 }
@@ -110,6 +116,25 @@ mod tests {
         for role in [Role::Weight, Role::Activation, Role::ActivationGrad] {
             assert_eq!(rule(role, "readout.linear"), Some(Format::F16));
             assert_eq!(rule(role, "grad(readout.linear)"), Some(Format::F16));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn u_mup_keeps_its_critical_products_in_bf16_and_mu_s_does_not() -> Result<()> {
+        for (name, p, critical) in [
+            ("u-mup-fp8", Parametrisation::UMup, Format::BF16),
+            ("mu-s-fp8", Parametrisation::MuS, Format::E4M3),
+        ] {
+            let recipe = by_name(name)?;
+            assert_eq!(parametrisation(&recipe), p);
+            let rule = |node| recipe.rule(Role::Activation, Use::Matmul, node, Some(0));
+            let format = |node| rule(node).map(|rule| rule.format);
+            assert_eq!(format("layers.0.mlp.c_fc.linear"), Some(Format::E4M3));
+            assert_eq!(format("layers.0.mlp.c_proj.linear"), Some(critical), "{name}");
+            assert_eq!(format("readout.linear"), Some(Format::BF16));
+            let stored = recipe.rule(Role::WeightGrad, Use::Store, "readout.linear", None);
+            assert_eq!(stored.map(|rule| rule.format), Some(Format::BF16));
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 use crate::scales::positive;
 use crate::{Constraint, Error, Parametrisation, Result, Scales};
 use onesigma_graph::{Graph, ValueId};
+use serde::Serialize;
 
 /// Factors of branch and skip: `tau/sqrt(1 + tau^2)` and `1/sqrt(1 + tau^2)`.
 ///
@@ -19,8 +20,8 @@ pub fn residual_factors(tau: f64) -> Result<(f64, f64)> {
 }
 
 /// Splits `x` into `(residual, skip)`: both equal `x`; the gradient of the first is multiplied by
-/// `tau/sqrt(1 + tau^2)`, that of the second by `1/sqrt(1 + tau^2)`. Regular: plain copies. The
-/// copies cost nothing: they are identities, which the pass `clean` removes.
+/// `tau/sqrt(1 + tau^2)`, that of the second by `1/sqrt(1 + tau^2)`. Regular and `mu-s`: `x` twice.
+/// The copies cost nothing: they are identities, which the pass `clean` removes.
 ///
 /// # Errors
 /// As [`residual_factors`].
@@ -31,7 +32,7 @@ pub fn residual_split(
     tau: f64,
 ) -> Result<(ValueId, ValueId)> {
     let (branch, skip) = residual_factors(tau)?;
-    if !p.is_scaled() {
+    if !p.scheme().delayed {
         return Ok((x, x));
     }
     let residual =
@@ -41,7 +42,7 @@ pub fn residual_split(
 }
 
 /// `residual tau/sqrt(1 + tau^2) + skip/sqrt(1 + tau^2)`; both gradients are the upstream one, as
-/// the factors stand in [`residual_split`]. Regular: the plain sum.
+/// the factors stand in [`residual_split`]; in `mu-s` they stand here. Regular: the plain sum.
 ///
 /// # Errors
 /// As [`residual_factors`].
@@ -53,16 +54,17 @@ pub fn residual_add(
     tau: f64,
 ) -> Result<ValueId> {
     let (factor, _) = residual_factors(tau)?;
-    if !p.is_scaled() {
-        return plain_add(graph, residual, skip);
+    if p.scheme().residual == ResidualRule::Plain {
+        return add(graph, p, residual, skip, Constraint::None);
     }
     // alpha (r + s/tau): the branch's gradient needs no factor, the skip's is the plain one,
     // 1/tau, times tau.
     let inverse = 1.0 / tau;
+    let beta = if p.scheme().delayed { [1.0, tau] } else { [factor; 2] };
     Ok(graph
         .map(&[residual, skip], |x| x[0].clone() + x[1].clone() * inverse)?
         .alpha(factor)
-        .beta(&[1.0, tau])
+        .beta(&beta)
         .named("residual_add")
         .one()?)
 }
@@ -110,7 +112,7 @@ pub fn add(
     let (a, b) = (graph.shape(x), graph.shape(y));
     let out = a.broadcast(b).map_or(1, |shape| shape.numel());
     let numel = [a.numel(), b.numel()];
-    let scales = p.choose(|| add_scales(out, numel, constraint))?;
+    let scales = p.scheme().sum.choose(|| add_scales(out, numel, constraint))?;
     Ok(graph
         .map(&[x, y], |x| x[0].clone() + x[1].clone())?
         .alpha(scales.alpha)
@@ -119,17 +121,29 @@ pub fn add(
         .one()?)
 }
 
-fn plain_add(graph: &mut Graph, x: ValueId, y: ValueId) -> Result<ValueId> {
-    add(graph, Parametrisation::Regular, x, y, Constraint::None)
+/// How the weights of residual branches are chosen. Branches of attention and MLP alternate,
+/// attention first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResidualRule {
+    /// Plain sums.
+    Plain,
+    /// Every branch counts as much as the embedding in the last hidden state: of `index + 2` terms
+    /// the branch has one share (arXiv 2303.11257, section 5, "running mean").
+    RunningMean,
+    /// All branches of a kind together count as much as the embedding (arXiv 2407.17465,
+    /// appendix G.2).
+    DepthAware,
+    /// Every branch has the same share of its sum, [`fixed_share`] (arXiv 2502.05967).
+    Fixed,
 }
 
-/// The branch factors of a pre-norm transformer (arXiv 2407.17465, appendix G.2): attention and
-/// MLP branches alternate, attention first.
+/// What a model sets of its residual weights.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct TransformerResidual {
-    /// `r`: weight of all branches against the embedding.
+    /// `r`: weight of all branches against the embedding; not for fixed shares.
     pub residual_mult: f64,
-    /// `q`: weight of attention branches against MLP branches.
+    /// `q`: weight of attention branches against MLP branches; not for fixed shares.
     pub residual_attn_ratio: f64,
 }
 
@@ -139,15 +153,24 @@ impl Default for TransformerResidual {
     }
 }
 
+/// The share of a branch in the variance of its sum, in a model of `layers` with fixed shares:
+/// `min(1/2, 0.8/sqrt(layers))`, a curve through the two that arXiv 2502.05967 names, 0.4 for 4
+/// layers and 0.1 for deep models; a coarse choice is said to be enough.
+pub fn fixed_share(layers: usize) -> f64 {
+    (0.8 / (layers.max(1) as f64).sqrt()).min(0.5)
+}
+
 impl TransformerResidual {
-    /// `tau` of branch `index` of `branches` (two for each layer): with
-    /// `a_mlp = r sqrt(2/(1 + q^2))`, `a_attn = q a_mlp`,
-    /// `tau = a/sqrt(branches/2 + n_attn a_attn^2 + n_mlp a_mlp^2)`, where `a` is that of the
-    /// branch's own kind and the counts are those of the branches before it.
+    /// `tau` of branch `index` of `branches` (two for each layer), as [`residual_add`] takes it.
+    ///
+    /// With `a_mlp = r sqrt(2/(1 + q^2))`, `a_attn = q a_mlp`, it is `a/sqrt(e + n_attn a_attn^2 +
+    /// n_mlp a_mlp^2)`, where `a` is that of the branch's own kind, the counts are those of the
+    /// branches before it, and `e` is the number of layers (depth-aware) or 1 (running mean). A
+    /// fixed share `s` is `tau = sqrt(s/(1-s))`. Plain sums have 1.
     ///
     /// # Errors
     /// [`Error::Argument`] for factors that are not positive or an index beyond the branches.
-    pub fn tau(&self, index: usize, branches: usize) -> Result<f64> {
+    pub fn tau(&self, rule: ResidualRule, index: usize, branches: usize) -> Result<f64> {
         positive("transformer_residual", "residual_mult", self.residual_mult)?;
         positive("transformer_residual", "residual_attn_ratio", self.residual_attn_ratio)?;
         if index >= branches {
@@ -158,14 +181,59 @@ impl TransformerResidual {
                 expected: format!("a branch below {branches}"),
             });
         }
+        let layers = branches as f64 / 2.0;
+        match rule {
+            ResidualRule::Plain => Ok(1.0),
+            ResidualRule::RunningMean => Ok(self.accumulated(index, 1.0)),
+            ResidualRule::DepthAware => Ok(self.accumulated(index, layers)),
+            ResidualRule::Fixed => {
+                let share = fixed_share(branches.div_ceil(2));
+                Ok((share / (1.0 - share)).sqrt())
+            }
+        }
+    }
+
+    /// `tau` of a branch after others and an embedding of this variance.
+    fn accumulated(&self, index: usize, embedding: f64) -> f64 {
         let (r, q) = (self.residual_mult, self.residual_attn_ratio);
         let mlp = r * (2.0 / (1.0 + q * q)).sqrt();
         let attention = q * mlp;
         let attention_before = index.div_ceil(2) as f64;
         let mlp_before = (index / 2) as f64;
         let own = if index.is_multiple_of(2) { attention } else { mlp };
-        let variance =
-            branches as f64 / 2.0 + attention_before * attention.powi(2) + mlp_before * mlp.powi(2);
-        Ok(own / variance.sqrt())
+        let before = attention_before * attention.powi(2) + mlp_before * mlp.powi(2);
+        own / (embedding + before).sqrt()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_running_mean_gives_every_branch_and_the_embedding_one_share() -> Result<()> {
+        let weights = TransformerResidual::default();
+        // Variance of each term of the last state, the embedding first.
+        let mut terms = vec![1.0_f64];
+        for index in 0..6 {
+            let tau = weights.tau(ResidualRule::RunningMean, index, 6)?;
+            let (branch, skip) = residual_factors(tau)?;
+            terms.iter_mut().for_each(|term| *term *= skip * skip);
+            terms.push(branch * branch);
+        }
+        assert!(terms.iter().all(|term| (term - 1.0 / 7.0).abs() < 1e-12), "{terms:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_fixed_share_is_the_share_of_the_variance() -> Result<()> {
+        let weights = TransformerResidual::default();
+        let branch = |weights: &TransformerResidual, branches| {
+            let tau = weights.tau(ResidualRule::Fixed, 0, branches)?;
+            Ok::<f64, Error>(residual_factors(tau)?.0.powi(2))
+        };
+        assert!((branch(&weights, 8)? - 0.4).abs() < 1e-12);
+        assert!((branch(&weights, 128)? - 0.1).abs() < 1e-12);
+        Ok(())
     }
 }

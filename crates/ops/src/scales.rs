@@ -1,32 +1,6 @@
-//! The scales of one op, and the switch between regular and unit-scaled layers.
+//! The scales of one op.
 
 use crate::{Constraint, Error, Result};
-use serde::{Deserialize, Serialize};
-
-/// Which scales the layers of this crate carry. One model definition serves all of them.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Parametrisation {
-    /// Every scale 1, attention logits times `1/sqrt(d)`: the usual network.
-    #[default]
-    Regular,
-    /// Unit scaling (arXiv 2303.11257): every tensor near unit variance at initialisation, with
-    /// the constants of the `unit-scaling` library 0.3.5.
-    Unit,
-}
-
-impl Parametrisation {
-    /// Whether ops carry scales.
-    pub const fn is_scaled(self) -> bool {
-        !matches!(self, Self::Regular)
-    }
-
-    /// `scales` where ops carry them, else all 1.
-    pub(crate) fn choose(self, scales: impl FnOnce() -> Result<Scales>) -> Result<Scales> {
-        if self.is_scaled() { scales() } else { Ok(Scales::ones()) }
-    }
-}
 
 /// `alpha` of an op's output and `beta` of each differentiable operand, in operand order:
 /// `y = alpha f(x)`, `dx_i = beta[i] (df/dx_i)^T dy` with the same `dy`.
@@ -42,6 +16,12 @@ impl Scales {
     /// Scales of a plain op.
     pub const fn ones() -> Self {
         Self { alpha: 1.0, beta: Vec::new() }
+    }
+
+    /// The forward scale for all operands, too: the true gradient of the scaled op.
+    pub fn exact(mut self) -> Self {
+        self.beta.fill(self.alpha);
+        self
     }
 
     /// Ideal scales with a constraint over `alpha` and the first `constrained` betas.

@@ -44,7 +44,7 @@ pub fn softmax(
     positive("softmax", "mult", mult)?;
     let axis = resolved as usize;
     let n = graph.shape(x).dims()[axis];
-    let scales = p.choose(|| softmax_scales(n, mult, constraint))?;
+    let scales = p.scheme().activation.choose(|| softmax_scales(n, mult, constraint))?;
     // The op works on the last axis: swap it there and back (a swap is its own inverse).
     let mut order: Vec<usize> = (0..rank).collect();
     order.swap(axis, rank - 1);

@@ -4,7 +4,7 @@
 use onesigma_backend::{Backend, RefBackend};
 use onesigma_backend_cpu::CpuBackend;
 use onesigma_ops::rules::{Case, Figures, expected, measure};
-use onesigma_ops::{Error, LearningRateRule, ParamKind, TransformerResidual};
+use onesigma_ops::{Error, LearningRateRule, ParamKind, ResidualRule, TransformerResidual};
 use serde::Deserialize;
 
 const GOLDEN: &str = include_str!("golden/unit_scaling.json");
@@ -50,7 +50,7 @@ fn golden() -> Golden {
 #[test]
 fn formulas_agree_with_the_reference_library() {
     let golden = golden();
-    assert!(golden.cases.len() > 90);
+    assert_eq!(golden.cases.len(), 101);
     for GoldenCase { case, figures } in golden.cases {
         let found = expected(&case).expect("a known case");
         let difference = found.difference(&figures);
@@ -83,7 +83,8 @@ fn residual_weights_agree_with_the_reference_library() {
         let rule = TransformerResidual { residual_mult, residual_attn_ratio };
         assert_eq!(taus.len(), layers);
         for (index, expected) in taus.into_iter().enumerate() {
-            let tau = rule.tau(index, layers).expect("a branch of the model");
+            let tau =
+                rule.tau(ResidualRule::DepthAware, index, layers).expect("a branch of the model");
             assert!((tau - expected).abs() < TOLERANCE, "{index} of {layers}: {tau}");
         }
     }
@@ -100,10 +101,10 @@ fn learning_rates_agree_with_the_reference_library() {
             other => panic!("unknown kind {other} in the golden file"),
         };
         for (rule, expected) in [
-            (LearningRateRule::UmupAdam, rate.adam),
-            (LearningRateRule::UmupAdam, rate.sgd_readout_none),
-            (LearningRateRule::UmupSgd, rate.sgd_readout_to_output_scale),
-            (LearningRateRule::Uniform, 1.0),
+            (LearningRateRule::U_MUP, rate.adam),
+            (LearningRateRule::U_MUP, rate.sgd_readout_none),
+            (LearningRateRule::U_MUP_SGD_CONSTRAINED, rate.sgd_readout_to_output_scale),
+            (LearningRateRule::UNIFORM, 1.0),
         ] {
             let factor = rule.factor(kind, &rate.shape, rate.depth);
             assert!((factor / expected - 1.0).abs() < TOLERANCE, "{rule:?} {kind:?}: {factor}");

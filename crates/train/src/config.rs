@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use onesigma_models::config::NormPosition;
+use onesigma_ops::Parametrisation;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -26,11 +28,29 @@ pub struct ModelConfig {
     pub hidden: usize,
     /// Tokens in one sequence.
     pub seq: usize,
+    /// Where the norm of a residual branch stands; if absent, as the parametrisation has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub norm_position: Option<NormPosition>,
+    /// Unit-scaled models only: `tau` of every residual branch, in place of the rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub residual_tau: Option<f64>,
+    /// Unit-scaled models only: weight of the residual branches against the embedding under the
+    /// rule; if absent, the parametrisation's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub residual_mult: Option<f64>,
 }
 
 impl Default for ModelConfig {
     fn default() -> Self {
-        Self { layers: 4, heads: 4, hidden: 128, seq: 128 }
+        Self {
+            layers: 4,
+            heads: 4,
+            hidden: 128,
+            seq: 128,
+            norm_position: None,
+            residual_tau: None,
+            residual_mult: None,
+        }
     }
 }
 
@@ -42,10 +62,15 @@ impl Default for ModelConfig {
 pub struct Config {
     /// Name of the recipe: formats and scaling.
     pub recipe: String,
+    /// How the model is built, if not as the recipe says.
+    pub parametrisation: Option<Parametrisation>,
     /// Name of the backend.
     pub backend: String,
     /// `cargo`, or the path of a text file or folder.
     pub data: String,
+    /// Path of the text to measure on; if absent, a part of `data` is held back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid: Option<String>,
     /// Seed of initialisation, shuffling and stochastic rounding.
     pub seed: u64,
     /// Optimiser steps of the whole run.
@@ -54,6 +79,10 @@ pub struct Config {
     pub batch: usize,
     /// Passes whose gradients one optimiser step averages.
     pub accumulate: usize,
+    /// Constant factor on the loss before the backward pass, in place of the recipe's own scaling;
+    /// for regular models alone. A step whose gradients overflow is skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
     /// `adamw` or `sgd`.
     pub optimizer: String,
     /// Peak learning rate; if absent, the recipe's own.
@@ -90,12 +119,15 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             recipe: "unit-fp8".into(),
+            parametrisation: None,
             backend: "cpu".into(),
             data: "cargo".into(),
+            valid: None,
             seed: 0,
             steps: 1000,
             batch: 16,
             accumulate: 1,
+            loss_scale: None,
             optimizer: "adamw".into(),
             lr: None,
             schedule: Decay::Cosine,
@@ -162,6 +194,14 @@ impl Config {
             let expected = format!("a multiple of the {} heads", model.heads);
             return Err(setting("--hidden", model.hidden, &expected));
         }
+        for (name, value) in [
+            ("model.residual_tau", model.residual_tau),
+            ("model.residual_mult", model.residual_mult),
+        ] {
+            if let Some(value) = value.filter(|value| !(value.is_finite() && *value > 0.0)) {
+                return Err(setting(name, value, "a positive number"));
+            }
+        }
         self.optimizer()?;
         for (name, value) in [("--beta1", self.beta1), ("--beta2", self.beta2)] {
             if !(0.0..1.0).contains(&value) {
@@ -170,6 +210,9 @@ impl Config {
         }
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
             return Err(setting("--weight-decay", self.weight_decay, "0 or more"));
+        }
+        if let Some(scale) = self.loss_scale.filter(|scale| !(scale.is_normal() && *scale > 0.0)) {
+            return Err(setting("--loss-scale", scale, "a positive number"));
         }
         self.schedule(1.0).validate()?;
         match self.lr {
@@ -250,10 +293,12 @@ mod tests {
         wrong(|c| c.model.heads = 3, "--hidden");
         wrong(|c| c.model.layers = 0, "--layers");
         wrong(|c| c.model.hidden = usize::MAX, "--hidden");
+        wrong(|c| c.model.residual_tau = Some(0.0), "residual_tau");
         wrong(|c| c.optimizer = "adamax".into(), "adamax");
         wrong(|c| c.beta2 = 1.0, "--beta2");
         wrong(|c| c.weight_decay = -1.0, "--weight-decay");
         wrong(|c| c.lr = Some(f64::INFINITY), "--lr");
+        wrong(|c| c.loss_scale = Some(0.0), "--loss-scale");
         wrong(|c| c.warmup = Some(5000), "--warmup");
     }
 }

@@ -3,7 +3,8 @@
 //! # The split
 //! A corpus of at least [`SPLIT_FILES`] files gives every [`SPLIT_EVERY`]th file, in the fixed
 //! order, to validation: whole files, so that no passage is in both. With fewer files the last
-//! tenth of each file goes to validation, so that a single book works too.
+//! tenth of each file goes to validation, so that a single book works too. With a validation text
+//! of its own ([`Corpus::from_paths`]) nothing is cut.
 //!
 //! # The identity
 //! SHA-256 over every file's name, length and bytes, in order. The corpus `cargo` has one value
@@ -73,47 +74,43 @@ impl Corpus {
     /// [`Error::DataMissing`], [`Error::DataBinary`] (a single file), [`Error::DataEmpty`], or
     /// [`Error::Io`] for what cannot be read.
     pub fn from_path(path: &Path) -> Result<Self, Error> {
-        let meta = fs::metadata(path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => Error::DataMissing { path: path.into() },
-            _ => Error::io("read", path)(source),
-        })?;
-        let mut documents = Vec::new();
-        let mut skipped = Vec::new();
-        if meta.is_dir() {
-            for file in files_below(path)? {
-                let text = fs::read(&file).map_err(Error::io("read", &file))?;
-                if text.contains(&0) {
-                    skipped.push(file);
-                } else if !text.is_empty() {
-                    documents.push(Document { name: relative_name(path, &file), text });
-                }
-            }
-        } else {
-            let text = fs::read(path).map_err(Error::io("read", path))?;
-            if let Some(offset) = text.iter().position(|&byte| byte == 0) {
-                return Err(Error::DataBinary { path: path.into(), offset });
-            }
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            documents.push(Document { name, text });
-        }
-        if documents.iter().all(|document| document.text.is_empty()) {
-            return Err(Error::DataEmpty { path: path.into() });
-        }
+        let (documents, skipped) = read_documents(path)?;
         Ok(Self::from_documents(&path.to_string_lossy(), documents, skipped))
+    }
+
+    /// All of the text at `training` to train on, all of that at `validation` to measure on. The
+    /// identity covers both.
+    ///
+    /// # Errors
+    /// As [`Corpus::from_path`], for either.
+    pub fn from_paths(training: &Path, validation: &Path) -> Result<Self, Error> {
+        let (mut documents, mut skipped) = read_documents(training)?;
+        let (held_out, more) = read_documents(validation)?;
+        skipped.extend(more);
+        let text = |documents: &[Document]| -> Vec<u8> {
+            documents.iter().flat_map(|document| &document.text).copied().collect()
+        };
+        let (training_text, validation_text) = (text(&documents), text(&held_out));
+        // A name that no file can have keeps the two parts apart in the identity.
+        documents.push(Document { name: "/".into(), text: Vec::new() });
+        documents.extend(held_out);
+        Ok(Self {
+            name: training.to_string_lossy().into_owned(),
+            sha256: identity(&documents),
+            files: documents.len() - 1,
+            skipped,
+            training: training_text,
+            validation: validation_text,
+        })
     }
 
     /// Splits and identifies documents that are already in their final order.
     pub fn from_documents(name: &str, documents: Vec<Document>, skipped: Vec<PathBuf>) -> Self {
-        let mut digest = Sha256::new();
         let mut training = Vec::new();
         let mut validation = Vec::new();
         let by_file = documents.len() >= SPLIT_FILES;
         for (index, document) in documents.iter().enumerate() {
             let text = &document.text;
-            digest.update((document.name.len() as u64).to_le_bytes());
-            digest.update(document.name.as_bytes());
-            digest.update((text.len() as u64).to_le_bytes());
-            digest.update(text);
             let cut = match by_file {
                 true if index % SPLIT_EVERY == SPLIT_EVERY - 1 => 0,
                 true => text.len(),
@@ -124,7 +121,7 @@ impl Corpus {
         }
         Self {
             name: name.into(),
-            sha256: hex(&digest.finalize()),
+            sha256: identity(&documents),
             files: documents.len(),
             skipped,
             training,
@@ -141,6 +138,49 @@ impl Corpus {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// The text files at a path, in their order, and the files that are not text.
+fn read_documents(path: &Path) -> Result<(Vec<Document>, Vec<PathBuf>), Error> {
+    let meta = fs::metadata(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => Error::DataMissing { path: path.into() },
+        _ => Error::io("read", path)(source),
+    })?;
+    let mut documents = Vec::new();
+    let mut skipped = Vec::new();
+    if meta.is_dir() {
+        for file in files_below(path)? {
+            let text = fs::read(&file).map_err(Error::io("read", &file))?;
+            if text.contains(&0) {
+                skipped.push(file);
+            } else if !text.is_empty() {
+                documents.push(Document { name: relative_name(path, &file), text });
+            }
+        }
+    } else {
+        let text = fs::read(path).map_err(Error::io("read", path))?;
+        if let Some(offset) = text.iter().position(|&byte| byte == 0) {
+            return Err(Error::DataBinary { path: path.into(), offset });
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        documents.push(Document { name, text });
+    }
+    if documents.iter().all(|document| document.text.is_empty()) {
+        return Err(Error::DataEmpty { path: path.into() });
+    }
+    Ok((documents, skipped))
+}
+
+/// SHA-256 over names, lengths and contents.
+fn identity(documents: &[Document]) -> String {
+    let mut digest = Sha256::new();
+    for Document { name, text } in documents {
+        digest.update((name.len() as u64).to_le_bytes());
+        digest.update(name.as_bytes());
+        digest.update((text.len() as u64).to_le_bytes());
+        digest.update(text);
+    }
+    hex(&digest.finalize())
 }
 
 /// Lower-case hexadecimal digits of `bytes`.
@@ -229,6 +269,22 @@ mod tests {
         assert_eq!(corpus.training, b"firstsecondthird");
         assert_eq!(corpus.files, 3);
         assert_eq!(corpus.skipped, [dir.path().join("image.png")]);
+    }
+
+    #[test]
+    fn a_validation_text_of_its_own_leaves_the_training_text_whole() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (a, b) = (dir.path().join("a.txt"), dir.path().join("b.txt"));
+        fs::write(&a, "0123456789").expect("a file");
+        fs::write(&b, "abc").expect("a file");
+        let corpus = Corpus::from_paths(&a, &b).expect("text");
+        assert_eq!(
+            (&corpus.training[..], &corpus.validation[..]),
+            (&b"0123456789"[..], &b"abc"[..])
+        );
+        let folder = Corpus::from_path(dir.path()).expect("text");
+        assert_ne!(corpus.sha256, folder.sha256);
+        assert_ne!(corpus.sha256, Corpus::from_paths(&b, &a).expect("text").sha256);
     }
 
     #[test]

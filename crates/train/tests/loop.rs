@@ -132,7 +132,13 @@ fn config() -> Config {
         steps_per_call: 8,
         eval_batches: 2,
         lr: Some(0.05),
-        model: ModelConfig { layers: 1, heads: 1, hidden: WIDTH, seq: 16 },
+        model: ModelConfig {
+            layers: 1,
+            heads: 1,
+            hidden: WIDTH,
+            seq: 16,
+            ..ModelConfig::default()
+        },
         ..Config::default()
     }
 }

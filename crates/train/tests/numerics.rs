@@ -12,7 +12,15 @@ use onesigma_train::numerics::{Measured, Moment, Options, Pass, Probe, measure};
 use onesigma_train::program::{self, HostSlots, Settings, Target, build_step};
 use onesigma_train::session::{self, Session};
 
-const SIZE: ModelConfig = ModelConfig { layers: 2, heads: 2, hidden: 32, seq: 16 };
+const SIZE: ModelConfig = ModelConfig {
+    layers: 2,
+    heads: 2,
+    hidden: 32,
+    seq: 16,
+    norm_position: None,
+    residual_tau: None,
+    residual_mult: None,
+};
 
 struct Case {
     model: Gpt,

@@ -166,7 +166,7 @@ fn losses_are_as_expected() {
             }
         }
         assert!(shares.len() > 5000 && decibels.len() > 1500);
-        assert!(quantile(shares.clone(), 0.9) < 0.03, "{recipe}: {}", quantile(shares, 0.9));
+        assert!(quantile(shares.clone(), 0.9) < 0.04, "{recipe}: {}", quantile(shares, 0.9));
         assert!(quantile(decibels.clone(), 0.5) < 0.1, "{recipe}: {}", quantile(decibels, 0.5));
         assert!(quantile(decibels.clone(), 0.9) < 1.6, "{recipe}: {}", quantile(decibels, 0.9));
     }

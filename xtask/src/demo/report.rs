@@ -132,7 +132,7 @@ pub fn write_docs(root: &Path, runs: &[Summary], reference: &str, chart: &Path) 
 }
 
 /// Processor and number of cores, as far as the system tells.
-fn machine() -> String {
+pub fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let model = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("model name"))?;

@@ -26,14 +26,19 @@ impl Sizes {
         [self.b, self.n, self.g, self.s, self.t].into()
     }
 
-    /// Whether the query sees the key; `None` if all are seen.
-    fn keep(self) -> Option<Term> {
+    /// Whether the query sees the key, of which `mask` is the mask; `None` if all are seen.
+    fn keep(self, mask: Option<&Term>) -> Option<Term> {
         let shift = self.t as f64 - self.s as f64;
-        self.causal.then(|| Term::index(4).less_equal(Term::index(3) + shift))
+        let causal = self.causal.then(|| Term::index(4).less_equal(Term::index(3) + shift));
+        match (causal, mask) {
+            (Some(causal), Some(mask)) => Some(mask.equal(0.0).select(0.0, causal)),
+            (None, Some(mask)) => Some(mask.equal(0.0).select(0.0, 1.0)),
+            (causal, None) => causal,
+        }
     }
 
-    fn masked(self, value: Term) -> Term {
-        match self.keep() {
+    fn masked(self, value: Term, mask: Option<&Term>) -> Term {
+        match self.keep(mask) {
             Some(keep) => keep.select(value, 0.0),
             None => value,
         }
@@ -70,16 +75,29 @@ impl Expansion<'_> {
         self.reshape(logits, z.logits())
     }
 
+    /// The mask `[b, t]` of operand `n`, if there is one, along the keys of the logits.
+    fn key_mask(&mut self, n: usize, z: Sizes) -> Result<Option<ValueId>> {
+        match self.x.get(n).copied() {
+            Some(mask) => self.reshape(mask, [z.b, 1, 1, 1, z.t].into()).map(Some),
+            None => Ok(None),
+        }
+    }
+
     pub(super) fn attention(&mut self, causal: bool, scale: f64) -> Result<Vec<ValueId>> {
         let z = self.sizes(causal);
         let q = self.stack(self.x[0], z)?;
         let k = self.permute(self.x[1], &[0, 2, 1, 3])?;
         let v = self.permute(self.x[2], &[0, 2, 1, 3])?;
         let logits = self.logits(q, k, z, scale)?;
-        let (max, sum) = self.row_statistics(logits, &z.logits(), Clone::clone, || z.keep())?;
-        let op = self
-            .map(&z.logits(), 3, |x| z.masked((x[0].clone() - x[1].clone()).exp() / x[2].clone()));
-        let weights = self.step("weights", op, &[logits, max, sum], 1.0)?;
+        let mask = self.key_mask(3, z)?;
+        let (max, sum) =
+            self.row_statistics(logits, mask, &z.logits(), Clone::clone, |mask| z.keep(mask))?;
+        let mut inputs = vec![logits, max, sum];
+        inputs.extend(mask);
+        let op = self.map(&z.logits(), inputs.len(), |x| {
+            z.masked((x[0].clone() - x[1].clone()).exp() / x[2].clone(), x.get(3))
+        });
+        let weights = self.step("weights", op, &inputs, 1.0)?;
         let weights = self.reshape(weights, [z.b, z.n, z.g * z.s, z.t].into())?;
         let output = self.step("values", product(false, false), &[weights, v], 1.0)?;
         let output = self.unstack(output, z)?;
@@ -106,8 +124,12 @@ impl Expansion<'_> {
         let logits = self.logits(q, k, z, scale)?;
         let column: Shape = [z.b, z.n, z.g, z.s, 1].into();
         let lse = self.reshape(lse, column.clone())?;
-        let op = self.map(&z.logits(), 2, |x| z.masked((x[0].clone() - x[1].clone()).exp()));
-        let weights = self.step("weights", op, &[logits, lse], 1.0)?;
+        let mut inputs = vec![logits, lse];
+        inputs.extend(self.key_mask(6, z)?);
+        let op = self.map(&z.logits(), inputs.len(), |x| {
+            z.masked((x[0].clone() - x[1].clone()).exp(), x.get(2))
+        });
+        let weights = self.step("weights", op, &inputs, 1.0)?;
         let rows: Shape = [z.b, z.n, z.g * z.s, z.t].into();
 
         // The share of each row that its own normalisation takes back: sum(dy y).

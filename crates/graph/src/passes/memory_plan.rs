@@ -2,9 +2,10 @@
 //!
 //! Values are alive from the node that makes them to the last node that reads them. Slots come
 //! first, at fixed places. A reshape shares its operand's place; a value that is written to a
-//! state slot is made directly in the slot where no one still needs the old content. The others
-//! are placed greedily, largest first, each at the lowest offset where it overlaps no value that
-//! is alive at the same time (Pisarchyk and Lee, arXiv 2001.03288, "greedy by size").
+//! state slot is made directly in the slot where no one still needs the old content; an
+//! element-wise result takes the place of an operand that nothing reads after it. The others are
+//! placed greedily, largest first, each at the lowest offset where it overlaps no value that is
+//! alive at the same time (Pisarchyk and Lee, arXiv 2001.03288, "greedy by size").
 
 use crate::program::{ALIGNMENT, ProgramEntry};
 use crate::{Graph, Op, Place, Slot, SlotId, ValueId};
@@ -91,55 +92,131 @@ pub(crate) fn plan_entry(
             last[of.index()] = last[of.index()].max(last[index]);
         }
     }
+    let tenants = tenants(&graph, &homes, &last);
+    let bytes = |index: usize| align(graph.values()[index].bytes());
     let mut places = vec![Place { offset: 0, bytes: 0 }; graph.values().len()];
-    let mut own: Vec<usize> = Vec::new();
+    let mut rooms: Vec<Room> = Vec::new();
     for (index, value) in graph.values().iter().enumerate() {
         match homes[index] {
-            Home::Own => own.push(index),
+            Home::Own if tenants[index] == index => {
+                let (first, bytes) = (value.producer.index(), bytes(index));
+                rooms.push(Room { value: index, first, last: last[index], bytes, offset: base });
+            }
             Home::Slot(slot) => {
                 places[index] = Place { bytes: value.bytes(), ..slot_places[slot.index()] };
             }
-            Home::Alias(_) => {}
+            Home::Own | Home::Alias(_) => {}
         }
     }
-    let first = |index: usize| graph.values()[index].producer.index();
-    let bytes = |index: usize| align(graph.values()[index].bytes());
-
-    own.sort_by_key(|&index| (std::cmp::Reverse(bytes(index)), index));
-    let mut placed: Vec<usize> = Vec::new(); // ordered by offset
-    let mut temporary_bytes = 0;
-    for &index in &own {
-        let mut offset = base;
-        for &other in &placed {
-            let together = first(index) <= last[other] && first(other) <= last[index];
-            if !together {
-                continue;
-            }
-            if offset + bytes(index) <= places[other].offset {
-                break;
-            }
-            offset = offset.max(places[other].offset + bytes(other));
+    for (index, &first) in tenants.iter().enumerate() {
+        if first != index
+            && let Ok(room) = rooms.binary_search_by_key(&first, |room| room.value)
+        {
+            rooms[room].last = rooms[room].last.max(last[index]);
         }
-        places[index] = Place { offset, bytes: graph.values()[index].bytes() };
-        temporary_bytes = temporary_bytes.max(offset + bytes(index) - base);
-        let at = placed.partition_point(|&other| places[other].offset <= offset);
-        placed.insert(at, index);
+    }
+    let temporary_bytes = place_rooms(&mut rooms, base);
+    for room in &rooms {
+        let bytes = graph.values()[room.value].bytes();
+        places[room.value] = Place { offset: room.offset, bytes };
+    }
+    for index in 0..places.len() {
+        let same_bytes = Place { bytes: graph.values()[index].bytes(), ..places[tenants[index]] };
+        if homes[index] == Home::Own {
+            places[index] = same_bytes;
+        }
     }
     for index in 0..places.len() {
         if let Home::Alias(of) = homes[index] {
             places[index] = Place { bytes: graph.values()[index].bytes(), ..places[of.index()] };
         }
     }
-    let live_bytes = (0..graph.nodes().len())
-        .map(|at| {
-            own.iter()
-                .filter(|&&index| first(index) <= at && at <= last[index])
-                .map(|&index| bytes(index))
-                .sum::<usize>()
-        })
-        .max()
-        .unwrap_or(0);
+    let live_bytes = live_bytes(&rooms, graph.nodes().len());
     ProgramEntry { name, graph, places, live_bytes, temporary_bytes }
+}
+
+/// Memory that one temporary value, or several one after another, lie in.
+struct Room {
+    /// The first value that lies there.
+    value: usize,
+    /// The node that makes it.
+    first: usize,
+    /// The last node that reads the last value.
+    last: usize,
+    bytes: usize,
+    offset: usize,
+}
+
+/// Gives every room its offset from `base` on; the bytes that they take together.
+fn place_rooms(rooms: &mut [Room], base: usize) -> usize {
+    let mut order: Vec<usize> = (0..rooms.len()).collect();
+    order.sort_by_key(|&index| (std::cmp::Reverse(rooms[index].bytes), index));
+    let mut placed: Vec<usize> = Vec::new(); // ordered by offset
+    let mut end = base;
+    for index in order {
+        let room = &rooms[index];
+        let mut offset = base;
+        for &other in &placed {
+            let other = &rooms[other];
+            let together = room.first <= other.last && other.first <= room.last;
+            if !together {
+                continue;
+            }
+            if offset + room.bytes <= other.offset {
+                break;
+            }
+            offset = offset.max(other.offset + other.bytes);
+        }
+        end = end.max(offset + room.bytes);
+        rooms[index].offset = offset;
+        let at = placed.partition_point(|&other| rooms[other].offset <= offset);
+        placed.insert(at, index);
+    }
+    end - base
+}
+
+/// Bytes of the rooms that are in use at the busiest node.
+fn live_bytes(rooms: &[Room], nodes: usize) -> usize {
+    let mut changes = vec![0_isize; nodes + 2];
+    for room in rooms {
+        changes[room.first] += room.bytes as isize;
+        changes[room.last + 1] -= room.bytes as isize;
+    }
+    let alive = changes[..nodes].iter().scan(0, |alive, change| {
+        *alive += change;
+        Some(*alive)
+    });
+    alive.max().unwrap_or(0) as usize
+}
+
+/// For each value, the value whose room it takes over: itself, or the first of a chain of
+/// element-wise results, each of which is the last to read the one before.
+fn tenants(graph: &Graph, homes: &[Home], last: &[usize]) -> Vec<usize> {
+    let mut tenants: Vec<usize> = (0..homes.len()).collect();
+    for (at, node) in graph.nodes().iter().enumerate() {
+        let mut taken = Vec::new();
+        for &output in &node.outputs {
+            if homes[output.index()] != Home::Own {
+                continue;
+            }
+            let in_place = in_place_operand(graph, output);
+            let roots: Vec<usize> =
+                node.inputs.iter().map(|&input| root(graph, input).index()).collect();
+            let free = in_place.iter().map(|&operand| roots[operand]).find(|&value| {
+                let read_elsewhere = (0..roots.len())
+                    .any(|operand| roots[operand] == value && !in_place.contains(&operand));
+                homes[value] == Home::Own
+                    && last[value] == at
+                    && !read_elsewhere
+                    && !taken.contains(&value)
+            });
+            if let Some(value) = free {
+                taken.push(value);
+                tenants[output.index()] = tenants[value];
+            }
+        }
+    }
+    tenants
 }
 
 fn homes(graph: &Graph) -> Vec<Home> {

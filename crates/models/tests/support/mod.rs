@@ -1,5 +1,8 @@
-//! A GPT training step as a program, run on any backend, for the tests of this folder.
+//! A training step of a model as a program, run on any backend, for the tests of this folder.
 #![allow(dead_code)] // each test uses a part
+
+pub mod checks;
+pub mod plain;
 
 use onesigma_backend::{Backend, RefBackend};
 use onesigma_format::{Noise, philox};
@@ -8,17 +11,20 @@ use onesigma_graph::{DType, Graph, Module, Program, Role, SlotId, SlotKind, Valu
 use onesigma_models::{GptConfig, Init, ParamSpec, Params, gpt_loss};
 use onesigma_ops::Parametrisation;
 
+/// An input of integers: name, shape and content.
+pub struct Input {
+    pub name: &'static str,
+    pub shape: Vec<usize>,
+    pub values: Vec<u32>,
+}
+
 /// Forward and backward pass of one batch.
 pub struct Step {
-    pub config: GptConfig,
     pub p: Parametrisation,
-    pub batch: usize,
-    pub seq: usize,
     pub specs: Vec<ParamSpec>,
     /// Initial parameters as the engine sees them.
     pub weights: Vec<Vec<f32>>,
-    pub tokens: Vec<u32>,
-    pub targets: Vec<u32>,
+    pub inputs: Vec<Input>,
     pub program: Program,
     pub slots: Slots,
     /// Name of every float tensor that an op computes, with its slot; empty unless asked for.
@@ -27,27 +33,30 @@ pub struct Step {
 
 /// Where things lie in the program.
 pub struct Slots {
-    pub tokens: SlotId,
-    pub targets: SlotId,
+    pub inputs: Vec<SlotId>,
     pub weights: Vec<SlotId>,
     pub loss: SlotId,
     pub grads: Vec<SlotId>,
 }
 
 impl Step {
+    /// The step whose loss `build` makes of the inputs.
     pub fn new(
-        config: GptConfig,
+        specs: Vec<ParamSpec>,
         p: Parametrisation,
-        [batch, seq]: [usize; 2],
+        inputs: Vec<Input>,
         observe: bool,
+        build: impl FnOnce(&mut Graph, &mut Params, &[ValueId]) -> onesigma_models::Result<ValueId>,
     ) -> Self {
         let mut module = Module::new();
         let mut graph = Graph::new();
-        let ids = |module: &mut Module, name| {
-            module.slot(name, SlotKind::Input, [batch, seq], DType::U32, Role::Data).expect("new")
-        };
-        let (tokens, targets) = (ids(&mut module, "tokens"), ids(&mut module, "targets"));
-        let specs = config.parameters(p).expect("a possible model");
+        let mut input_slots = Vec::new();
+        let mut input_values = Vec::new();
+        for Input { name, shape, .. } in &inputs {
+            let slot = module.slot(name, SlotKind::Input, shape.clone(), DType::U32, Role::Data);
+            input_slots.push(slot.expect("names are unique"));
+            input_values.push(module.read(&mut graph, input_slots[input_slots.len() - 1]));
+        }
         let mut weights = Vec::new();
         let mut values = Vec::new();
         for spec in &specs {
@@ -57,10 +66,9 @@ impl Step {
             values.push((spec.name.clone(), module.read(&mut graph, weights[weights.len() - 1])));
         }
         let parameters: Vec<ValueId> = values.iter().map(|(_, value)| *value).collect();
-        let [x, t] = [tokens, targets].map(|slot| module.read(&mut graph, slot));
         let mut params = Params::new(values);
-        let out = gpt_loss(&mut graph, &mut params, &config, p, x, t, true).expect("it builds");
-        let gradients = autodiff::gradients(&mut graph, out.loss, &parameters, None);
+        let out = build(&mut graph, &mut params, &input_values).expect("it builds");
+        let gradients = autodiff::gradients(&mut graph, out, &parameters, None);
         let gradients = gradients.expect("it is differentiable");
         let output = |module: &mut Module, graph: &mut Graph, name: &str, value: ValueId| {
             let shape = graph.shape(value).clone();
@@ -69,7 +77,7 @@ impl Step {
             graph.write(slot, value);
             slot
         };
-        let loss = output(&mut module, &mut graph, "loss", out.loss);
+        let loss = output(&mut module, &mut graph, "loss", out);
         let grads: Vec<SlotId> = specs
             .iter()
             .zip(&gradients)
@@ -85,7 +93,8 @@ impl Step {
                 let info = graph.value(value);
                 let op = &graph.node(info.producer).op;
                 let computed = !op.is_movement() && !matches!(op, onesigma_graph::Op::Slot(_));
-                if !computed || info.role == Role::Statistic || info.dtype != DType::F32 {
+                let hidden = matches!(info.role, Role::Statistic | Role::Data);
+                if !computed || hidden || info.dtype != DType::F32 {
                     continue;
                 }
                 let name = format!("{} {}", info.role, graph.value_name(value));
@@ -96,23 +105,14 @@ impl Step {
         module.entry("step", graph).expect("slots exist");
         let program = Program::new(module).expect("a valid program");
         let weights_f32 = specs.iter().enumerate().map(|(n, spec)| initial(spec, n as u32));
-        let vocab = config.vocab_size as u32;
-        let mut words = vec![0; 2 * batch * seq];
-        philox::fill_u32(noise(1000), &mut words);
-        words.iter_mut().for_each(|word| *word %= vocab);
-        let ids_of_targets = words.split_off(batch * seq);
         Self {
-            batch,
-            seq,
+            p,
             weights: weights_f32.collect(),
-            tokens: words,
-            targets: ids_of_targets,
+            inputs,
             program,
-            slots: Slots { tokens, targets, weights, loss, grads },
+            slots: Slots { inputs: input_slots, weights, loss, grads },
             all,
             specs,
-            config,
-            p,
         }
     }
 
@@ -138,9 +138,10 @@ impl Step {
     }
 
     fn feed(&self, engine: &mut dyn onesigma_backend::Engine) {
-        let bytes = |ids: &[u32]| ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
-        engine.write(self.slots.tokens, &bytes(&self.tokens)).expect("right size");
-        engine.write(self.slots.targets, &bytes(&self.targets)).expect("right size");
+        for (&slot, input) in self.slots.inputs.iter().zip(&self.inputs) {
+            let bytes: Vec<u8> = input.values.iter().flat_map(|id| id.to_le_bytes()).collect();
+            engine.write(slot, &bytes).expect("right size");
+        }
         for (&slot, values) in self.slots.weights.iter().zip(&self.weights) {
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             engine.write(slot, &bytes).expect("right size");
@@ -148,6 +149,44 @@ impl Step {
         let entry = self.program.find_entry("step").expect("it is there");
         engine.run(entry, 1).expect("it runs");
     }
+}
+
+/// A step of GPT with what an evaluation of it needs.
+pub struct GptStep {
+    pub step: Step,
+    pub config: GptConfig,
+    pub batch: usize,
+    pub seq: usize,
+}
+
+impl GptStep {
+    pub fn new(
+        config: GptConfig,
+        p: Parametrisation,
+        [batch, seq]: [usize; 2],
+        observe: bool,
+    ) -> Self {
+        let specs = config.parameters(p).expect("a possible model");
+        let vocab = config.vocab_size as u32;
+        let ids = |name, stream| Input {
+            name,
+            shape: vec![batch, seq],
+            values: numbers(batch * seq, vocab, stream),
+        };
+        let inputs = vec![ids("tokens", 1000), ids("targets", 1001)];
+        let step = Step::new(specs, p, inputs, observe, |graph, params, x| {
+            Ok(gpt_loss(graph, params, &config, p, x[0], x[1], true)?.loss)
+        });
+        Self { step, config, batch, seq }
+    }
+}
+
+/// `count` numbers below `below`, without pattern.
+pub fn numbers(count: usize, below: u32, stream: u32) -> Vec<u32> {
+    let mut words = vec![0; count];
+    philox::fill_u32(noise(stream), &mut words);
+    words.iter_mut().for_each(|word| *word %= below);
+    words
 }
 
 fn noise(tensor: u32) -> Noise {
@@ -166,4 +205,19 @@ fn initial(spec: &ParamSpec, stream: u32) -> Vec<f32> {
         };
     }
     values
+}
+
+pub fn rms(values: &[f64]) -> f64 {
+    (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt()
+}
+
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+/// A direction without pattern.
+pub fn direction(len: usize, stream: u32, step: u32) -> Vec<f64> {
+    let mut direction = vec![0.0_f32; len];
+    philox::fill_normal(Noise { seed: 3, tensor: stream, step, offset: 0 }, &mut direction);
+    direction.into_iter().map(f64::from).collect()
 }

@@ -35,7 +35,10 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let checkpoint = source::checkpoint(&arguments.run)?;
     let config = source::config(&checkpoint)?;
-    let corpus = source::corpus(arguments.data.as_ref().unwrap_or(&config.data))?;
+    let corpus = match &arguments.data {
+        Some(data) => source::corpus(data, None)?,
+        None => source::corpus(&config.data, config.valid.as_deref())?,
+    };
     let mut out = io::stdout().lock();
     let (batch, seq) = (config.batch, config.model.seq);
     if arguments.gradients {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::ValueEnum;
+use onesigma::ops::Parametrisation;
 use onesigma::train::config::Config;
 use onesigma::train::schedule::Decay;
 
@@ -13,9 +14,13 @@ pub struct Settings {
     /// Configuration file (as `config.toml` in a run folder); flags change it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// f32, bf16, fp16, fp16-loss-scale, unit-f32, unit-fp16, unit-fp8 [default: unit-fp8]
+    /// f32, bf16, fp16, fp16-loss-scale, unit-f32, unit-fp16, unit-fp8, u-mup-f32, u-mup-fp8,
+    /// mu-s-f32, mu-s-fp8, or a .toml file [default: unit-fp8]
     #[arg(long)]
     recipe: Option<String>,
+    /// regular, unit, u-mup or mu-s: how the model is scaled [default: as the recipe says]
+    #[arg(long, value_name = "NAME")]
+    parametrisation: Option<Parametrisation>,
     /// One of `onesigma backends` [default: cpu]
     #[arg(long)]
     backend: Option<String>,
@@ -23,6 +28,9 @@ pub struct Settings {
     /// [default: cargo]
     #[arg(long, value_name = "FILE|DIR")]
     data: Option<PathBuf>,
+    /// A text to measure on [default: a part of the data is held back]
+    #[arg(long, value_name = "FILE|DIR")]
+    valid: Option<PathBuf>,
     /// Seed of initialisation, shuffling and stochastic rounding [default: 0]
     #[arg(long)]
     seed: Option<u64>,
@@ -35,6 +43,9 @@ pub struct Settings {
     /// Passes whose gradients one optimiser step averages [default: 1]
     #[arg(long, value_name = "PASSES")]
     accumulate: Option<usize>,
+    /// Constant factor on the loss before the backward pass, in place of the recipe's own scaling
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
+    loss_scale: Option<f64>,
     /// adamw or sgd [default: adamw]
     #[arg(long)]
     optimizer: Option<String>,
@@ -106,8 +117,10 @@ impl Settings {
         set(&mut model.hidden, self.hidden);
         set(&mut model.seq, self.seq);
         set(&mut config.recipe, self.recipe.clone());
+        config.parametrisation = self.parametrisation.or(config.parametrisation);
         set(&mut config.backend, self.backend.clone());
         set(&mut config.data, self.data.as_deref().map(data_name));
+        config.valid = self.valid.as_deref().map(data_name).or(config.valid);
         set(&mut config.seed, self.seed);
         set(&mut config.steps, self.steps);
         set(&mut config.batch, self.batch);
@@ -121,6 +134,7 @@ impl Settings {
         set(&mut config.keep, self.keep);
         set(&mut config.steps_per_call, self.steps_per_call);
         config.lr = self.lr.or(config.lr);
+        config.loss_scale = self.loss_scale.or(config.loss_scale);
         config.warmup = self.warmup.or(config.warmup);
         config.strict |= self.strict;
         let decay = self.schedule.map(|name| match name {

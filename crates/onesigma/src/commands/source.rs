@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use onesigma::setup;
+use onesigma::train::Error;
 use onesigma::train::checkpoint::Checkpoint;
 use onesigma::train::config::Config;
 use onesigma::train::corpus::Corpus;
@@ -35,11 +36,21 @@ pub fn session(config: &Config, checkpoint: &Checkpoint) -> Result<Session> {
     Ok(session)
 }
 
-/// The text that a configuration names; says which files were left out.
-pub fn corpus(data: &str) -> Result<Corpus> {
-    let corpus = match data {
-        "cargo" => Corpus::cargo(Path::new("."))?,
-        path => Corpus::from_path(Path::new(path))?,
+/// The text that a configuration names, `data` and a validation text of its own; says which files
+/// were left out.
+pub fn corpus(data: &str, valid: Option<&str>) -> Result<Corpus> {
+    let corpus = match (data, valid) {
+        ("cargo", Some(valid)) => {
+            return Err(Error::Setting {
+                name: "--valid",
+                given: valid.into(),
+                expected: "nothing with the corpus `cargo`, which has its own split".into(),
+            }
+            .into());
+        }
+        ("cargo", None) => Corpus::cargo(Path::new("."))?,
+        (path, None) => Corpus::from_path(Path::new(path))?,
+        (path, Some(valid)) => Corpus::from_paths(Path::new(path), Path::new(valid))?,
     };
     if let Some(first) = corpus.skipped.first() {
         let count = corpus.skipped.len();

@@ -100,7 +100,7 @@ fn resume(root: &Path, observer: &mut Progress) -> Result<(Config, Trainer, RunD
 
 fn trainer(config: &Config) -> Result<Trainer> {
     // The text first: it is what is most often wrong, and reading it is cheap.
-    let corpus = source::corpus(&config.data)?;
+    let corpus = source::corpus(&config.data, config.valid.as_deref())?;
     let session = setup::session(config)?;
     Ok(Trainer::new(session, config, setup::default_rate(config)?, &corpus)?)
 }

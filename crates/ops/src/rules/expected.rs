@@ -2,9 +2,9 @@
 
 use super::{Case, Figures};
 use crate::{
-    Attention, Linear, Result, Scales, add_scales, cross_entropy_scales, dropout_scales,
-    embedding_scales, gelu_scales, matmul_scales, mse_loss_scales, norm_scales, residual_factors,
-    silu_glu_scales, silu_scales, softmax_scales,
+    Attention, Linear, Parametrisation, Result, Scales, add_scales, cross_entropy_scales,
+    dropout_scales, embedding_scales, gelu_scales, matmul_scales, mse_loss_scales, norm_scales,
+    residual_factors, silu_glu_scales, silu_scales, softmax_scales,
 };
 
 /// The scales that the rules ask for.
@@ -28,6 +28,11 @@ pub fn expected(case: &Case) -> Result<Figures> {
             let l = left.dims().iter().rev().nth(1).copied().unwrap_or(1);
             let scales = matmul_scales(l, left.last(), right.last(), case.constraint()?)?;
             (scales, &["left", "right"])
+        }
+        "conv1d" => {
+            let options = case.conv1d()?;
+            let sizes = options.sizes(&case.shape("input")?, &case.shape("weight")?)?;
+            (options.scales(sizes)?, &["input", "weight", "bias"])
         }
         "gelu" => (gelu_scales(case.number("mult", 1.0)?, case.constraint()?)?, &["input"]),
         "silu" => (silu_scales(case.number("mult", 1.0)?, case.constraint()?)?, &["input"]),
@@ -92,7 +97,7 @@ pub fn expected(case: &Case) -> Result<Figures> {
                 dropout: case.number("dropout_p", 0.0)?,
                 training: true,
             };
-            (options.scales(s, keys.last())?, &["query", "key", "value"])
+            (options.scales(Parametrisation::UMup, s, keys.last())?, &["query", "key", "value"])
         }
         _ => return Err(case.unknown()),
     };

@@ -1,0 +1,154 @@
+//! `cargo xtask experiment`: the claims of the unit-scaling papers, measured at small size.
+//!
+//! Each experiment is a file `experiments/NAME.toml` ([`config`]). It expands into runs of the
+//! release build of `onesigma` ([`grid`]), which are taken one by one and can be killed at any
+//! time ([`runner`]); learning rates are searched first where the experiment asks for it
+//! ([`tune`]). Table, figure and verdicts on the claims go to `docs/results/experiments/`
+//! ([`report`]).
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{self, root};
+use config::{Experiment, Mode};
+use data::DataFolder;
+use grid::Stage;
+use report::Report;
+use runner::Runner;
+
+mod claims;
+mod config;
+mod data;
+mod figure;
+mod grid;
+mod report;
+mod runner;
+mod statistics;
+mod tune;
+
+/// Arguments of `cargo xtask experiment`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask experiment --list
+  cargo xtask experiment char-lm --quick --data ~/texts
+  cargo xtask experiment --report-only char-lm
+
+A run that is finished is not repeated and one that was killed continues; remove
+target/experiments/NAME to start over.")]
+pub struct Arguments {
+    /// Experiments to run [default: all of them]
+    names: Vec<String>,
+    /// The small size: under ten minutes each on two quiet cores
+    #[arg(long)]
+    quick: bool,
+    /// Show what there is, and how much of it has been run
+    #[arg(long)]
+    list: bool,
+    /// Seeds of each point, in place of the experiment's own number
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
+    /// Runs at the same time, each with its share of the cores [default: one for each core]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Folder of the texts: `corpus/`, `finetune/`
+    #[arg(long, value_name = "DIR", default_value = "target/data")]
+    data: PathBuf,
+    /// Report on the runs that are there; run nothing
+    #[arg(long)]
+    report_only: bool,
+    /// Folder of the runs
+    #[arg(long, value_name = "DIR", default_value = "target/experiments")]
+    out: PathBuf,
+}
+
+/// Runs and reports the experiments that are asked for.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let mode = if arguments.quick { Mode::Quick } else { Mode::Full };
+    let mut experiments = select(config::all(&root())?, &arguments.names)?;
+    for experiment in &mut experiments {
+        experiment.override_seeds(mode, arguments.seeds);
+    }
+    let out = root().join(&arguments.out);
+    if arguments.list {
+        return list(&experiments, &out);
+    }
+    let data = DataFolder::new(&root().join(&arguments.data));
+    if !arguments.report_only {
+        for experiment in &experiments {
+            data.check(experiment)?;
+        }
+    }
+    let binary = match arguments.report_only {
+        true => None,
+        false => Some(process::release_binary("onesigma")?),
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = arguments.jobs.unwrap_or(cores).max(1);
+    for experiment in &experiments {
+        let started = Instant::now();
+        let folder = out.join(&experiment.name).join(mode.name());
+        let runner = Runner {
+            binary: binary.as_deref(),
+            data: &data,
+            folder: &folder,
+            threads: (cores / jobs).max(1),
+            commit: report::commit(),
+        };
+        println!("{}: {} ({})", experiment.name, experiment.title, mode.name());
+        take(experiment, mode, &runner, jobs, &folder)?;
+        println!("{}: took {:.0} s\n", experiment.name, started.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+/// Searches rates, takes every run that is missing, and reports.
+fn take(
+    experiment: &Experiment,
+    mode: Mode,
+    runner: &Runner<'_>,
+    jobs: usize,
+    folder: &Path,
+) -> Result<()> {
+    let mut points = experiment.points(mode)?;
+    let tuned = tune::rates(experiment, mode, &points, runner, jobs)?;
+    tune::apply(experiment, &tuned, &mut points)?;
+    let runs = grid::runs(experiment, mode, &points, Stage::Main);
+    let total = runs.len();
+    let results = runner::parallel(jobs, runs, |run| runner.result(&run, experiment.metric))?;
+    let results: Vec<_> = results.into_iter().flatten().collect();
+    let report = Report::new(experiment, mode, &points, tuned, results, total);
+    report.write(&root(), folder)
+}
+
+/// The experiments with the given names, or all.
+fn select(all: Vec<Experiment>, names: &[String]) -> Result<Vec<Experiment>> {
+    for name in names {
+        if !all.iter().any(|experiment| experiment.name == *name) {
+            let known: Vec<_> = all.iter().map(|experiment| &experiment.name[..]).collect();
+            bail!("no experiment `{name}`, expected some of: {}", known.join(", "));
+        }
+    }
+    let wanted = |one: &Experiment| names.is_empty() || names.contains(&one.name);
+    Ok(all.into_iter().filter(wanted).collect())
+}
+
+fn list(experiments: &[Experiment], out: &Path) -> Result<()> {
+    for experiment in experiments {
+        println!("{}: {}", experiment.name, experiment.title);
+        for mode in [Mode::Quick, Mode::Full] {
+            let points = experiment.points(mode)?;
+            let seeds = experiment.size(mode).seeds;
+            let folder = out.join(&experiment.name).join(mode.name()).join("runs");
+            let done = match folder.exists() {
+                true => runner::finished(&folder).with_context(|| folder.display().to_string())?,
+                false => 0,
+            };
+            let (mode, points) = (mode.name(), points.len());
+            println!("  {mode:<5} {points} points, {seeds} seeds; {done} finished runs");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,335 @@
+//! Takes runs, one process each, and remembers their results.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::config::{Labels, Metric};
+use super::data::DataFolder;
+use super::grid::Run;
+
+/// What is kept of a finished run: `result.json` in its folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// The run's name.
+    pub id: String,
+    /// Labels of its point.
+    pub labels: Labels,
+    /// Its seed.
+    pub seed: u64,
+    /// The metric; none if the run has diverged.
+    pub value: Option<f64>,
+    /// The metric on the training text, mean of the last tenth of the steps.
+    pub training: Option<f64>,
+    /// Share of gradient elements that the recipe's formats flush to zero at the last weights.
+    pub flushed_gradients: Option<f64>,
+    /// Its learning rate.
+    pub rate: Option<f64>,
+    /// Steps taken.
+    pub steps: u64,
+    /// Elements of all parameters.
+    pub parameters: u64,
+    /// Tokens per second; of a shared machine.
+    pub tokens_per_s: f64,
+    /// Seconds of the last sitting.
+    pub seconds: f64,
+    /// Commit of the program that made it.
+    pub commit: String,
+    /// Identity of the text.
+    pub corpus_sha256: String,
+}
+
+/// What `onesigma train` leaves in `summary.json`, as far as it is needed here. JSON has no
+/// number for a loss that is not finite.
+#[derive(Debug, Deserialize)]
+struct Summary {
+    steps: u64,
+    parameters: u64,
+    validation_loss: Option<f64>,
+    tokens_per_s: f64,
+    flushed_gradients: Option<f64>,
+    corpus_sha256: String,
+}
+
+/// Where and how runs are taken.
+#[derive(Debug)]
+pub struct Runner<'a> {
+    /// The command line; without it, runs that are not finished are left out.
+    pub binary: Option<&'a Path>,
+    /// The texts.
+    pub data: &'a DataFolder,
+    /// Holds `runs/`.
+    pub folder: &'a Path,
+    /// Threads of each run.
+    pub threads: usize,
+    /// Commit of the workspace.
+    pub commit: String,
+}
+
+impl Runner<'_> {
+    /// The result of a run: the one that is there, or after starting or continuing it; none if it
+    /// is not finished and nothing may be run.
+    pub fn result(&self, run: &Run, metric: Metric) -> Result<Option<RunResult>> {
+        let folder = self.folder.join("runs").join(&run.id);
+        let path = folder.join("result.json");
+        if let Ok(text) = fs::read(&path) {
+            let result = serde_json::from_slice(&text);
+            return result.map(Some).with_context(|| format!("{} is damaged", path.display()));
+        }
+        let Some(binary) = self.binary else { return Ok(None) };
+        let started = Instant::now();
+        self.train(binary, run, &folder).with_context(|| format!("run {}", run.id))?;
+        let mut result = read(run, metric, &folder)?;
+        result.seconds = started.elapsed().as_secs_f64();
+        result.commit.clone_from(&self.commit);
+        write_whole(&path, &serde_json::to_string_pretty(&result)?)?;
+        // The result is all that is needed of it from now on.
+        let checkpoints = folder.join("checkpoints");
+        fs::remove_dir_all(&checkpoints).with_context(|| checkpoints.display().to_string())?;
+        let value = result.value.map_or("diverged".into(), |value| format!("{value:.4}"));
+        println!("  {} {value} ({:.0} s)", run.id, result.seconds);
+        Ok(Some(result))
+    }
+
+    /// Starts or continues a run and waits for its end.
+    fn train(&self, binary: &Path, run: &Run, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).with_context(|| format!("no {}", folder.display()))?;
+        let mut command = Command::new(binary);
+        command.args(["train", "--quiet", "--measure-gradients"]);
+        if folder.join("config.toml").exists() {
+            command.arg("--resume").arg(folder);
+        } else {
+            let config = folder.join("settings.toml");
+            write_whole(&config, &toml::to_string(&self.data.resolve(&run.settings))?)?;
+            command.arg("--config").arg(config).arg("--out").arg(folder);
+        }
+        let log = folder.join("log.txt");
+        let file = File::create(&log).with_context(|| format!("no {}", log.display()))?;
+        command.env("RAYON_NUM_THREADS", self.threads.to_string());
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let status = command.status().with_context(|| format!("no {}", binary.display()))?;
+        if !status.success() {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let error = text.lines().rfind(|line| line.starts_with("error")).unwrap_or("");
+            bail!("{status}; {error} (all of it in {})", log.display());
+        }
+        Ok(())
+    }
+}
+
+/// The result that a run folder holds.
+fn read(run: &Run, metric: Metric, folder: &Path) -> Result<RunResult> {
+    let path = folder.join("summary.json");
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let summary: Summary = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is no summary", path.display()))?;
+    let wanted = run.settings.get("steps").and_then(toml::Value::as_integer);
+    ensure!(
+        wanted.is_none_or(|steps| steps == summary.steps as i64),
+        "{} stopped after {} steps; start again to continue",
+        run.id,
+        summary.steps
+    );
+    let value = |loss: f64| Some(metric.of(loss)).filter(|value| *value <= metric.of_a_guess());
+    let losses = losses(folder)?;
+    let last = &losses[losses.len() - losses.len().div_ceil(10)..];
+    let training = last.iter().sum::<f64>() / last.len() as f64;
+    Ok(RunResult {
+        id: run.id.clone(),
+        labels: run.labels.clone(),
+        seed: run.seed,
+        value: summary.validation_loss.and_then(value),
+        training: value(training),
+        flushed_gradients: summary.flushed_gradients,
+        rate: run.settings.get("lr").and_then(toml::Value::as_float),
+        steps: summary.steps,
+        parameters: summary.parameters,
+        tokens_per_s: summary.tokens_per_s,
+        seconds: 0.0,
+        commit: String::new(),
+        corpus_sha256: summary.corpus_sha256,
+    })
+}
+
+/// Training losses by step; NaN where one was not finite.
+fn losses(folder: &Path) -> Result<Vec<f64>> {
+    let path = folder.join("metrics.jsonl");
+    let text = fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
+    let mut losses = Vec::new();
+    for line in text.lines() {
+        let record: serde_json::Value = serde_json::from_str(line)?;
+        if record["kind"] == "train" {
+            losses.push(record["loss"].as_f64().unwrap_or(f64::NAN));
+        }
+    }
+    Ok(losses)
+}
+
+/// Number of runs below `folder` with a result.
+pub fn finished(folder: &Path) -> Result<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir(folder)? {
+        count += usize::from(entry?.path().join("result.json").exists());
+    }
+    Ok(count)
+}
+
+/// Writes a file that is either whole or not there.
+pub fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".tmp");
+    let beside: PathBuf = path.with_file_name(name);
+    fs::write(&beside, text).with_context(|| format!("cannot write {}", beside.display()))?;
+    fs::rename(&beside, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// `work` on every item, `jobs` at a time; results in the order of the items. After an error no
+/// further item is begun.
+pub fn parallel<T: Send, R: Send>(
+    jobs: usize,
+    items: Vec<T>,
+    work: impl Fn(T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let count = items.len();
+    let items: Vec<_> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+    let results: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::with_capacity(count));
+    let failure = Mutex::new(None);
+    let next = AtomicUsize::new(0);
+    let each = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let item = items.get(index).and_then(|item| item.lock().ok()?.take());
+            let Some(item) = item else { return };
+            match work(item) {
+                Ok(result) => {
+                    if let Ok(mut results) = results.lock() {
+                        results.push((index, result));
+                    }
+                }
+                Err(error) => {
+                    next.store(count, Ordering::Relaxed);
+                    if let Ok(mut failure) = failure.lock() {
+                        failure.get_or_insert(error);
+                    }
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, count.max(1)) {
+            scope.spawn(each);
+        }
+    });
+    if let Some(error) = failure.into_inner().ok().flatten() {
+        return Err(error);
+    }
+    let mut results = results.into_inner().unwrap_or_default();
+    ensure!(results.len() == count, "{} of {count} runs were lost", count - results.len());
+    results.sort_by_key(|(index, _)| *index);
+    Ok(results.into_iter().map(|(_, result)| result).collect())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::experiment::grid::{Point, Stage, set_path};
+
+    /// A stand-in for `onesigma` that notes its arguments, dies on the first call where `dies` is
+    /// given, and else leaves what a run leaves.
+    fn stand_in(folder: &Path, dies: bool) -> PathBuf {
+        let path = folder.join("onesigma");
+        let script = format!(
+            r#"#!/bin/sh
+echo "$@" >> {calls}
+while [ $# -gt 0 ]; do case "$1" in --out|--resume) out=$2 ;; esac; shift; done
+mkdir -p $out/checkpoints; touch $out/config.toml
+if {dies} && [ ! -e $out/died ]; then touch $out/died; echo "error: killed" >&2; exit 1; fi
+echo '{{"kind":"train","step":0,"loss":2.0,"rate":0.1}}' > $out/metrics.jsonl
+cat > $out/summary.json <<END
+{{"steps": 1, "parameters": 5, "validation_loss": 0.6931471805599453, "tokens_per_s": 1.0,
+"flushed_gradients": null, "corpus_sha256": "ab"}}
+END
+"#,
+            calls = folder.join("calls").display()
+        );
+        fs::write(&path, script).expect("room");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its own file");
+        path
+    }
+
+    fn run(hidden: i64) -> Run {
+        let mut point = Point { labels: Labels::new(), settings: toml::Table::new() };
+        set_path(&mut point.settings, "model.hidden", hidden.into());
+        set_path(&mut point.settings, "steps", 1.into());
+        Run::new(&[], &point, 0, Stage::Main)
+    }
+
+    fn scratch(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("onesigma-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("room");
+        folder
+    }
+
+    #[test]
+    fn a_finished_run_is_not_repeated_and_other_settings_are_another_run() {
+        let folder = scratch("finished");
+        let binary = stand_in(&folder, false);
+        let data = DataFolder::new(&folder);
+        let commit = "c".to_owned();
+        let runner =
+            Runner { binary: Some(&binary), data: &data, folder: &folder, threads: 1, commit };
+        let metric = Metric::BitsPerByte;
+        let first = runner.result(&run(8), metric).expect("a run").expect("a result");
+        assert_eq!((first.value, first.steps), (Some(1.0), 1));
+        assert_eq!(runner.result(&run(8), metric).expect("no run"), Some(first));
+        runner.result(&run(9), metric).expect("another run");
+        let calls = fs::read_to_string(folder.join("calls")).expect("the calls");
+        assert_eq!(calls.lines().count(), 2, "{calls}");
+        assert_eq!(finished(&folder.join("runs")).expect("the folder"), 2);
+
+        let reader = Runner { binary: None, ..runner };
+        assert!(reader.result(&run(8), metric).expect("a look").is_some());
+        assert!(reader.result(&run(10), metric).expect("a look").is_none());
+        fs::remove_dir_all(folder).expect("its own folder");
+    }
+
+    #[test]
+    fn a_run_that_died_is_continued() {
+        let folder = scratch("died");
+        let binary = stand_in(&folder, true);
+        let data = DataFolder::new(&folder);
+        let commit = String::new();
+        let runner =
+            Runner { binary: Some(&binary), data: &data, folder: &folder, threads: 1, commit };
+        let error = runner.result(&run(8), Metric::BitsPerByte).expect_err("it dies");
+        assert!(format!("{error:#}").contains("error: killed"), "{error:#}");
+        assert!(runner.result(&run(8), Metric::BitsPerByte).expect("it lives").is_some());
+        let calls = fs::read_to_string(folder.join("calls")).expect("the calls");
+        let [first, second] = &calls.lines().collect::<Vec<_>>()[..] else { panic!("{calls}") };
+        assert!(first.contains("--config") && second.contains("--resume"), "{calls}");
+        fs::remove_dir_all(folder).expect("its own folder");
+    }
+
+    #[test]
+    fn results_keep_their_order_and_the_first_error_stops() {
+        let squares = parallel(3, (0..20).collect(), |n| Ok(n * n)).expect("no error");
+        assert_eq!(squares, (0..20).map(|n| n * n).collect::<Vec<_>>());
+        let begun = AtomicUsize::new(0);
+        let error = parallel(1, (0..20).collect(), |n: usize| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            ensure!(n < 3, "three");
+            Ok(n)
+        });
+        assert_eq!(error.expect_err("at 3").to_string(), "three");
+        assert_eq!(begun.into_inner(), 4);
+    }
+}
