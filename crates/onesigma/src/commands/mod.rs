@@ -8,6 +8,7 @@ mod completions;
 mod eval;
 mod formats;
 mod generate;
+mod numerics;
 mod rules;
 mod run;
 mod settings;
@@ -49,6 +50,8 @@ enum Command {
     Formats(formats::Arguments),
     /// List the unit-scaling rules with their scales for given sizes
     Rules(rules::Arguments),
+    /// Predict and measure what formats do to every tensor of a model
+    Numerics(numerics::Arguments),
     /// List the backends that are built in and the devices they see
     Backends(backends::Arguments),
     /// Print a completion script for a shell
@@ -77,6 +80,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Run(arguments) => run::run(&arguments),
         Command::Formats(arguments) => formats::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
+        Command::Numerics(arguments) => numerics::run(&arguments),
         Command::Backends(arguments) => backends::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     }
