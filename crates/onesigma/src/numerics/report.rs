@@ -281,9 +281,9 @@ fn tensor(tap: &Tap, predicted: Option<Numbers>, measured: Vec<Numbers>) -> Tens
     }
 }
 
-/// The layer that a parameter's name has in it: `transformer.h.3.attn.q_proj.weight`.
+/// The layer that a name has in it: `transformer.h.3.attn.q_proj.weight`, `grad(layers.3.mlp)`.
 fn layer_of(name: &str) -> Option<u32> {
-    let mut words = name.split('.');
+    let mut words = name.split(['.', '(', ')']);
     while let Some(word) = words.next() {
         if matches!(word, "h" | "layer" | "layers") {
             return words.next()?.parse().ok();
@@ -370,6 +370,7 @@ mod tests {
         assert_eq!(round(-1.234_567_8e-20), -1.234_57e-20);
         assert_eq!(round(0.0), 0.0);
         assert_eq!(layer_of("transformer.h.3.attn.q_proj.weight"), Some(3));
+        assert_eq!(layer_of("grad(layers.12.mlp.residual_add).sum"), Some(12));
         assert_eq!(layer_of("lm_head.weight"), None);
     }
 }

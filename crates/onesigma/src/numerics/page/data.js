@@ -18,6 +18,7 @@ function node(tag, attributes = {}, ...children) {
   const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name.startsWith("aria-") && value != null) made.setAttribute(name, String(value));
     else if (value === true) made.setAttribute(name, "");
     else if (value !== false && value != null) made.setAttribute(name, value);
   }
@@ -25,9 +26,12 @@ function node(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** The chosen moment, or the last one that a model has. */
+const at = (of) => (state.at === "predicted" || !of.snapshots.length ? "predicted" : Math.min(state.at, of.snapshots.length - 1));
+
 /** Numbers of a tensor at the chosen moment; the expected ones where nothing was measured. */
-function numbers(tensor, at = state.at) {
-  return (at === "predicted" ? tensor.predicted : tensor.measured[at]) ?? tensor.predicted ?? null;
+function numbers(tensor, moment = at(model())) {
+  return (moment === "predicted" ? tensor.predicted : tensor.measured[moment]) ?? tensor.predicted ?? null;
 }
 
 /** Losses in the chosen format. */
@@ -45,8 +49,8 @@ function risk(loss) {
 /** `layers.0.mlp.up` and `grad(layers.0.mlp.up)` both stand at `mlp.up`. */
 function place(tensor) {
   return tensor.name
-    .replace(/^grad\((.*)\)/, "$1")
     .replace(/^cast\((.*)\)$/, "$1 cast")
+    .replace(/^grad\((.*)\)/, "$1")
     .replace(/\b(transformer\.)?(layers|layer|h)\.\d+\./, "");
 }
 
@@ -66,6 +70,8 @@ function share(x) {
   return `${percent >= 99.995 ? "100" : percent.toPrecision(percent >= 10 ? 3 : 2)} %`;
 }
 
+/** A power of two with its exponent raised. */
+const power = (exponent) => `2${String(exponent).replace(/./g, (c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]))}`;
 const decibels = (x) => (x == null ? "exact" : `${x.toFixed(1)} dB`);
 const log2 = (x) => (x > 0 ? Math.log2(x) : null);
 const level = (x) => (x > 0.1 ? "bad" : x > 0.01 ? "warn" : "good");

@@ -25,24 +25,45 @@ function heatLegend() {
   }));
 }
 
-/** Rows of a group: tensors by place, in the order of the step, with one cell for each layer. */
-function heatRows(of, belongs) {
-  const rows = new Map();
-  of.tensors.forEach((tensor, index) => {
-    if (!belongs(tensor)) return;
-    const name = place(tensor);
-    let key = `${tensor.role} ${name} ${tensor.op}`;
+/** Groups that are folded. */
+const folded = new Set(["update"]);
+
+/** What a tensor's row is known by, and its column: a layer, or all of them. */
+function heatKeys(of, belongs) {
+  const seen = new Set();
+  return of.tensors.flatMap((tensor, index) => {
+    if (!belongs(tensor)) return [];
     const column = tensor.layer ?? "all";
-    while (rows.get(key)?.cells.has(column)) key += "'";
-    if (!rows.has(key)) rows.set(key, { name, cells: new Map() });
-    rows.get(key).cells.set(column, index);
+    let key = `${tensor.role} ${place(tensor)}`;
+    while (seen.has(`${key} ${column}`)) key += "'";
+    seen.add(`${key} ${column}`);
+    return [{ key, column, index, name: place(tensor) }];
   });
-  return [...rows.values()];
+}
+
+/** Rows of a group over all models, each model's in the order of its step. */
+function heatRows(belongs) {
+  const rows = [];
+  const known = new Map();
+  report.models.forEach((of, which) => {
+    let after = -1;
+    for (const { key, column, index, name } of heatKeys(of, belongs)) {
+      if (!known.has(key)) {
+        const row = { name, cells: report.models.map(() => new Map()) };
+        known.set(key, row);
+        rows.splice(after + 1, 0, row);
+      }
+      const row = known.get(key);
+      after = Math.max(after, rows.indexOf(row));
+      row.cells[which].set(column, index);
+    }
+  });
+  return rows;
 }
 
 function heatCell(of, which, index, span) {
   const tensor = of.tensors[index];
-  const n = numbers(tensor);
+  const n = numbers(tensor, at(of));
   const chosen = which === state.model && index === state.tensor;
   const attributes = {
     class: "cell", role: "gridcell", colspan: span > 1 ? span : null, tabindex: chosen ? 0 : -1, "aria-selected": chosen,
@@ -57,35 +78,41 @@ function heatCell(of, which, index, span) {
     if (strong) attributes.class += " strong";
     text = (Math.abs(value) < 0.05 ? "0" : value.toFixed(Math.abs(value) < 9.95 ? 1 : 0)).replace("-", "−");
   } else if (n) { attributes.class += " zero"; text = n.rms > 0 ? "const" : "0"; }
-  attributes["aria-label"] = `${tensor.role} ${tensor.name}: ${n && n.sigma > 0 ? `log2 sigma ${text}` : text}`;
-  return node("td", attributes, text);
+  const title = `${of.name}: ${tensor.role} ${tensor.name}, ${n && n.sigma > 0 ? `log2 sigma ${text}` : text}`;
+  return node("td", { ...attributes, title, "aria-label": title }, text);
 }
 
-function heatTable(of, which) {
-  const layers = 1 + Math.max(-1, ...of.tensors.map((tensor) => tensor.layer ?? -1));
-  const columns = Math.max(1, layers);
-  const head = node("tr", {}, node("td"), ...Array.from({ length: columns }, (_, layer) => node("th", { scope: "col" }, String(layer))));
-  const body = node("tbody");
-  for (const [, title, belongs] of GROUPS) {
-    const rows = heatRows(of, belongs);
-    if (!rows.length) continue;
-    body.append(node("tr", { class: "group" }, node("th", { scope: "rowgroup", colspan: columns + 1 }, title)));
-    for (const { name, cells } of rows) {
-      const row = node("tr", {}, node("th", { scope: "row", title: name }, name));
-      if (cells.has("all")) row.append(heatCell(of, which, cells.get("all"), columns));
-      else for (let layer = 0; layer < columns; layer++) {
-        row.append(cells.has(layer) ? heatCell(of, which, cells.get(layer), 1) : node("td"));
-      }
-      body.append(row);
-    }
-  }
-  const table = node("table", { class: `heat${columns > 16 ? " dense" : ""}`, role: "grid", "aria-label": `log2 sigma of ${of.name}` },
-    node("caption", {}, of.name), node("thead", {}, head), body);
-  return node("div", { class: "heat-scroll" }, table);
-}
+/** Columns of a model: one for each layer. */
+const layers = (of) => Math.max(1, 1 + Math.max(-1, ...of.tensors.map((tensor) => tensor.layer ?? -1)));
 
 function drawHeat() {
-  el("heat").replaceChildren(heatTable(model(), state.model));
+  const widths = report.models.map(layers);
+  const total = widths.reduce((a, b) => a + b, 0) + widths.length - 1;
+  const gap = () => node("td", { class: "gap" });
+  const between = (cells) => cells.flatMap((part, which) => (which ? [gap(), ...part] : part));
+  const names = node("tr", {}, node("td"), ...between(report.models.map((of, which) => [
+    node("th", { scope: "colgroup", colspan: widths[which], class: which === state.model ? "chosen" : null }, of.name)])));
+  const numbersRow = node("tr", {}, node("td"), ...between(widths.map((width) =>
+    Array.from({ length: width }, (_, layer) => node("th", { scope: "col" }, String(layer))))));
+  const body = node("tbody");
+  for (const [group, title, belongs] of GROUPS) {
+    const rows = heatRows(belongs);
+    if (!rows.length) continue;
+    const toggle = () => { folded.has(group) ? folded.delete(group) : folded.add(group); drawHeat(); };
+    body.append(node("tr", { class: "group" }, node("th", { scope: "rowgroup", colspan: total + 1 },
+      node("button", { type: "button", "aria-expanded": !folded.has(group), onclick: toggle }, `${title} (${rows.length})`))));
+    if (folded.has(group)) continue;
+    for (const { name, cells } of rows) {
+      body.append(node("tr", {}, node("th", { scope: "row", title: name }, name), ...between(cells.map((own, which) => {
+        const of = report.models[which];
+        if (own.has("all")) return [heatCell(of, which, own.get("all"), widths[which])];
+        return Array.from({ length: widths[which] }, (_, layer) => (own.has(layer) ? heatCell(of, which, own.get(layer), 1) : node("td")));
+      }))));
+    }
+  }
+  const table = node("table", { class: `heat${total > 30 ? " dense" : ""}`, role: "grid", "aria-labelledby": "heat-title" },
+    node("thead", {}, names, numbersRow), body);
+  el("heat").replaceChildren(node("div", { class: "heat-scroll" }, table));
 }
 
 /** Arrow keys go from cell to cell. */
@@ -95,9 +122,12 @@ function moveInHeat(event) {
   if (!step || !cell) return;
   event.preventDefault();
   const rows = [...cell.closest("table").querySelectorAll("tr")].map((row) => [...row.querySelectorAll(".cell")]).filter((cells) => cells.length);
-  const at = rows.findIndex((cells) => cells.includes(cell));
-  const next = step[0]
-    ? rows[at + step[0]]?.[Math.min(rows[at].indexOf(cell), (rows[at + step[0]]?.length ?? 1) - 1)]
-    : rows[at][rows[at].indexOf(cell) + step[1]];
-  if (next) choose(Number(next.dataset.tensor), true);
+  const row = rows.findIndex((cells) => cells.includes(cell));
+  const column = rows[row].indexOf(cell);
+  const near = (cells) => {
+    const middle = (one) => one.getBoundingClientRect().left + one.getBoundingClientRect().width / 2;
+    return cells.reduce((best, one) => (Math.abs(middle(one) - middle(cell)) < Math.abs(middle(best) - middle(cell)) ? one : best));
+  };
+  const next = step[0] ? rows[row + step[0]] && near(rows[row + step[0]]) : rows[row][column + step[1]];
+  if (next) choose(next, true);
 }

@@ -63,7 +63,7 @@ function histogram(tensor, n, expected) {
     node("rect", { width: 5, height: 5, fill: "var(--sunken)" }), node("rect", { width: 2, height: 5, fill: "var(--warn)" }))));
   for (let exponent = Math.ceil(low / 8) * 8; exponent <= high; exponent += 8) {
     svg.append(node("line", { class: exponent ? "axis" : "one", x1: x(exponent), x2: x(exponent), y1: top, y2: height - 6 }),
-      node("text", { x: x(exponent), y: top + plot + 15, "text-anchor": "middle" }, `2^${String(exponent).replace("-", "−")}`));
+      node("text", { x: x(exponent), y: top + plot + 15, "text-anchor": "middle" }, power(exponent)));
   }
   for (const part of [0.5, 1]) {
     svg.append(node("line", { class: "axis", x1: left, x2: width - right, y1: y(most * part), y2: y(most * part) }),
@@ -72,7 +72,7 @@ function histogram(tensor, n, expected) {
   for (const [exponent, value] of bins(n)) {
     if (!value) continue;
     svg.append(node("rect", { class: `bar${zone(format, exponent)}`, x: clamp(exponent) + 0.5, width: Math.max(1, clamp(exponent + 1) - clamp(exponent) - 1), y: y(value), height: Math.max(0.7, top + plot - y(value)) },
-      node("title", {}, `2^${exponent} to 2^${exponent + 1}: ${share(value)}`)));
+      node("title", {}, `${power(exponent)} to ${power(exponent + 1)}: ${share(value)}`)));
   }
   if (expected) {
     const line = bins(expected).map(([exponent, value], i) => `${i ? "L" : `M${clamp(exponent)},${top + plot}L`}${clamp(exponent)},${y(value)}L${clamp(exponent + 1)},${y(value)}`).join("");
@@ -90,7 +90,7 @@ function strip(format, index, n, at) {
   const lost = loss.underflow + loss.overflow;
   const text = lost > 0.0005 ? `${share(lost)} lost` : decibels(loss.snr_db);
   return node("g", { class: `strip${at.chosen ? " chosen" : ""}`, onclick: () => set({ format: format.name }) },
-    node("title", {}, `${format.name}: subnormal from 2^${format.log2_min_subnormal}, normal from 2^${format.log2_min_normal} to 2^${format.log2_max.toFixed(2)}; flushed ${share(loss.underflow)}, clipped ${share(loss.overflow)}, subnormal ${share(loss.subnormal)}, SNR ${decibels(loss.snr_db)}`),
+    node("title", {}, `${format.name}: subnormal from ${power(format.log2_min_subnormal)}, normal from ${power(format.log2_min_normal)} to ${number(2 ** format.log2_max)}; flushed ${share(loss.underflow)}, clipped ${share(loss.overflow)}, subnormal ${share(loss.subnormal)}, SNR ${decibels(loss.snr_db)}`),
     node("rect", { x: 0, width: at.width, y: at.y - 4, height: at.row, fill: "transparent" }),
     node("text", { x: at.left - 6, y: at.y + 10, "text-anchor": "end" }, format.name),
     node("rect", { class: "subnormal", x: from, width: Math.max(0, normal - from), y: at.y, height: 13, rx: 2 }),

@@ -67,9 +67,11 @@ function set(change) {
   draw();
 }
 
-function choose(tensor, focus = false) {
-  set({ tensor });
-  if (focus) document.querySelector(`.cell[data-model="${state.model}"][data-tensor="${tensor}"]`)?.focus();
+/** Chooses what a cell, row or dot stands for. */
+function choose(chosen, focus = false) {
+  const { model: which = state.model, tensor } = chosen.dataset;
+  set({ model: Number(which), tensor: Number(tensor) });
+  if (focus) document.querySelector(`.cell[data-model="${which}"][data-tensor="${tensor}"]`)?.focus({ preventScroll: true });
 }
 
 /** Keeps what came from an address within what there is. */
@@ -109,7 +111,7 @@ function start() {
   for (const id of ["heat", "table", "scatter"]) {
     el(id).addEventListener("click", (event) => {
       const chosen = event.target.closest("[data-tensor]");
-      if (chosen) choose(Number(chosen.dataset.tensor), id === "heat");
+      if (chosen) choose(chosen, id === "heat");
     });
   }
   addEventListener("hashchange", fromAddress);

@@ -17,7 +17,7 @@ function drawScatter() {
   svg.append(node("polygon", { class: "band", points: [[low, low + off], [high - off, high], [high, high], [high, high - off], [low + off, low], [low, low]].map(([a, b]) => `${x(a)},${y(b)}`).join(" ") }));
   const step = Math.max(1, Math.round((high - low) / 10));
   for (let value = Math.ceil(low / step) * step; value <= high; value += step) {
-    const text = `2^${String(value).replace("-", "−")}`;
+    const text = power(value);
     svg.append(node("line", { class: "axis", x1: x(value), x2: x(value), y1: top, y2: height - bottom }),
       node("line", { class: "axis", x1: left, x2: width - 10, y1: y(value), y2: y(value) }),
       node("text", { x: x(value), y: height - bottom + 16, "text-anchor": "middle" }, text),
