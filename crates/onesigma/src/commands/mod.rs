@@ -8,6 +8,7 @@ mod completions;
 mod eval;
 mod formats;
 mod generate;
+mod profile;
 mod rules;
 mod run;
 mod settings;
