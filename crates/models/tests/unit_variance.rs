@@ -101,8 +101,7 @@ fn a_regular_model_starts_far_from_unit_variance() {
         n_head: 4,
         ..GptConfig::default()
     };
-    let GptStep { step, .. } =
-        GptStep::new(config, Parametrisation::Regular, [8, 64], true);
+    let GptStep { step, .. } = GptStep::new(config, Parametrisation::Regular, [8, 64], true);
     let read = step.run_exact();
     let gradients: Vec<f64> = step
         .all

@@ -5,10 +5,12 @@ use onesigma_graph::Recipe;
 use onesigma_ops::recipes;
 use onesigma_train::Result;
 use onesigma_train::batch::Batch;
+use onesigma_train::bert::Bert;
 use onesigma_train::checkpoint::Tensor;
 use onesigma_train::config::Config;
+use onesigma_train::config::ModelType;
 use onesigma_train::model::Gpt;
-use onesigma_train::program::{self, Settings, Target, TrainingProgram};
+use onesigma_train::program::{self, Model, Settings, Target, TrainingProgram};
 use onesigma_train::session::{self, Flushed, Session};
 use onesigma_train::tokenizer::Bytes;
 
@@ -23,7 +25,7 @@ const REGULAR_RATE: f64 = 0.003;
 /// What a configuration names: its recipe, model, sizes and backend.
 struct Parts {
     recipe: Recipe,
-    model: Gpt,
+    model: Box<dyn Model>,
     settings: Settings,
     backend: Box<dyn Backend>,
     strict: bool,
@@ -32,11 +34,11 @@ struct Parts {
 impl Parts {
     fn new(config: &Config) -> Result<Self> {
         let recipe = recipes::load(&config.recipe)?;
-        let model = Gpt::new(&config.model, recipes::parametrisation(&recipe))?;
+        let (model, vocabulary) = model(config, &recipe)?;
         let settings = Settings {
             batch: config.batch,
             seq: config.model.seq,
-            vocabulary: Bytes::VOCABULARY,
+            vocabulary,
             accumulate: config.accumulate,
             optimizer: config.optimizer()?,
         };
@@ -47,18 +49,35 @@ impl Parts {
     fn program(&self) -> Result<TrainingProgram> {
         let supports = |op: &_, inputs: &[_], output| self.backend.supports(op, inputs, output);
         let target = Target { supports: &supports, strict: self.strict };
-        program::build(&self.model, &self.recipe, self.settings, target)
+        program::build(&*self.model, &self.recipe, self.settings, target)
     }
 }
 
-/// The peak learning rate of a configuration that names none.
+/// The model of a configuration, and the size of its vocabulary.
+fn model(config: &Config, recipe: &Recipe) -> Result<(Box<dyn Model>, usize)> {
+    let p = recipes::parametrisation(recipe);
+    if config.model_type == ModelType::Bert {
+        let bert = config.bert_architecture();
+        let vocabulary = bert.vocab_size;
+        let model = Bert::new(bert, config.task(), p, config.mask_probability)?;
+        return Ok((Box::new(model), vocabulary));
+    }
+    let gpt = config.gpt.clone();
+    let gpt = gpt.unwrap_or_else(|| Gpt::architecture(&config.model, Bytes::VOCABULARY, p));
+    let vocabulary = gpt.vocab_size;
+    Ok((Box::new(Gpt::from_config(gpt, p)?), vocabulary))
+}
+
+/// The peak learning rate of a configuration that names none; a tenth of it where weights are
+/// not new.
 ///
 /// # Errors
 /// [`Error::Ops`](onesigma_train::Error::Ops) for an unknown recipe.
 pub fn default_rate(config: &Config) -> Result<f64> {
     let recipe = recipes::load(&config.recipe)?;
     let scaled = recipes::parametrisation(&recipe).is_scaled();
-    Ok(if scaled { UNIT_SCALED_RATE } else { REGULAR_RATE })
+    let rate = if scaled { UNIT_SCALED_RATE } else { REGULAR_RATE };
+    Ok(if config.init_from.is_some() { rate / 10.0 } else { rate })
 }
 
 /// The planned program of a configuration.
@@ -90,7 +109,7 @@ pub fn measure(config: &Config, state: &[Tensor], batch: &Batch) -> Result<Vec<F
     let supports = |op: &_, inputs: &[_], output| parts.backend.supports(op, inputs, output);
     let target = Target { supports: &supports, strict: parts.strict };
     let Parts { model, recipe, settings, backend, .. } = &parts;
-    let program = program::build_measuring(model, recipe, *settings, target)?;
+    let program = program::build_measuring(&**model, recipe, *settings, target)?;
     let mut engine = backend.compile(&program.program)?;
     session::measure(&program, engine.as_mut(), state, batch, config.seed)
 }

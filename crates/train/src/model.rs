@@ -2,12 +2,12 @@
 
 use onesigma_graph::{Graph, ValueId};
 use onesigma_models::config::Norm;
-use onesigma_models::{GptConfig, ParamKind, Params, gpt_loss, gpt_next};
+use onesigma_models::{GptConfig, ParamKind, ParamSpec, Params, gpt_loss, gpt_next};
 use onesigma_ops::Parametrisation;
 
 use crate::Result;
 use crate::config::ModelConfig;
-use crate::program::{Model, Parameter};
+use crate::program::{Inputs, Measures, Model, Parameter};
 use crate::tokenizer::Bytes;
 
 /// Factor on the logits of attention in a unit-scaled model.
@@ -19,7 +19,8 @@ const EMBEDDING_RATE: f64 = 2.0;
 /// Factor on the readout's learning rate in a unit-scaled model.
 const READOUT_RATE: f64 = 4.0;
 
-/// A GPT without biases and with plain RMS norms, as u-muP (arXiv 2407.17465, section 3) has it.
+/// A GPT without biases and with plain RMS norms, as u-muP (arXiv 2407.17465, section 3) has it,
+/// or with an architecture of its own.
 #[derive(Clone, Debug)]
 pub struct Gpt {
     config: GptConfig,
@@ -38,9 +39,19 @@ impl Gpt {
     /// # Errors
     /// [`Error::Model`](crate::Error::Model) for an impossible size.
     pub fn new(size: &ModelConfig, parametrisation: Parametrisation) -> Result<Self> {
+        let config = Self::architecture(size, Bytes::VOCABULARY, parametrisation);
+        Self::from_config(config, parametrisation)
+    }
+
+    /// The architecture that [`new`](Self::new) gives a size, for any vocabulary.
+    pub fn architecture(
+        size: &ModelConfig,
+        vocabulary: usize,
+        parametrisation: Parametrisation,
+    ) -> GptConfig {
         let mult = |mult: f64| if parametrisation.is_scaled() { mult } else { 1.0 };
-        let config = GptConfig {
-            vocab_size: Bytes::VOCABULARY,
+        GptConfig {
+            vocab_size: vocabulary,
             n_positions: size.seq,
             n_embd: size.hidden,
             n_layer: size.layers,
@@ -52,23 +63,34 @@ impl Gpt {
             attention_mult: mult(ATTENTION_MULT),
             residual_mult: mult(RESIDUAL_MULT),
             ..GptConfig::default()
-        };
+        }
+    }
+
+    /// The model of an architecture.
+    ///
+    /// # Errors
+    /// [`Error::Model`](crate::Error::Model) for an impossible one.
+    pub fn from_config(config: GptConfig, parametrisation: Parametrisation) -> Result<Self> {
         let specs = config.parameters(parametrisation)?;
         let names = specs.iter().map(|spec| spec.name.clone()).collect();
-        let parameters = specs
-            .into_iter()
-            .map(|spec| {
-                let scaled = parametrisation.is_scaled();
-                let lr_scale = if scaled { rate(spec.kind, spec.fan_in) } else { 1.0 };
-                Parameter { spec, lr_scale }
-            })
-            .collect();
+        let parameters = parameters(specs, parametrisation);
         Ok(Self { config, parametrisation, names, parameters })
     }
 
     fn params(&self, values: &[ValueId]) -> Params {
-        Params::new(self.names.iter().cloned().zip(values.iter().copied()))
+        Params::new(named(&self.names, values))
     }
+}
+
+/// Values with their names.
+pub(crate) fn named(names: &[String], values: &[ValueId]) -> Vec<(String, ValueId)> {
+    names.iter().cloned().zip(values.iter().copied()).collect()
+}
+
+/// Parameters with their own factors on the learning rate.
+pub(crate) fn parameters(specs: Vec<ParamSpec>, p: Parametrisation) -> Vec<Parameter> {
+    let rate = |spec: &ParamSpec| if p.is_scaled() { rate(spec.kind, spec.fan_in) } else { 1.0 };
+    specs.into_iter().map(|spec| Parameter { lr_scale: rate(&spec), spec }).collect()
 }
 
 /// Factor on the learning rate of Adam-like optimisers (u-muP, table 2): `fan_in^-1/2` for hidden
@@ -92,13 +114,13 @@ impl Model for Gpt {
         &self,
         graph: &mut Graph,
         parameters: &[ValueId],
-        tokens: ValueId,
-        targets: ValueId,
+        inputs: Inputs<'_>,
         training: bool,
-    ) -> Result<ValueId> {
+    ) -> Result<Measures> {
         let mut params = self.params(parameters);
         let (config, p) = (&self.config, self.parametrisation);
-        Ok(gpt_loss(graph, &mut params, config, p, tokens, targets, training)?.loss)
+        let Inputs { tokens, targets, .. } = inputs;
+        Ok(gpt_loss(graph, &mut params, config, p, tokens, targets, training)?.loss.into())
     }
 
     fn next_logits(
