@@ -11,7 +11,8 @@ use crate::path::gradient_constant;
 use crate::readout::tied_lookup_factor;
 use onesigma_graph::{Graph, Op, Role, ValueId};
 use onesigma_ops::{
-    Attention, Constraint, Linear, Parametrisation, cross_entropy, masked_cross_entropy, sum, tanh,
+    Attention, Constraint, Linear, OpScales, Parametrisation, cross_entropy, masked_cross_entropy,
+    sum, tanh,
 };
 
 /// What a BERT reads.
@@ -387,7 +388,7 @@ impl<'a> Bert<'a> {
             let dims = layers.graph.shape(x).dims().to_vec();
             let first = layers.graph.op(Op::Slice { axis: 1, start: 0, len: 1 }, &[x]).one()?;
             let mut first = layers.graph.reshape(first, [dims[0], width])?;
-            if layers.p.is_scaled() {
+            if layers.p.scheme().parameters == OpScales::Ideal {
                 // The other positions get no gradient; all together, one of unit variance.
                 let spread = (dims[1] as f64).sqrt();
                 let copy = layers.graph.map(&[first], |x| x[0].clone())?;

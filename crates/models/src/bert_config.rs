@@ -94,12 +94,13 @@ pub struct BertConfig {
     pub classifier_dropout: Option<f64>,
     /// Id of padding.
     pub pad_token_id: u32,
-    /// Unit-scaled only: `tau` of every branch, instead of the transformer rule.
+    /// Weight of every residual branch against its skip, in place of the parametrisation's rule;
+    /// a regular model has plain sums.
     pub residual_tau: Option<f64>,
-    /// Unit-scaled only: weight of the branches against the embedding,
+    /// `unit` and `u-mup` only: weight of the branches against the embedding,
     /// [`TransformerResidual::residual_mult`].
     pub residual_mult: f64,
-    /// Unit-scaled only: weight of attention against MLP branches,
+    /// `unit` and `u-mup` only: weight of attention against MLP branches,
     /// [`TransformerResidual::residual_attn_ratio`].
     pub residual_attn_ratio: f64,
     /// Factor on the logits of attention.
@@ -244,7 +245,6 @@ impl BertConfig {
         let weights = TransformerResidual {
             residual_mult: self.residual_mult,
             residual_attn_ratio: self.residual_attn_ratio,
-            share: None,
         };
         let (rule, branches) = (p.scheme().residual, 2 * self.num_hidden_layers);
         let attention = weights.tau(rule, 2 * layer, branches)?;

@@ -36,6 +36,16 @@ pub enum NormPosition {
     BranchEnd,
 }
 
+impl From<NormPlacement> for NormPosition {
+    /// Where a parametrisation wants the norms of a model that does not say.
+    fn from(placement: NormPlacement) -> Self {
+        match placement {
+            NormPlacement::BranchStart => Self::Pre,
+            NormPlacement::BranchEnd => Self::BranchEnd,
+        }
+    }
+}
+
 /// What positions are told by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -110,7 +120,8 @@ pub struct GptConfig {
     pub tie_word_embeddings: Option<bool>,
     /// Standard deviation of regular weights; unit-scaled ones start with 1.
     pub initializer_range: f64,
-    /// Unit-scaled only: `tau` of every branch, instead of the parametrisation's rule.
+    /// Weight of every residual branch against its skip, in place of the parametrisation's rule;
+    /// a regular model has plain sums.
     pub residual_tau: Option<f64>,
     /// `unit` and `u-mup` only: weight of the branches against the embedding,
     /// [`TransformerResidual::residual_mult`].
@@ -118,9 +129,6 @@ pub struct GptConfig {
     /// `unit` and `u-mup` only: weight of attention against MLP branches,
     /// [`TransformerResidual::residual_attn_ratio`].
     pub residual_attn_ratio: f64,
-    /// `mu-s` only: share of a branch in the variance of its sum, the paper's tau; if not given,
-    /// it follows from the depth, [`TransformerResidual::share`].
-    pub residual_share: Option<f64>,
     /// Factor on the logits of attention.
     pub attention_mult: f64,
     /// Factor on the logits of the loss.
@@ -154,7 +162,6 @@ impl Default for GptConfig {
             residual_tau: None,
             residual_mult: 1.0,
             residual_attn_ratio: 1.0,
-            residual_share: None,
             attention_mult: 1.0,
             loss_mult: 1.0,
         }
@@ -228,7 +235,6 @@ impl GptConfig {
             ("residual_tau", self.residual_tau.unwrap_or(1.0)),
             ("residual_mult", self.residual_mult),
             ("residual_attn_ratio", self.residual_attn_ratio),
-            ("residual_share", self.residual_share.unwrap_or(0.5)),
             ("attention_mult", self.attention_mult),
             ("loss_mult", self.loss_mult),
         ])
@@ -284,7 +290,6 @@ impl GptConfig {
         let weights = TransformerResidual {
             residual_mult: self.residual_mult,
             residual_attn_ratio: self.residual_attn_ratio,
-            share: self.residual_share,
         };
         let (rule, branches) = (p.scheme().residual, 2 * self.n_layer);
         let attention = weights.tau(rule, 2 * layer, branches)?;
@@ -293,10 +298,7 @@ impl GptConfig {
 
     /// Where the norm of a branch stands.
     pub fn norm_position(&self, p: Parametrisation) -> NormPosition {
-        self.norm_position.unwrap_or(match p.scheme().norm {
-            NormPlacement::BranchStart => NormPosition::Pre,
-            NormPlacement::BranchEnd => NormPosition::BranchEnd,
-        })
+        self.norm_position.unwrap_or(p.scheme().norm.into())
     }
 }
 

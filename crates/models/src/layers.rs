@@ -9,8 +9,8 @@ use crate::params::{Init, ParamSpec, Params};
 use onesigma_graph::expr::{Expr, Term};
 use onesigma_graph::{Graph, Op, Role, ValueId};
 use onesigma_ops::{
-    Attention, GeluForm, Linear, ParamKind, Parametrisation, dropout, embedding_scales, gelu,
-    layer_norm, linear, masked_attention, residual_apply, rms_norm, silu, silu_glu,
+    Attention, GeluForm, Linear, OpScales, ParamKind, Parametrisation, dropout, embedding_scales,
+    gelu, layer_norm, linear, masked_attention, residual_apply, rms_norm, silu, silu_glu,
 };
 
 /// What the layers of one model have in common.
@@ -94,13 +94,12 @@ impl Layers<'_> {
         self.param(name.to_owned(), &[rows, width], init, ParamKind::Embedding, None)
     }
 
-    /// Rows of a table; its gradient has `factor` times the scale of the rule.
+    /// Rows of a table; its gradient has `factor` times the scale of the rule, if it has one.
     pub fn lookup(&mut self, ids: ValueId, table: ValueId, factor: f64) -> Result<ValueId> {
         let (rows, batch) = (self.graph.shape(table).dims()[0], self.graph.shape(ids).numel());
-        let rule = || Ok(embedding_scales(rows, batch));
-        let beta = match self.p.is_scaled() {
-            true => factor * self.p.scheme().parameters.choose(rule)?.beta(0),
-            false => 1.0,
+        let beta = match self.p.scheme().parameters {
+            OpScales::Ideal => factor * embedding_scales(rows, batch).beta(0),
+            _ => 1.0,
         };
         Ok(self.graph.op(Op::Gather, &[table, ids]).beta(&[beta]).named("embedding").one()?)
     }
@@ -257,22 +256,21 @@ impl Layers<'_> {
         activation: Activation,
     ) -> Result<ValueId> {
         let width = self.graph.shape(x).last();
-        let mirrored = self.p.mirrored();
-        let up = self.linear(&names.up, layer, x, inner, mirrored)?; // (B, T, F)
+        let options = self.p.mirrored();
+        let up = self.linear(&names.up, layer, x, inner, options)?; // (B, T, F)
         let x = match activation {
             Activation::Swiglu => {
-                let gate = self.linear(&names.gate, layer, x, inner, mirrored)?; // (B, T, F)
+                let gate = self.linear(&names.gate, layer, x, inner, options)?; // (B, T, F)
                 silu_glu(self.graph, self.p, up, gate, 1.0)?
             }
             other => self.activate(up, other)?,
         }; // (B, T, F)
-        self.branch_end(&names.down, layer, x, width, mirrored) // (B, T, C)
+        self.branch_end(&names.down, layer, x, width, options) // (B, T, C)
     }
 
     /// An element-wise activation.
     pub fn activate(&mut self, x: ValueId, activation: Activation) -> Result<ValueId> {
-        let (graph, p) = (&mut *self.graph, self.p);
-        let constraint = p.scheme().constraint;
+        let (graph, p, constraint) = (&mut *self.graph, self.p, self.p.scheme().constraint);
         Ok(match activation {
             Activation::Gelu => gelu(graph, p, x, GeluForm::Erf, 1.0, constraint)?,
             Activation::GeluNew => gelu(graph, p, x, GeluForm::Tanh, 1.0, constraint)?,

@@ -54,8 +54,7 @@ impl Layers<'_> {
             });
         }
         let rows = self.graph.shape(x).rows();
-        let options = self.p.readout();
-        let rule = || options.scales(width, classes, rows);
+        let rule = || self.p.readout().scales(width, classes, rows);
         let mut scales = self.p.scheme().linear.choose(rule)?;
         // The table's gradient by way of the lookup is beta_x/alpha times this, that of the
         // readout beta_w/alpha.

@@ -3,11 +3,11 @@
 use onesigma_backend::Backend;
 use onesigma_graph::Recipe;
 use onesigma_graph::recipe::Scaling;
-use onesigma_ops::recipes;
+use onesigma_ops::{Parametrisation, recipes};
 use onesigma_train::batch::Batch;
 use onesigma_train::checkpoint::Tensor;
 use onesigma_train::config::Config;
-use onesigma_train::model::Gpt;
+use onesigma_train::model::{self, Gpt};
 use onesigma_train::program::{self, Settings, Target, TrainingProgram};
 use onesigma_train::session::{self, Flushed, Session};
 use onesigma_train::tokenizer::Bytes;
@@ -15,25 +15,19 @@ use onesigma_train::{Error, Result};
 
 use crate::backends;
 
-/// Peak learning rate of a unit-scaled model, times each parameter's own factor; best of 0.25,
-/// 0.5, 1, 2 on the default model and corpus.
-const UNIT_SCALED_RATE: f64 = 0.5;
-/// Peak learning rate of a regular model; best of 0.001, 0.003, 0.01 there.
-const REGULAR_RATE: f64 = 0.003;
-
 /// What a configuration names: its recipe, model, sizes and backend.
-struct Parts {
-    recipe: Recipe,
-    model: Gpt,
-    settings: Settings,
-    backend: Box<dyn Backend>,
+pub(crate) struct Parts {
+    pub(crate) recipe: Recipe,
+    pub(crate) model: Gpt,
+    pub(crate) settings: Settings,
+    pub(crate) backend: Box<dyn Backend>,
     strict: bool,
 }
 
 impl Parts {
-    fn new(config: &Config) -> Result<Self> {
+    pub(crate) fn new(config: &Config) -> Result<Self> {
         let recipe = recipe(config)?;
-        let model = Gpt::new(&config.model, recipes::parametrisation(&recipe))?;
+        let model = Gpt::new(&config.model, parametrisation(config, &recipe))?;
         let settings = Settings {
             batch: config.batch,
             seq: config.model.seq,
@@ -56,7 +50,7 @@ impl Parts {
 fn recipe(config: &Config) -> Result<Recipe> {
     let mut recipe = recipes::load(&config.recipe)?;
     if let Some(init) = config.loss_scale {
-        if recipes::parametrisation(&recipe).is_scaled() {
+        if parametrisation(config, &recipe).is_scaled() {
             return Err(Error::Setting {
                 name: "--loss-scale",
                 given: init.to_string(),
@@ -73,9 +67,12 @@ fn recipe(config: &Config) -> Result<Recipe> {
 /// # Errors
 /// [`Error::Ops`](onesigma_train::Error::Ops) for an unknown recipe.
 pub fn default_rate(config: &Config) -> Result<f64> {
-    let recipe = recipes::load(&config.recipe)?;
-    let scaled = recipes::parametrisation(&recipe).is_scaled();
-    Ok(if scaled { UNIT_SCALED_RATE } else { REGULAR_RATE })
+    Ok(model::default_rate(parametrisation(config, &recipes::load(&config.recipe)?)))
+}
+
+/// The configuration's own parametrisation, or that of its recipe.
+fn parametrisation(config: &Config, recipe: &Recipe) -> Parametrisation {
+    config.parametrisation.unwrap_or_else(|| recipes::parametrisation(recipe))
 }
 
 /// The planned program of a configuration.

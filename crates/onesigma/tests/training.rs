@@ -11,8 +11,19 @@ use common::{TINY, command, folder, onesigma, text_file};
 use onesigma::train::run_dir::RunDir;
 use onesigma::train::telemetry::Record;
 
-const RECIPES: [&str; 7] =
-    ["f32", "bf16", "fp16", "fp16-loss-scale", "unit-f32", "unit-fp16", "unit-fp8"];
+const RECIPES: [&str; 11] = [
+    "f32",
+    "bf16",
+    "fp16",
+    "fp16-loss-scale",
+    "unit-f32",
+    "unit-fp16",
+    "unit-fp8",
+    "u-mup-f32",
+    "u-mup-fp8",
+    "mu-s-f32",
+    "mu-s-fp8",
+];
 
 /// Arguments of a tiny run into `out`; later ones override.
 fn arguments<'a>(text: &'a Path, out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
@@ -54,6 +65,25 @@ fn every_recipe_trains_a_little() {
             assert!(out.join(file).is_file(), "{recipe} leaves no {file}");
         }
     }
+}
+
+#[test]
+fn any_recipe_trains_a_model_of_any_parametrisation() {
+    let dir = folder();
+    let text = text_file(dir.path());
+    let run = |words: &[&str]| {
+        let out = dir.path().join(words.join("-"));
+        let outcome = onesigma(&arguments(&text, &out, words));
+        assert_eq!(outcome.code, Some(0), "{words:?}: {}", outcome.stderr);
+        losses(&out)
+    };
+    let own = run(&["--recipe", "mu-s-f32"]);
+    assert_eq!(own, run(&["--recipe", "f32", "--parametrisation", "mu-s"]));
+    assert_ne!(own, run(&["--recipe", "mu-s-f32", "--parametrisation", "u-mup"]));
+    let words = ["compile", "--parametrisation", "umup"];
+    let outcome = onesigma(&words);
+    assert_eq!(outcome.code, Some(2));
+    assert!(outcome.stderr.contains("regular, unit, u-mup, mu-s"), "{}", outcome.stderr);
 }
 
 #[test]

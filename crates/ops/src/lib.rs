@@ -28,6 +28,7 @@
 mod activation;
 mod attention;
 mod constraint;
+mod conv;
 mod dropout;
 mod embedding;
 mod error;
@@ -48,6 +49,7 @@ mod tanh;
 pub use activation::{GeluForm, gelu, gelu_scales, silu, silu_glu, silu_glu_scales, silu_scales};
 pub use attention::{Attention, attention, masked_attention};
 pub use constraint::Constraint;
+pub use conv::{Conv1d, ConvSizes, conv1d};
 pub use dropout::{dropout, dropout_scales};
 pub use embedding::{embedding, embedding_scales};
 pub use error::{Error, Result};

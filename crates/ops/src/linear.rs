@@ -91,7 +91,19 @@ pub(crate) fn scaled_linear(
     if vector {
         y = graph.reshape(y, [graph.shape(y).last()])?;
     }
-    let Some(bias) = bias else { return Ok(y) };
+    match bias {
+        None => Ok(y),
+        Some(bias) => add_bias(graph, y, bias, scales),
+    }
+}
+
+/// `y + alpha b` for a bias that broadcasts to `y`, which holds `alpha` already.
+pub(crate) fn add_bias(
+    graph: &mut Graph,
+    y: ValueId,
+    bias: ValueId,
+    scales: &Scales,
+) -> Result<ValueId> {
     let alpha = scales.alpha;
     Ok(graph
         .map(&[y, bias], |x| x[0].clone() + x[1].clone() * alpha)?

@@ -134,7 +134,7 @@ pub enum ResidualRule {
     /// All branches of a kind together count as much as the embedding (arXiv 2407.17465,
     /// appendix G.2).
     DepthAware,
-    /// Every branch has the share `tau` of its sum (arXiv 2502.05967).
+    /// Every branch has the same share of its sum, [`fixed_share`] (arXiv 2502.05967).
     Fixed,
 }
 
@@ -145,17 +145,15 @@ pub struct TransformerResidual {
     pub residual_mult: f64,
     /// `q`: weight of attention branches against MLP branches; not for fixed shares.
     pub residual_attn_ratio: f64,
-    /// Fixed share of a branch in the variance of its sum; [`fixed_share`] if `None`.
-    pub share: Option<f64>,
 }
 
 impl Default for TransformerResidual {
     fn default() -> Self {
-        Self { residual_mult: 1.0, residual_attn_ratio: 1.0, share: None }
+        Self { residual_mult: 1.0, residual_attn_ratio: 1.0 }
     }
 }
 
-/// The share that branches of a model of `layers` have if nothing else is set:
+/// The share of a branch in the variance of its sum, in a model of `layers` with fixed shares:
 /// `min(1/2, 0.8/sqrt(layers))`, a curve through the two that arXiv 2502.05967 names, 0.4 for 4
 /// layers and 0.1 for deep models; a coarse choice is said to be enough.
 pub fn fixed_share(layers: usize) -> f64 {
@@ -171,8 +169,7 @@ impl TransformerResidual {
     /// fixed share `s` is `tau = sqrt(s/(1-s))`. Plain sums have 1.
     ///
     /// # Errors
-    /// [`Error::Argument`] for factors that are not positive, a share outside `(0, 1)` or an index
-    /// beyond the branches.
+    /// [`Error::Argument`] for factors that are not positive or an index beyond the branches.
     pub fn tau(&self, rule: ResidualRule, index: usize, branches: usize) -> Result<f64> {
         positive("transformer_residual", "residual_mult", self.residual_mult)?;
         positive("transformer_residual", "residual_attn_ratio", self.residual_attn_ratio)?;
@@ -190,15 +187,7 @@ impl TransformerResidual {
             ResidualRule::RunningMean => Ok(self.accumulated(index, 1.0)),
             ResidualRule::DepthAware => Ok(self.accumulated(index, layers)),
             ResidualRule::Fixed => {
-                let share = self.share.unwrap_or_else(|| fixed_share(branches.div_ceil(2)));
-                if !(share > 0.0 && share < 1.0) {
-                    return Err(Error::Argument {
-                        op: "transformer_residual",
-                        argument: "share",
-                        found: share.to_string(),
-                        expected: "a number between 0 and 1".to_owned(),
-                    });
-                }
+                let share = fixed_share(branches.div_ceil(2));
                 Ok((share / (1.0 - share)).sqrt())
             }
         }
@@ -238,17 +227,13 @@ mod tests {
 
     #[test]
     fn a_fixed_share_is_the_share_of_the_variance() -> Result<()> {
-        let mut weights = TransformerResidual::default();
+        let weights = TransformerResidual::default();
         let branch = |weights: &TransformerResidual, branches| {
             let tau = weights.tau(ResidualRule::Fixed, 0, branches)?;
             Ok::<f64, Error>(residual_factors(tau)?.0.powi(2))
         };
         assert!((branch(&weights, 8)? - 0.4).abs() < 1e-12);
         assert!((branch(&weights, 128)? - 0.1).abs() < 1e-12);
-        weights.share = Some(0.25);
-        assert!((branch(&weights, 8)? - 0.25).abs() < 1e-12);
-        weights.share = Some(1.0);
-        assert!(branch(&weights, 8).is_err());
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use onesigma_models::config::NormPosition;
+use onesigma_ops::Parametrisation;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -61,6 +62,8 @@ impl Default for ModelConfig {
 pub struct Config {
     /// Name of the recipe: formats and scaling.
     pub recipe: String,
+    /// How the model is built, if not as the recipe says.
+    pub parametrisation: Option<Parametrisation>,
     /// Name of the backend.
     pub backend: String,
     /// `cargo`, or the path of a text file or folder.
@@ -116,6 +119,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             recipe: "unit-fp8".into(),
+            parametrisation: None,
             backend: "cpu".into(),
             data: "cargo".into(),
             valid: None,

@@ -141,6 +141,9 @@ pub enum Error {
     /// A recipe cannot be used.
     #[error(transparent)]
     Ops(#[from] onesigma_ops::Error),
+    /// A number format cannot be used as it was asked to.
+    #[error(transparent)]
+    Format(#[from] onesigma_format::Error),
     /// The backend refused the program or failed.
     #[error(transparent)]
     Backend(#[from] onesigma_backend::Error),

@@ -17,6 +17,7 @@ mod error;
 pub mod generate;
 pub mod loader;
 pub mod model;
+pub mod numerics;
 pub mod optimizer;
 pub mod program;
 pub mod run_dir;

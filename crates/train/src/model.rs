@@ -1,4 +1,5 @@
-//! The GPT of `onesigma-models` as training sees it: with the learning-rate rules of u-muP.
+//! The GPT of `onesigma-models` as training sees it: with the learning-rate rules of its
+//! parametrisation.
 
 use onesigma_graph::{Graph, ValueId};
 use onesigma_models::config::Norm;
@@ -10,14 +11,44 @@ use crate::config::ModelConfig;
 use crate::program::{Model, Parameter};
 use crate::tokenizer::Bytes;
 
-/// Factor on the logits of attention in a unit-scaled model.
-const ATTENTION_MULT: f64 = 4.0;
-/// Weight of residual branches against the embedding in a unit-scaled model.
-const RESIDUAL_MULT: f64 = 0.5;
-/// Factor on the embeddings' learning rate in a unit-scaled model.
-const EMBEDDING_RATE: f64 = 2.0;
-/// Factor on the readout's learning rate in a unit-scaled model.
-const READOUT_RATE: f64 = 4.0;
+/// What was found by search, for one parametrisation.
+#[derive(Clone, Copy, Debug)]
+struct Tuning {
+    /// Peak learning rate, which each parameter's own factor multiplies.
+    rate: f64,
+    /// Factor on the logits of attention.
+    attention_mult: f64,
+    /// Weight of residual branches against the embedding.
+    residual_mult: f64,
+    /// Factor on the readout's learning rate.
+    readout_rate: f64,
+}
+
+impl Tuning {
+    const NEUTRAL: Self =
+        Self { rate: 0.003, attention_mult: 1.0, residual_mult: 1.0, readout_rate: 1.0 };
+
+    /// From coarse searches on the default size and corpus.
+    fn of(p: Parametrisation) -> Self {
+        match p {
+            Parametrisation::UMup => {
+                Self { rate: 1.0, attention_mult: 4.0, residual_mult: 0.5, readout_rate: 2.0 }
+            }
+            Parametrisation::Unit => Self {
+                rate: 0.05,
+                readout_rate: std::env::var("RR").map_or(1.0, |x| x.parse().unwrap()),
+                ..Self::NEUTRAL
+            },
+            Parametrisation::MuS => Self { rate: 0.05, readout_rate: 64.0, ..Self::NEUTRAL },
+            _ => Self::NEUTRAL,
+        }
+    }
+}
+
+/// The peak learning rate of AdamW that suits the byte-level model of a parametrisation.
+pub fn default_rate(p: Parametrisation) -> f64 {
+    Tuning::of(p).rate
+}
 
 /// A GPT without biases and with plain RMS norms, as u-muP (arXiv 2407.17465, section 3) has it.
 #[derive(Clone, Debug)]
@@ -31,14 +62,13 @@ pub struct Gpt {
 impl Gpt {
     /// The byte-level model of a size.
     ///
-    /// The multipliers of the unit-scaled one come from a coarse search on the default size and
-    /// corpus: 200 steps of `unit-fp8` ended at a validation loss of 2.3 with them, at 2.7 with
-    /// all of them 1.
+    /// The multipliers come from a coarse search on the default size and corpus: 200 steps of
+    /// `u-mup-fp8` ended at a validation loss of 2.3 with them, at 2.7 with all of them 1.
     ///
     /// # Errors
     /// [`Error::Model`](crate::Error::Model) for an impossible size.
     pub fn new(size: &ModelConfig, parametrisation: Parametrisation) -> Result<Self> {
-        let mult = |mult: f64| if parametrisation.is_scaled() { mult } else { 1.0 };
+        let (tuning, scheme) = (Tuning::of(parametrisation), parametrisation.scheme());
         let config = GptConfig {
             vocab_size: Bytes::VOCABULARY,
             n_positions: size.seq,
@@ -49,10 +79,10 @@ impl Gpt {
             norm_affine: false,
             bias: false,
             tie_word_embeddings: Some(false),
-            attention_mult: mult(ATTENTION_MULT),
+            attention_mult: tuning.attention_mult,
             norm_position: size.norm_position,
             residual_tau: size.residual_tau,
-            residual_mult: size.residual_mult.unwrap_or(mult(RESIDUAL_MULT)),
+            residual_mult: size.residual_mult.unwrap_or(tuning.residual_mult),
             ..GptConfig::default()
         };
         let specs = config.parameters(parametrisation)?;
@@ -60,8 +90,11 @@ impl Gpt {
         let parameters = specs
             .into_iter()
             .map(|spec| {
-                let scaled = parametrisation.is_scaled();
-                let lr_scale = if scaled { rate(spec.kind, spec.fan_in) } else { 1.0 };
+                let depth = spec.layer.map(|_| size.layers);
+                let mut lr_scale = scheme.learning_rate.factor(spec.kind, spec.shape.dims(), depth);
+                if spec.kind == ParamKind::Readout {
+                    lr_scale *= tuning.readout_rate;
+                }
                 Parameter { spec, lr_scale }
             })
             .collect();
@@ -70,18 +103,6 @@ impl Gpt {
 
     fn params(&self, values: &[ValueId]) -> Params {
         Params::new(self.names.iter().cloned().zip(values.iter().copied()))
-    }
-}
-
-/// Factor on the learning rate of Adam-like optimisers (u-muP, table 2): `fan_in^-1/2` for hidden
-/// matrices, `width^-1/2` for tables, none for the readout, each times its multiplier here.
-fn rate(kind: ParamKind, fan_in: usize) -> f64 {
-    let root = (fan_in.max(1) as f64).powf(-0.5);
-    match kind {
-        ParamKind::Weight => root,
-        ParamKind::Embedding => EMBEDDING_RATE * root,
-        ParamKind::Readout => READOUT_RATE,
-        _ => 1.0,
     }
 }
 

@@ -28,8 +28,10 @@ use crate::Result;
 use crate::optimizer::{Optimizer, StepScalars};
 
 mod measure;
+mod step;
 
 pub use measure::{Measured, MeasuringProgram, build_measuring};
+pub use step::{StepGraph, build_step};
 
 /// What training needs to know of a parameter.
 #[derive(Clone, Debug, PartialEq)]

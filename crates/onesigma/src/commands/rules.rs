@@ -4,9 +4,9 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use onesigma::ops::{
-    Attention, Constraint, Linear, Scales, add_scales, cross_entropy_scales, dropout_scales,
-    embedding_scales, gelu_scales, matmul_scales, norm_scales, residual_factors, silu_glu_scales,
-    silu_scales, softmax_scales,
+    Attention, Parametrisation, ResidualRule, Scales, add_scales, cross_entropy_scales,
+    dropout_scales, embedding_scales, gelu_scales, matmul_scales, norm_scales, residual_factors,
+    silu_glu_scales, silu_scales, softmax_scales,
 };
 use onesigma::train::Error;
 
@@ -17,6 +17,9 @@ Examples:
   onesigma rules
   onesigma rules --fan-in 768 --fan-out 3072 --batch 8192")]
 pub struct Arguments {
+    /// regular, unit, u-mup or mu-s: whose choices the scales follow
+    #[arg(long, value_name = "NAME", default_value_t = Parametrisation::Unit)]
+    parametrisation: Parametrisation,
     /// Inputs of each output of a layer
     #[arg(long, default_value_t = 256)]
     fan_in: usize,
@@ -57,18 +60,24 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     writeln!(out, "{:<18} {:>10}  beta", "rule", "alpha")?;
     for (name, operands, scales) in rules(arguments).map_err(Error::from)? {
         write!(out, "{name:<18} {:>10.6} ", scales.alpha)?;
-        for (operand, beta) in operands.iter().zip(&scales.beta) {
-            write!(out, " {operand} {beta:.6}")?;
+        for (n, operand) in operands.iter().enumerate() {
+            write!(out, " {operand} {:.6}", scales.beta(n))?;
         }
         writeln!(out)?;
     }
     let (branch, skip) = residual_factors(arguments.tau).map_err(Error::from)?;
     writeln!(
         out,
-        "{:<18} {:>10}  branch {branch:.6} skip {skip:.6}, forward at the sum, backward at the \
-         split",
+        "{:<18} {:>10}  {}",
         format!("residual tau {}", arguments.tau),
-        "-"
+        "-",
+        match arguments.parametrisation.scheme() {
+            scheme if scheme.residual == ResidualRule::Plain => "plain sum".to_owned(),
+            scheme => format!(
+                "branch {branch:.6} skip {skip:.6}, forward at the sum, backward at the {}",
+                if scheme.delayed { "split" } else { "sum" }
+            ),
+        }
     )?;
     writeln!(out, "\nFormulas and sources: the documentation of the crate onesigma-ops.")?;
     Ok(())
@@ -77,24 +86,42 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 type Rule = (&'static str, &'static [&'static str], Scales);
 
 fn rules(arguments: &Arguments) -> Result<Vec<Rule>, onesigma::ops::Error> {
-    let Arguments { fan_in, fan_out, batch, seq, head, vocabulary, .. } = *arguments;
-    let constraint = Constraint::ToOutputScale;
+    let Arguments { fan_in, fan_out, batch, seq, head, vocabulary, parametrisation: p, .. } =
+        *arguments;
+    let scheme = p.scheme();
+    let constraint = scheme.constraint;
     let layer: &[_] = &["input", "weight", "bias"];
+    let (of_left, of_qkv): (&[_], &[_]) = (&["left", "right"], &["query", "key", "value"]);
     let attention = Attention { causal: true, ..Attention::default() };
     let numel = batch.saturating_mul(fan_in);
+    let (linear, activation) = (scheme.linear, scheme.activation);
+    let matmul = || matmul_scales(batch, fan_in, fan_out, constraint);
     Ok(vec![
-        ("linear", layer, Linear::default().scales(fan_in, fan_out, batch)?),
-        ("linear_readout", layer, Linear::readout().scales(fan_in, vocabulary, batch)?),
-        ("matmul", &["left", "right"], matmul_scales(batch, fan_in, fan_out, constraint)?),
-        ("embedding", &["table"], embedding_scales(vocabulary, batch)),
-        ("norm", &["input", "weight", "bias"], norm_scales(fan_in, numel)),
-        ("gelu", &["input"], gelu_scales(1.0, constraint)?),
-        ("silu", &["input"], silu_scales(1.0, constraint)?),
-        ("silu_glu", &["input", "gate"], silu_glu_scales(1.0)?),
-        ("softmax", &["input"], softmax_scales(seq, 1.0, constraint)?),
-        ("attention, causal", &["query", "key", "value"], attention.scales(seq, head)?),
-        ("add", &["left", "right"], add_scales(numel, [numel, numel], constraint)?),
-        ("dropout 0.1", &["input"], dropout_scales(0.1)?),
-        ("cross_entropy", &["logits"], cross_entropy_scales(batch, vocabulary, 1.0, true)?),
+        ("linear", layer, linear.choose(|| p.hidden().scales(fan_in, fan_out, batch))?),
+        ("linear, mirrored", layer, linear.choose(|| p.mirrored().scales(fan_in, fan_out, batch))?),
+        (
+            "linear, readout",
+            layer,
+            linear.choose(|| p.readout().scales(fan_in, vocabulary, batch))?,
+        ),
+        ("matmul", of_left, linear.choose(matmul)?),
+        (
+            "embedding",
+            &["table"],
+            scheme.parameters.choose(|| Ok(embedding_scales(vocabulary, batch)))?,
+        ),
+        ("norm", layer, scheme.parameters.choose(|| Ok(norm_scales(fan_in, numel)))?),
+        ("gelu", &["input"], activation.choose(|| gelu_scales(1.0, constraint))?),
+        ("silu", &["input"], activation.choose(|| silu_scales(1.0, constraint))?),
+        ("silu_glu", &["input", "gate"], activation.choose(|| silu_glu_scales(1.0))?),
+        ("softmax", &["input"], activation.choose(|| softmax_scales(seq, 1.0, constraint))?),
+        ("attention, causal", of_qkv, activation.choose(|| attention.scales(p, seq, head))?),
+        ("add", of_left, scheme.sum.choose(|| add_scales(numel, [numel, numel], constraint))?),
+        ("dropout 0.1", &["input"], activation.choose(|| dropout_scales(0.1))?),
+        (
+            "cross_entropy",
+            &["logits"],
+            scheme.loss.choose(|| cross_entropy_scales(batch, vocabulary, 1.0, true))?,
+        ),
     ])
 }

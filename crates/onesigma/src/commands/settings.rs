@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::ValueEnum;
+use onesigma::ops::Parametrisation;
 use onesigma::train::config::Config;
 use onesigma::train::schedule::Decay;
 
@@ -13,9 +14,13 @@ pub struct Settings {
     /// Configuration file (as `config.toml` in a run folder); flags change it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// f32, bf16, fp16, fp16-loss-scale, unit-f32, unit-fp16, unit-fp8 [default: unit-fp8]
+    /// f32, bf16, fp16, fp16-loss-scale, unit-f32, unit-fp16, unit-fp8, u-mup-f32, u-mup-fp8,
+    /// mu-s-f32, mu-s-fp8, or a .toml file [default: unit-fp8]
     #[arg(long)]
     recipe: Option<String>,
+    /// regular, unit, u-mup or mu-s: how the model is scaled [default: as the recipe says]
+    #[arg(long, value_name = "NAME")]
+    parametrisation: Option<Parametrisation>,
     /// One of `onesigma backends` [default: cpu]
     #[arg(long)]
     backend: Option<String>,
@@ -112,6 +117,7 @@ impl Settings {
         set(&mut model.hidden, self.hidden);
         set(&mut model.seq, self.seq);
         set(&mut config.recipe, self.recipe.clone());
+        config.parametrisation = self.parametrisation.or(config.parametrisation);
         set(&mut config.backend, self.backend.clone());
         set(&mut config.data, self.data.as_deref().map(data_name));
         config.valid = self.valid.as_deref().map(data_name).or(config.valid);

@@ -29,6 +29,11 @@ pub fn expected(case: &Case) -> Result<Figures> {
             let scales = matmul_scales(l, left.last(), right.last(), case.constraint()?)?;
             (scales, &["left", "right"])
         }
+        "conv1d" => {
+            let options = case.conv1d()?;
+            let sizes = options.sizes(&case.shape("input")?, &case.shape("weight")?)?;
+            (options.scales(sizes)?, &["input", "weight", "bias"])
+        }
         "gelu" => (gelu_scales(case.number("mult", 1.0)?, case.constraint()?)?, &["input"]),
         "silu" => (silu_scales(case.number("mult", 1.0)?, case.constraint()?)?, &["input"]),
         "silu_glu" => (silu_glu_scales(case.number("mult", 1.0)?)?, &["input", "gate"]),

@@ -3,9 +3,9 @@
 use super::{Case, Figures};
 use crate::attention::scaled_attention;
 use crate::{
-    Attention, GeluForm, Linear, Parametrisation, Result, Scales, add, attention, cross_entropy,
-    dropout, embedding, gelu, layer_norm, linear, matmul, mse_loss, residual_add, residual_apply,
-    residual_factors, residual_split, rms_norm, silu, silu_glu, softmax,
+    Attention, GeluForm, Linear, Parametrisation, Result, Scales, add, attention, conv1d,
+    cross_entropy, dropout, embedding, gelu, layer_norm, linear, matmul, mse_loss, residual_add,
+    residual_apply, residual_factors, residual_split, rms_norm, silu, silu_glu, softmax,
 };
 use onesigma_backend::{Backend, Engine};
 use onesigma_format::{Noise, philox};
@@ -28,7 +28,7 @@ pub struct Measured {
 /// Operands of an op by name, in order; ids are marked.
 pub(super) fn operand_names(case: &Case) -> Result<&'static [(&'static str, bool)]> {
     Ok(match case.op.as_str() {
-        "linear" | "linear_readout" | "layer_norm" | "rms_norm" => {
+        "linear" | "linear_readout" | "conv1d" | "layer_norm" | "rms_norm" => {
             &[("input", false), ("weight", false), ("bias", false)]
         }
         "matmul" => &[("left", false), ("right", false)],
@@ -82,6 +82,10 @@ fn build(graph: &mut Graph, case: &Case, x: &Inputs<'_>, p: Parametrisation) -> 
             linear(graph, p, x.get("input")?, x.get("weight")?, x.optional("bias"), options)
         }
         "matmul" => matmul(graph, p, x.get("left")?, x.get("right")?, constraint),
+        "conv1d" => {
+            let options = case.conv1d()?;
+            conv1d(graph, p, x.get("input")?, x.get("weight")?, x.optional("bias"), options)
+        }
         "gelu" => {
             let form = match case.word("approximate", &["none", "tanh"])? {
                 "none" => GeluForm::Erf,

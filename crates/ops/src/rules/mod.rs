@@ -25,7 +25,7 @@ pub use answer::{Answer, answer, answer_json};
 pub use expected::expected;
 pub use measure::{Measured, measure};
 
-use crate::{Constraint, Error, Result};
+use crate::{Constraint, Conv1d, Error, Result};
 use onesigma_graph::Shape;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -37,6 +37,7 @@ use std::collections::BTreeMap;
 /// | `linear` | `input`, `weight`, `bias`? | `scale_power` (`[0.5, 0.5, 0.5]`) |
 /// | `linear_readout` | `input`, `weight`, `bias`? | |
 /// | `matmul` | `left`, `right` | |
+/// | `conv1d` | `input`, `weight`, `bias`? | `stride` (1), `padding` (0), `dilation` (1), `groups` (1), `scale_power` |
 /// | `gelu` | `input` | `mult` (1), `approximate` (`none`) or `tanh` |
 /// | `silu` | `input` | `mult` (1) |
 /// | `silu_glu` | `input`, `gate` | `mult` (1) |
@@ -56,6 +57,7 @@ pub const OPS: &[&str] = &[
     "linear",
     "linear_readout",
     "matmul",
+    "conv1d",
     "gelu",
     "silu",
     "silu_glu",
@@ -174,6 +176,26 @@ impl Case {
             value.as_array().and_then(|list| list.iter().map(|x| x.as_f64()).collect());
         list.and_then(|list| list.try_into().ok())
             .ok_or_else(|| self.wrong(format!("`{name}` is {value}, expected {N} numbers")))
+    }
+
+    fn size(&self, name: &str, default: usize) -> Result<usize> {
+        let Some(value) = self.args.get(name) else { return Ok(default) };
+        let size = value.as_u64().filter(|&size| size <= 1 << 29);
+        size.map(|size| size as usize).ok_or_else(|| {
+            self.wrong(format!("`{name}` is {value}, expected a whole number up to 2^29"))
+        })
+    }
+
+    fn conv1d(&self) -> Result<Conv1d> {
+        let default = Conv1d::default();
+        Ok(Conv1d {
+            stride: self.size("stride", default.stride)?,
+            padding: self.size("padding", default.padding)?,
+            dilation: self.size("dilation", default.dilation)?,
+            groups: self.size("groups", default.groups)?,
+            scale_power: self.numbers("scale_power", default.scale_power)?,
+            constraint: self.constraint()?,
+        })
     }
 
     fn constraint(&self) -> Result<Constraint> {
