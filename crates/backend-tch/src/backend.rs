@@ -35,6 +35,18 @@ impl TchBackend {
         Self(Target::Cpu(OpByOp::new(TorchKernels)))
     }
 
+    /// On the first GPU.
+    ///
+    /// # Errors
+    /// [`Unavailable`](onesigma_backend::Error::Unavailable) without a GPU of compute capability
+    /// 8.9 or later, its driver, or libtorch's CUDA half; the message says what to install.
+    pub fn cuda() -> Result<Self> {
+        let open: fn() -> Result<Rc<dyn Device>> =
+            || Ok(Rc::new(crate::cuda::gpu::CudaDevice::open()?));
+        let caps = open()?.caps();
+        Ok(Self(Target::Device { open, caps }))
+    }
+
     /// The CUDA kernels, run on the host; for tests.
     ///
     /// # Errors

@@ -9,3 +9,4 @@ mod kernels;
 mod tensor;
 
 pub(crate) use kernels::{TorchKernels, types_fit};
+pub(crate) use tensor::kind;

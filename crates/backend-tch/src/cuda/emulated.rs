@@ -68,7 +68,7 @@ fn load(kernel: &Kernel) -> Result<()> {
         let unique = format!("{key:016x}.{}.{:?}", std::process::id(), std::thread::current().id());
         let part = folder.join(unique.replace(['(', ')'], "-"));
         let mut child = Command::new("c++")
-            .args(["-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-w"])
+            .args(["-O0", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-w"])
             .args(["-x", "c++", "-", "-o"])
             .arg(&part)
             .stdin(Stdio::piped())

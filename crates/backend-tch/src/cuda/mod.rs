@@ -11,6 +11,7 @@ pub(crate) mod device;
 pub(crate) mod emulated;
 pub(crate) mod engine;
 mod fuse;
+pub(crate) mod gpu;
 mod ir;
 mod lower;
 mod plan;
@@ -27,3 +28,6 @@ pub(crate) fn supports(op: &Op, inputs: &[DType], output: DType) -> Support {
         true => Support::Native,
     }
 }
+
+#[cfg(test)]
+mod tests;
