@@ -25,6 +25,18 @@ pub const BACKENDS: &[Entry] = &[
         summary: "processor, SIMD and threads",
         open: || Ok(Box::new(onesigma_backend_cpu::CpuBackend::new())),
     },
+    #[cfg(feature = "tch")]
+    Entry {
+        name: "cuda",
+        summary: "NVIDIA GPU, FP8 on the tensor cores",
+        open: || Ok(Box::new(onesigma_backend_tch::TchBackend::cuda()?)),
+    },
+    #[cfg(feature = "tch")]
+    Entry {
+        name: "tch-cpu",
+        summary: "processor, through libtorch",
+        open: || Ok(Box::new(onesigma_backend_tch::TchBackend::cpu())),
+    },
 ];
 
 /// Opens the backend called `name`.

@@ -10,3 +10,6 @@ mod tensor;
 
 pub(crate) use kernels::{TorchKernels, types_fit};
 pub(crate) use tensor::kind;
+
+/// Name of the backend.
+pub(crate) const NAME: &str = "tch-cpu";

@@ -5,7 +5,6 @@ use std::ffi::CString;
 
 use cudarc::nvrtc::result as nvrtc;
 use onesigma_graph::Program;
-use onesigma_models::GptConfig;
 use onesigma_ops::recipes;
 use onesigma_train::optimizer::Optimizer;
 use onesigma_train::program::{Settings, Target};
@@ -67,9 +66,10 @@ fn an_fp8_step_runs_its_products_on_tensor_cores() -> Outcome {
     let program = step("unit-fp8")?;
     let (lowered, instructions) = train_step(&program)?;
     let products = |fp8: bool| {
-        count(&instructions, |work| {
-            matches!(work, Work::Product { product, .. } if is_fp8(product) == fp8)
-        })
+        count(
+            &instructions,
+            |work| matches!(work, Work::Product { product, .. } if is_fp8(product) == fp8),
+        )
     };
     // Per layer 6 linear layers, forward and two gradients each; the readout in F16.
     assert_eq!((products(true), products(false)), (2 * 6 * 3, 3));

@@ -10,7 +10,7 @@ use onesigma_backend::{Error, Result};
 
 use super::failed;
 use super::library::Gpu;
-use crate::NAME;
+use crate::cuda::NAME;
 use crate::cuda::device::Function;
 use crate::cuda::source::{Kernel, PRELUDE};
 

@@ -10,7 +10,7 @@ use cudarc::driver::{result as driver, sys};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use onesigma_backend::{Error, Result};
 
-use crate::NAME;
+use crate::cuda::NAME;
 
 /// The GPU of this process, with its libraries.
 pub(crate) struct Gpu {

@@ -14,12 +14,12 @@ use onesigma_backend::{Caps, Error, Result};
 use self::gemm::Gemm;
 use self::library::Gpu;
 use self::stream::Stream;
+use super::NAME;
 use super::device::{Device, Function, Held, Prepared, Replay};
 use super::ir::AttentionSpec;
 use super::lower::Abilities;
 use super::source::Kernel;
 use super::source::matmul::Product;
-use crate::NAME;
 
 /// An error of the driver or of a library.
 fn failed(what: &str, error: impl std::fmt::Debug) -> Error {
@@ -61,7 +61,7 @@ impl CudaDevice {
     /// [`Error::Unavailable`] with what to install.
     pub(crate) fn open() -> Result<Self> {
         let gpu = library::gpu()?;
-        let stream = Stream::new(gpu)?;
+        let stream = Stream::new()?;
         let workspace = stream.allocate(WORKSPACE_BYTES)?;
         Ok(Self {
             gpu,
@@ -158,6 +158,10 @@ impl Device for CudaDevice {
     fn attention_grad(&self, spec: &AttentionSpec, inputs: [u64; 6]) -> Result<[Rc<dyn Held>; 3]> {
         let made = torch::attention_grad(self.gpu, &self.stream, spec, inputs)?;
         Ok(made.map(|tensor| torch::hold(tensor, &self.library_bytes)))
+    }
+
+    fn time(&self, queue: &mut dyn FnMut() -> Result<()>) -> Result<f32> {
+        self.stream.time(queue)
     }
 
     fn synchronize(&self) -> Result<()> {

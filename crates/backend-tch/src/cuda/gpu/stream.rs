@@ -7,7 +7,6 @@ use cudarc::driver::{result as driver, sys};
 use onesigma_backend::{Error, Result};
 
 use super::failed;
-use super::library::Gpu;
 use crate::cuda::source::Kernel;
 
 /// Bytes of pinned memory through which small uploads go without waiting.
@@ -15,7 +14,6 @@ const PINNED_BYTES: usize = 4 << 20;
 
 /// A queue.
 pub(crate) struct Stream {
-    pub(crate) gpu: &'static Gpu,
     pub(crate) raw: sys::CUstream,
     pinned: RefCell<Pinned>,
 }
@@ -37,14 +35,14 @@ impl Drop for Graph {
 }
 
 impl Stream {
-    pub(crate) fn new(gpu: &'static Gpu) -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let raw = driver::stream::create(driver::stream::StreamKind::NonBlocking)
             .map_err(|error| failed("stream", error))?;
         // SAFETY: freed when the stream is dropped.
         let memory = unsafe { driver::malloc_host(PINNED_BYTES, 0) }
             .map_err(|error| failed("pinned memory", error))?;
         let pinned = RefCell::new(Pinned { memory: memory.cast(), used: 0 });
-        Ok(Self { gpu, raw, pinned })
+        Ok(Self { raw, pinned })
     }
 
     pub(crate) fn allocate(&self, bytes: usize) -> Result<u64> {
