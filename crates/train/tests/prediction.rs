@@ -12,7 +12,15 @@ use onesigma_train::numerics::{Measured, Moment, Options, Probe, measure};
 use onesigma_train::program::{self, Settings, Target, build_step};
 use onesigma_train::session::Session;
 
-const SIZE: ModelConfig = ModelConfig { layers: 4, heads: 4, hidden: 128, seq: 64 };
+const SIZE: ModelConfig = ModelConfig {
+    layers: 4,
+    heads: 4,
+    hidden: 128,
+    seq: 64,
+    norm_position: None,
+    residual_tau: None,
+    residual_mult: None,
+};
 const BATCH: usize = 8;
 const RATE: f32 = 0.003;
 
