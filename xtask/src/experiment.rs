@@ -6,6 +6,7 @@
 //! ([`tune`]). Table, figure and verdicts on the claims go to `docs/results/experiments/`
 //! ([`report`]).
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -83,7 +84,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let binary = match arguments.report_only {
         true => None,
-        false => Some(process::release_binary("onesigma")?),
+        false => Some(copy(&process::release_binary("onesigma")?, &out)?),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = arguments.jobs.unwrap_or(cores).max(1);
@@ -101,7 +102,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         take(experiment, mode, &runner, jobs, &folder)?;
         println!("{}: took {:.0} s\n", experiment.name, started.elapsed().as_secs_f64());
     }
+    if let Some(copy) = binary {
+        fs::remove_file(&copy).with_context(|| format!("cannot remove {}", copy.display()))?;
+    }
     Ok(())
+}
+
+/// A copy of the program in `out`, so that building another one meanwhile changes no run.
+fn copy(binary: &Path, out: &Path) -> Result<PathBuf> {
+    let copy = out.join(format!("onesigma-{}", std::process::id()));
+    fs::create_dir_all(out).with_context(|| format!("no {}", out.display()))?;
+    fs::copy(binary, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
+    Ok(copy)
 }
 
 /// Searches rates, takes every run that is missing, and reports.

@@ -15,8 +15,22 @@ pub struct Arguments {
     rest: Vec<String>,
 }
 
-/// Runs unit and behaviour tests, then the documentation's.
+/// Members that a plain `cargo test` leaves out, but that build anywhere in a minute or two.
+const OPTIONAL: [&str; 1] = ["onesigma-backend-candle"];
+
+/// Runs unit and behaviour tests, then the documentation's; without further arguments those of the
+/// optional backends, too.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    default_members(arguments)?;
+    if arguments.rest.is_empty() {
+        for package in OPTIONAL {
+            process::run(cargo_with(["test"]).args(["--package", package]))?;
+        }
+    }
+    Ok(())
+}
+
+fn default_members(arguments: &Arguments) -> Result<()> {
     let rest = &arguments.rest;
     let in_ci = std::env::var_os("CI").is_some();
     if arguments.no_nextest || in_ci || !has_cargo_command("nextest") {

@@ -50,6 +50,8 @@ fn unary(op: UnaryOp, x: &Tensor) -> Result<Tensor> {
         UnaryOp::Rsqrt => x.sqrt()?.recip(),
         UnaryOp::Tanh => x.tanh(),
         UnaryOp::Erf => x.erf(),
+        UnaryOp::Sin => x.sin(),
+        UnaryOp::Cos => x.cos(),
         UnaryOp::Sigmoid => (x.neg()?.exp()? + 1.0)?.recip(),
         other => candle_core::bail!("no candle op for {other:?}"),
     }

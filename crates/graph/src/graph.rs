@@ -203,6 +203,11 @@ impl Graph {
         self.writes.push((slot, value));
     }
 
+    /// The same nodes, with no slot written.
+    pub fn without_writes(&self) -> Self {
+        Self { writes: Vec::new(), ..self.clone() }
+    }
+
     /// `left right` with the operands as they are stored; see [`Op::MatMul`].
     pub fn matmul(&mut self, left: ValueId, right: ValueId) -> NodeBuilder<'_> {
         self.op(Op::MatMul { transpose_left: false, transpose_right: false }, &[left, right])

@@ -45,6 +45,7 @@ mod graph;
 mod infer;
 mod op;
 pub mod passes;
+pub mod predict;
 pub mod print;
 mod program;
 pub mod recipe;

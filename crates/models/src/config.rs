@@ -100,8 +100,9 @@ pub struct GptConfig {
     pub rope_theta: f64,
     /// Kind of all norms.
     pub norm: Norm,
-    /// Where the norm of a branch stands.
-    pub norm_position: NormPosition,
+    /// Where the norm of a branch stands; if not given, where the parametrisation wants it: at the
+    /// end of the branch in `mu-s`, else before it.
+    pub norm_position: Option<NormPosition>,
     /// Whether norms have a weight (and a bias, with `bias`).
     pub norm_affine: bool,
     /// Added to the variance in norms.
@@ -149,7 +150,7 @@ impl Default for GptConfig {
             positions: Positions::Learned,
             rope_theta: 10000.0,
             norm: Norm::LayerNorm,
-            norm_position: NormPosition::Pre,
+            norm_position: None,
             norm_affine: true,
             layer_norm_epsilon: 1e-5,
             bias: true,
@@ -293,6 +294,11 @@ impl GptConfig {
         let (rule, branches) = (p.scheme().residual, 2 * self.n_layer);
         let attention = weights.tau(rule, 2 * layer, branches)?;
         Ok([attention, weights.tau(rule, 2 * layer + 1, branches)?])
+    }
+
+    /// Where the norm of a branch stands.
+    pub fn norm_position(&self, p: Parametrisation) -> NormPosition {
+        self.norm_position.unwrap_or(p.scheme().norm.into())
     }
 }
 

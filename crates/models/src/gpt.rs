@@ -147,7 +147,7 @@ impl<'a> Gpt<'a> {
         for layer in 0..config.n_layer {
             x = self.layer(layer, x, rotary)?; // (B, T, C)
         }
-        match config.norm_position {
+        match config.norm_position(self.layers.p) {
             NormPosition::Post => Ok(x),
             _ => self.layers.norm("transformer.ln_f", None, x), // (B, T, C)
         }
@@ -181,7 +181,8 @@ impl<'a> Gpt<'a> {
             MlpNames { up: name("mlp.c_fc"), gate: name("mlp.c_gate"), down: name("mlp.c_proj") };
         let norms = [name("ln_1"), name("ln_2")];
         let (inner, activation) = (config.inner(), config.activation_function);
-        let at = |n: usize| (config.norm_position, norms[n].as_str());
+        let position = config.norm_position(self.layers.p);
+        let at = |n: usize| (position, norms[n].as_str());
         self.layers.in_layer(layer as u32, |layers| {
             let x = layers.scoped("attention", |layers| {
                 layers.residual(x, attention_tau, at(0), index, |layers, x| {

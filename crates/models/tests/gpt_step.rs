@@ -16,7 +16,7 @@ fn loss(gpt: &GptStep, parameter: usize, by: f64, direction: &[f64]) -> Dual {
     let (width, layers) = (config.n_embd, config.n_layer);
     let eps = config.layer_norm_epsilon;
     let plain = Plain::new(&gpt.step, (config.norm, eps), parameter, by, direction);
-    let position = config.norm_position;
+    let position = config.norm_position(gpt.step.p);
     let mut total = Dual::ZERO;
     for b in 0..gpt.batch {
         let ids = &gpt.step.inputs[0].values[b * gpt.seq..][..gpt.seq];
@@ -147,9 +147,12 @@ fn variants() -> Vec<(&'static str, GptConfig, usize)> {
         n_inner: Some(12),
         ..swiglu.clone()
     };
-    let post = GptConfig { norm_position: NormPosition::Post, ..base() };
-    let branch_end =
-        GptConfig { norm_position: NormPosition::BranchEnd, residual_tau: Some(0.4), ..base() };
+    let post = GptConfig { norm_position: Some(NormPosition::Post), ..base() };
+    let branch_end = GptConfig {
+        norm_position: Some(NormPosition::BranchEnd),
+        residual_tau: Some(0.4),
+        ..base()
+    };
     vec![
         ("default", base(), 7),
         ("shorter than the table", base(), 5),

@@ -25,6 +25,12 @@ pub const BACKENDS: &[Entry] = &[
         summary: "processor, SIMD and threads",
         open: || Ok(Box::new(onesigma_backend_cpu::CpuBackend::new())),
     },
+    #[cfg(feature = "candle")]
+    Entry {
+        name: "candle",
+        summary: "candle-core: CUDA, Metal or the processor",
+        open: || Ok(Box::new(onesigma_backend_candle::backend()?)),
+    },
 ];
 
 /// Opens the backend called `name`.

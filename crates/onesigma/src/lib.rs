@@ -1,7 +1,8 @@
 //! Unit-scaled low-precision training, out of the box: the Onesigma library and command line.
 //!
 //! Each crate of the workspace is a module here; [`backends`] knows which backends are built in,
-//! and [`setup`] goes from a configuration to a compiled session.
+//! and [`setup`] goes from a configuration to a compiled session; [`numerics`]
+//! looks at every tensor of a step.
 #![forbid(unsafe_code)]
 
 pub use onesigma_backend as backend;
@@ -12,4 +13,5 @@ pub use onesigma_ops as ops;
 pub use onesigma_train as train;
 
 pub mod backends;
+pub mod numerics;
 pub mod setup;

@@ -443,3 +443,22 @@ pub fn all(root: &Path) -> Result<Vec<Experiment>> {
     };
     files.iter().map(read).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reading checks grids, selections and figures of both sizes.
+    #[test]
+    fn every_experiment_of_the_repository_reads_and_has_three_seeds() {
+        let experiments = all(&crate::process::root()).expect("experiments/*.toml");
+        assert!(experiments.len() >= 5);
+        for experiment in experiments {
+            for mode in [Mode::Quick, Mode::Full] {
+                let name = &experiment.name;
+                assert!(experiment.size(mode).seeds >= 3, "{name}");
+                assert!(!experiment.points(mode).expect(name).is_empty(), "{name}");
+            }
+        }
+    }
+}

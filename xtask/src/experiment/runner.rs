@@ -101,6 +101,8 @@ impl Runner<'_> {
     fn train(&self, binary: &Path, run: &Run, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("no {}", folder.display()))?;
         let mut command = Command::new(binary);
+        // Recipes are named by their path below the workspace root.
+        command.current_dir(crate::process::root());
         command.args(["train", "--quiet", "--measure-gradients"]);
         if folder.join("config.toml").exists() {
             command.arg("--resume").arg(folder);

@@ -2,6 +2,7 @@
 
 pub mod apply_recipe;
 pub mod clean;
+pub mod expose;
 pub mod legalise;
 pub mod memory_plan;
 pub(crate) mod validate;

@@ -1,0 +1,431 @@
+//! A compiled program on a device.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use onesigma_backend::{Engine, Error, Report, Result, inputs_read};
+use onesigma_graph::{EntryId, Program, SlotId, SlotKind};
+
+use super::assemble::{Instruction, Param, Work, assemble};
+use super::device::{Device, Function, Held, Prepared, Replay};
+use super::fuse::fuse;
+use super::ir::{Entry as Lowered, Home, TensorId};
+use super::lower::lower;
+use super::plan::{Plan, aligned, plan};
+
+/// A slot with its frames.
+struct Slot {
+    name: String,
+    kind: SlotKind,
+    address: u64,
+    bytes: usize,
+    /// Inputs: what the host wrote. Outputs: the frames of the last run.
+    frames: Vec<u8>,
+    /// Frames on the device: address, bytes that fit.
+    staging: Option<(u64, usize)>,
+    /// Whether the frames on the device are those of the host.
+    staged: bool,
+}
+
+impl Slot {
+    fn frame_count(&self) -> usize {
+        match self.bytes {
+            0 => usize::from(!self.frames.is_empty()),
+            bytes => self.frames.len() / bytes,
+        }
+    }
+}
+
+/// A call that is ready to be queued.
+#[derive(Clone, Copy)]
+enum Ready {
+    Kernel(Function),
+    Product(Prepared),
+    Other,
+}
+
+/// An entry on the device.
+struct Entry {
+    name: String,
+    lowered: Lowered,
+    instructions: Vec<Instruction>,
+    ready: Vec<Ready>,
+    plan: Plan,
+    inputs: Vec<usize>,
+    outputs: Vec<usize>,
+    runs: usize,
+    replay: Option<Replay>,
+    /// What the captured entry uses of the library's memory.
+    held: Vec<Rc<dyn Held>>,
+}
+
+/// The engine.
+pub(crate) struct DeviceEngine {
+    device: Rc<dyn Device>,
+    slots: Vec<Slot>,
+    entries: Vec<Entry>,
+    seed: Option<usize>,
+    step: Option<usize>,
+    /// First byte of the temporary tensors.
+    temporaries: u64,
+    arena: (u64, usize),
+    planned_bytes: usize,
+}
+
+impl Drop for DeviceEngine {
+    fn drop(&mut self) {
+        // Errors have been reported where they occurred.
+        let _ = self.device.synchronize();
+        for slot in &self.slots {
+            if let Some((address, _)) = slot.staging {
+                self.device.free(address);
+            }
+        }
+        self.device.free(self.arena.0);
+    }
+}
+
+impl DeviceEngine {
+    pub(crate) fn new(program: &Program, device: Rc<dyn Device>) -> Result<Self> {
+        program.validate()?;
+        let mut entries = Vec::new();
+        for entry in program.entries() {
+            let mut lowered = lower(&entry.graph, &*device)?;
+            let tasks = fuse(&lowered);
+            let mut instructions = assemble(&mut lowered, &tasks);
+            let plan = plan(&mut lowered, &mut instructions);
+            let kind = |slot: usize| program.slots()[slot].kind;
+            let reads = inputs_read(program, entry).into_iter().map(SlotId::index);
+            let inputs = reads.filter(|&slot| kind(slot) == SlotKind::Input).collect();
+            let writes = lowered.writes.iter().map(|&(slot, _)| slot);
+            let outputs = writes.filter(|&slot| kind(slot) == SlotKind::Output).collect();
+            entries.push(Entry {
+                name: entry.name.clone(),
+                lowered,
+                instructions,
+                ready: Vec::new(),
+                plan,
+                inputs,
+                outputs,
+                runs: 0,
+                replay: None,
+                held: Vec::new(),
+            });
+        }
+        let mut at = 0;
+        let mut offsets = Vec::new();
+        for slot in program.slots() {
+            offsets.push(at);
+            at += aligned(slot.bytes());
+        }
+        let temporary_bytes = entries.iter().map(|entry| entry.plan.bytes).max().unwrap_or(0);
+        let bytes = (at + temporary_bytes).max(1);
+        let arena = device.allocate(bytes)?;
+        let slots = program
+            .slots()
+            .iter()
+            .zip(offsets)
+            .map(|(slot, offset)| Slot {
+                name: slot.name.clone(),
+                kind: slot.kind,
+                address: arena + offset as u64,
+                bytes: slot.bytes(),
+                frames: Vec::new(),
+                staging: None,
+                staged: false,
+            })
+            .collect();
+        let mut engine = Self {
+            device,
+            slots,
+            entries,
+            seed: program.seed().map(SlotId::index),
+            step: program.step().map(SlotId::index),
+            temporaries: arena + at as u64,
+            arena: (arena, bytes),
+            planned_bytes: program.arena_bytes(),
+        };
+        engine.prepare()?;
+        Ok(engine)
+    }
+
+    /// Compiles kernels and prepares products; what that leaves in memory is cleared.
+    fn prepare(&mut self) -> Result<()> {
+        let kernels: Vec<_> = self
+            .entries
+            .iter()
+            .flat_map(|entry| &entry.instructions)
+            .filter_map(|instruction| match &instruction.work {
+                Work::Kernel { kernel, .. } => Some(kernel),
+                _ => None,
+            })
+            .collect();
+        let mut functions = self.device.compile(&kernels)?.into_iter();
+        let mut tuned = false;
+        for at in 0..self.entries.len() {
+            let entry = &self.entries[at];
+            let held = HashMap::new();
+            let mut ready = Vec::new();
+            for instruction in &entry.instructions {
+                ready.push(match &instruction.work {
+                    Work::Kernel { .. } => match functions.next() {
+                        Some(function) => Ready::Kernel(function),
+                        None => Ready::Other,
+                    },
+                    Work::Product { product, left, right, out } => {
+                        tuned = true;
+                        let [left, right, out] =
+                            [left, right, out].map(|tensor| self.address(entry, *tensor, &held));
+                        Ready::Product(self.device.prepare(product, left, right, out)?)
+                    }
+                    _ => Ready::Other,
+                });
+            }
+            self.entries[at].ready = ready;
+        }
+        if tuned {
+            self.device.clear(self.arena.0, self.arena.1)?;
+            self.device.synchronize()?;
+        }
+        Ok(())
+    }
+
+    /// Where a tensor of an entry lies.
+    fn address(
+        &self,
+        entry: &Entry,
+        tensor: TensorId,
+        held: &HashMap<TensorId, Rc<dyn Held>>,
+    ) -> u64 {
+        match entry.lowered.tensors[tensor].home {
+            Home::Slot(slot) => self.slots[slot].address,
+            Home::Temporary => self.temporaries + entry.plan.offsets[tensor] as u64,
+            Home::Library => held.get(&tensor).map_or(0, |held| held.address()),
+        }
+    }
+
+    /// Queues every instruction of an entry; gives what it used of the library's memory.
+    fn queue(&self, entry: &Entry) -> Result<Vec<Rc<dyn Held>>> {
+        let mut held: HashMap<TensorId, Rc<dyn Held>> = HashMap::new();
+        let mut used = Vec::new();
+        let slot = |slot: Option<usize>| slot.map_or(0, |slot| self.slots[slot].address);
+        let mut arguments: Vec<u64> = Vec::new();
+        for (at, (instruction, ready)) in entry.instructions.iter().zip(&entry.ready).enumerate() {
+            let address = |tensor: TensorId| self.address(entry, tensor, &held);
+            match (&instruction.work, *ready) {
+                (Work::Kernel { kernel, params }, Ready::Kernel(function)) => {
+                    arguments.clear();
+                    arguments.extend(params.iter().map(|param| match *param {
+                        Param::Tensor(tensor) => address(tensor),
+                        Param::Seed => slot(self.seed),
+                        Param::Step => slot(self.step),
+                    }));
+                    self.device.launch(function, kernel, &arguments)?;
+                }
+                (Work::Product { left, right, out, .. }, Ready::Product(prepared)) => {
+                    let [left, right, out] = [*left, *right, *out].map(address);
+                    self.device.multiply(prepared, left, right, out)?;
+                }
+                (Work::Attention { spec, inputs, out, lse }, _) => {
+                    let made = self.device.attention(spec, inputs.map(address))?;
+                    for (tensor, made) in [*out, *lse].into_iter().zip(made) {
+                        held.insert(tensor, made);
+                    }
+                }
+                (Work::AttentionGrad { spec, inputs, outs }, _) => {
+                    let made = self.device.attention_grad(spec, inputs.map(address))?;
+                    for (tensor, made) in outs.iter().zip(made) {
+                        held.insert(*tensor, made);
+                    }
+                }
+                (Work::Copy { from, to }, _) => {
+                    let bytes = entry.lowered.tensors[*from].bytes();
+                    self.device.copy(address(*from), address(*to), bytes)?;
+                }
+                _ => {}
+            }
+            // The library may use memory again as soon as the last reader is queued.
+            let dead = |tensor: &TensorId| entry.plan.last[*tensor] <= Some(at);
+            let gone: Vec<TensorId> = held.keys().copied().filter(|tensor| dead(tensor)).collect();
+            for tensor in gone {
+                held.remove(&tensor);
+            }
+        }
+        used.extend(held.into_values());
+        Ok(used)
+    }
+
+    fn run_step(&mut self, at: usize) -> Result<()> {
+        if let Some(replay) = self.entries[at].replay {
+            return self.device.replay(replay);
+        }
+        // The first run loads what is loaded lazily; the second is captured.
+        if self.entries[at].runs > 0 {
+            let (device, mut held) = (Rc::clone(&self.device), Vec::new());
+            let entry = &self.entries[at];
+            let captured = device.capture(&mut || {
+                held = self.queue(entry)?;
+                Ok(())
+            })?;
+            if let Some(replay) = captured {
+                let entry = &mut self.entries[at];
+                (entry.replay, entry.held) = (Some(replay), held);
+                return self.device.replay(replay);
+            }
+        }
+        self.queue(&self.entries[at])?;
+        self.entries[at].runs += 1;
+        Ok(())
+    }
+
+    /// Puts the frames of a slot on the device; gives their address.
+    fn stage(&mut self, slot: usize, bytes: usize) -> Result<u64> {
+        let state = &mut self.slots[slot];
+        if let Some((address, room)) = state.staging
+            && room >= bytes
+        {
+            return Ok(address);
+        }
+        if let Some((address, _)) = state.staging.take() {
+            self.device.synchronize()?;
+            self.device.free(address);
+        }
+        state.staged = false;
+        let address = self.device.allocate(bytes.max(1))?;
+        state.staging = Some((address, bytes));
+        Ok(address)
+    }
+
+    fn run_steps(&mut self, at: usize, times: usize) -> Result<()> {
+        let (inputs, outputs) = (self.entries[at].inputs.clone(), self.entries[at].outputs.clone());
+        for &slot in &inputs {
+            let bytes = self.slots[slot].frames.len();
+            let address = self.stage(slot, bytes)?;
+            let state = &mut self.slots[slot];
+            if !std::mem::replace(&mut state.staged, true) {
+                self.device.upload(address, &state.frames)?;
+            }
+        }
+        let mut results = Vec::new();
+        for &slot in &outputs {
+            results.push(self.stage(slot, self.slots[slot].bytes * times)?);
+        }
+        for step in 0..times {
+            for &slot in &inputs {
+                let state = &self.slots[slot];
+                let frame = if state.frame_count() == 1 { 0 } else { step };
+                if let Some((address, _)) = state.staging
+                    && (step == 0 || frame > 0)
+                {
+                    let from = address + (frame * state.bytes) as u64;
+                    self.device.copy(from, state.address, state.bytes)?;
+                }
+            }
+            self.run_step(at)?;
+            for (&slot, address) in outputs.iter().zip(&results) {
+                let state = &self.slots[slot];
+                let to = address + (step * state.bytes) as u64;
+                self.device.copy(state.address, to, state.bytes)?;
+            }
+        }
+        for (&slot, address) in outputs.iter().zip(&results) {
+            let mut frames = vec![0; self.slots[slot].bytes * times];
+            self.device.download(*address, &mut frames)?;
+            self.slots[slot].frames = frames;
+        }
+        self.device.synchronize()
+    }
+
+    fn slot(&self, id: SlotId) -> Result<&Slot> {
+        let count = self.slots.len();
+        self.slots.get(id.index()).ok_or(Error::UnknownSlot { index: id.index(), count })
+    }
+}
+
+impl Engine for DeviceEngine {
+    fn write(&mut self, slot: SlotId, bytes: &[u8]) -> Result<()> {
+        let state = self.slot(slot)?;
+        let frame = state.bytes;
+        let frames = bytes.len().checked_div(frame).unwrap_or(1);
+        let whole = frames * frame == bytes.len() && frames > 0;
+        let fits = match state.kind {
+            SlotKind::Output => {
+                return Err(Error::NotWritable { slot: state.name.clone() });
+            }
+            SlotKind::State => whole && frames == 1,
+            SlotKind::Input => whole,
+        };
+        if !fits {
+            let (slot, found) = (state.name.clone(), bytes.len());
+            return Err(Error::WrongSize { slot, frame, found });
+        }
+        if state.kind == SlotKind::Input {
+            let state = &mut self.slots[slot.index()];
+            state.frames.clear();
+            state.frames.extend_from_slice(bytes);
+            state.staged = false;
+            return Ok(());
+        }
+        self.device.upload(state.address, bytes)
+    }
+
+    fn read(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()> {
+        let state = self.slot(slot)?;
+        let (frame, found) = (state.bytes, bytes.len());
+        let whole = found.checked_rem(frame).unwrap_or(found) == 0;
+        // An output that no run has written is one frame of zeros.
+        let fresh = state.kind == SlotKind::Output && state.frames.is_empty();
+        let stored = if fresh { frame } else { state.frames.len() };
+        if state.kind == SlotKind::Input && state.frames.is_empty() && frame > 0 {
+            let slot = state.name.clone();
+            return Err(Error::MissingFrames { slot, found: 0, times: 1 });
+        }
+        let fits = match state.kind {
+            SlotKind::State => found == frame,
+            _ => whole && found >= frame && found <= stored,
+        };
+        if !fits {
+            return Err(Error::WrongSize { slot: state.name.clone(), frame, found });
+        }
+        match state.kind {
+            SlotKind::State => self.device.download(state.address, bytes)?,
+            _ if fresh => bytes.fill(0),
+            _ => bytes.copy_from_slice(&state.frames[stored - found..]),
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, entry: EntryId, times: usize) -> Result<()> {
+        let (index, count) = (entry.index(), self.entries.len());
+        let Some(entry) = self.entries.get(index) else {
+            return Err(Error::UnknownEntry { index, count });
+        };
+        if times == 0 {
+            return Ok(());
+        }
+        for &at in &entry.inputs {
+            let state = &self.slots[at];
+            let found = state.frame_count();
+            if state.bytes > 0 && found != 1 && found != times {
+                return Err(Error::MissingFrames { slot: state.name.clone(), found, times });
+            }
+        }
+        self.run_steps(index, times)
+    }
+
+    fn report(&self) -> Report {
+        let staging: usize =
+            self.slots.iter().filter_map(|slot| slot.staging).map(|(_, bytes)| bytes).sum();
+        let mut notes = Vec::new();
+        for entry in &self.entries {
+            let kernels = entry.instructions.len();
+            let replayed = if entry.replay.is_some() { ", replayed" } else { "" };
+            notes.push(format!("{}: {kernels} launches{replayed}", entry.name));
+        }
+        Report {
+            planned_bytes: self.planned_bytes,
+            allocated_bytes: self.arena.1 + staging + self.device.library_bytes(),
+            notes,
+        }
+    }
+}

@@ -1,0 +1,58 @@
+// A block has 128 x 128 elements: 16 threads side by side have 8 columns each, 16 groups of them
+// have 8 rows each.
+
+// Writes a thread's 8 x 8 codes into the transposed matrix, in which a column of ROWS elements is
+// a row. Through shared memory, so that 16 threads write 128 bytes in a row.
+template <int ROWS>
+DEVICE void store_transposed(const uint2* tile, void* to, uint2* shared, u32 first_row,
+                             u32 first_column) {
+  const u32 side = threadIdx.x % 16, down = threadIdx.x / 16;
+  __syncthreads();
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    // Four columns of eight rows: two transposed blocks of 4 x 4 bytes.
+    u32 column[2][4];
+#pragma unroll
+    for (int part = 0; part < 2; part++) {
+      u32 word[4];
+#pragma unroll
+      for (int r = 0; r < 4; r++) word[r] = half ? tile[4 * part + r].y : tile[4 * part + r].x;
+      const u32 low01 = __byte_perm(word[0], word[1], 0x5140);
+      const u32 low23 = __byte_perm(word[2], word[3], 0x5140);
+      const u32 high01 = __byte_perm(word[0], word[1], 0x7362);
+      const u32 high23 = __byte_perm(word[2], word[3], 0x7362);
+      column[part][0] = __byte_perm(low01, low23, 0x5410);
+      column[part][1] = __byte_perm(low01, low23, 0x7632);
+      column[part][2] = __byte_perm(high01, high23, 0x5410);
+      column[part][3] = __byte_perm(high01, high23, 0x7632);
+    }
+#pragma unroll
+    for (int c = 0; c < 4; c++) {
+      uint2 bytes;
+      bytes.x = column[0][c];
+      bytes.y = column[1][c];
+      // The exclusive or spreads a column of threads over the banks.
+      shared[(side * 8 + half * 4 + c) * 16 + (down ^ side)] = bytes;
+    }
+  }
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < 8; k++) {
+    const u32 own = k * 16 + down;
+    const u64 at = ((u64)(first_column + own) * ROWS + first_row) / 8 + side;
+    ((uint2*)to)[at] = shared[own * 16 + (side ^ (own >> 3))];
+  }
+}
+
+extern "C" __global__ __launch_bounds__(256) void kernel($parameters$) {
+  __shared__ uint2 shared[128 * 16];
+  const u32 first_column = blockIdx.x * 128, first_row = blockIdx.y * 128;
+  const u32 side = threadIdx.x % 16, down = threadIdx.x / 16;
+  $declarations$
+#pragma unroll
+  for (int row = 0; row < 8; row++) {
+    const u64 i = (u64)(first_row + down * 8 + row) * $columns$ + first_column + side * 8;
+    $body$
+  }
+  $writes$
+}

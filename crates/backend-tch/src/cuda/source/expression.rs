@@ -1,0 +1,64 @@
+//! Scalar expressions as CUDA C.
+
+use onesigma_graph::expr::{BinaryOp, Expr, Instr, UnaryOp};
+use std::fmt::Write;
+
+use super::literal;
+
+/// Appends the statements of `expr` to `out` and gives the name of the result. Operand `n` is
+/// the C expression `operands[n]`, the coordinate along axis `a` is `index(a)`; names start with
+/// `prefix`.
+pub(crate) fn emit(
+    out: &mut String,
+    expr: &Expr,
+    prefix: &str,
+    operands: &[String],
+    index: impl Fn(usize) -> String,
+) -> String {
+    let name = |register: u16| format!("{prefix}{register}");
+    for (at, instr) in expr.instrs().iter().enumerate() {
+        let value = match *instr {
+            Instr::Input(n) => operands[usize::from(n)].clone(),
+            Instr::Const(value) => literal(value),
+            Instr::Index(axis) => format!("(float)({})", index(usize::from(axis))),
+            Instr::Unary(op, a) => unary(op, &name(a)),
+            Instr::Binary(op, a, b) => binary(op, &name(a), &name(b)),
+            Instr::Select(c, a, b) => {
+                format!("{} != 0.0f ? {} : {}", name(c), name(a), name(b))
+            }
+        };
+        let _ = writeln!(out, "const float {prefix}{at} = {value};");
+    }
+    format!("{prefix}{}", expr.instrs().len().saturating_sub(1))
+}
+
+fn unary(op: UnaryOp, x: &str) -> String {
+    match op {
+        UnaryOp::Neg => format!("-{x}"),
+        UnaryOp::Abs => format!("fabsf({x})"),
+        UnaryOp::Exp => format!("expf({x})"),
+        UnaryOp::Ln => format!("logf({x})"),
+        UnaryOp::Sqrt => format!("sqrtf({x})"),
+        UnaryOp::Rsqrt => format!("rsqrtf({x})"),
+        UnaryOp::Tanh => format!("hyperbolic_tangent({x})"),
+        UnaryOp::Erf => format!("erff({x})"),
+        UnaryOp::Sigmoid => format!("sigmoid({x})"),
+        // `supports` denies what is not here.
+        _ => "not_a_number(0)".to_owned(),
+    }
+}
+
+fn binary(op: BinaryOp, a: &str, b: &str) -> String {
+    match op {
+        BinaryOp::Add => format!("{a} + {b}"),
+        BinaryOp::Sub => format!("{a} - {b}"),
+        BinaryOp::Mul => format!("{a} * {b}"),
+        BinaryOp::Div => format!("{a} / {b}"),
+        BinaryOp::Min => format!("minimum({a}, {b})"),
+        BinaryOp::Max => format!("maximum({a}, {b})"),
+        BinaryOp::Less => format!("{a} < {b} ? 1.0f : 0.0f"),
+        BinaryOp::LessEqual => format!("{a} <= {b} ? 1.0f : 0.0f"),
+        BinaryOp::Equal => format!("{a} == {b} ? 1.0f : 0.0f"),
+        _ => "not_a_number(0)".to_owned(),
+    }
+}

@@ -1,0 +1,85 @@
+//! Matrix products of any formats and sizes, for those that the tensor cores do not take.
+
+use std::fmt::Write;
+
+use onesigma_graph::DType;
+
+use super::group::{Rounded, emit_rounded};
+use super::{Kernel, codec, fill, parameters};
+
+const TEMPLATE: &str = include_str!("../kernels/matmul.cu");
+
+/// `c [batch, m, n] = alpha a b`, row-major.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Product {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub batch: usize,
+    /// Whether each item of the batch has a right operand of its own.
+    pub right_batched: bool,
+    pub left: DType,
+    pub right: DType,
+    /// The left operand is stored `[m, k]`, else `[k, m]`.
+    pub left_by_k: bool,
+    /// The right operand is stored `[n, k]`, else `[k, n]`.
+    pub right_by_k: bool,
+    pub result: Rounded,
+}
+
+/// The kernel. Parameters: left, right, result, then `seed, step` if it draws.
+pub(crate) fn kernel(op: &Product, label: &str) -> Kernel {
+    let Product { m, n, k, batch, .. } = *op;
+    let place = |by_k: bool, outer: &str, extent: usize| match by_k {
+        true => format!("(u64)({outer}) * {k} + p"),
+        false => format!("(u64)p * {extent} + ({outer})"),
+    };
+    let mut store = String::new();
+    let draws = op.result.draws();
+    if draws {
+        let (bits, stream) = (codec::random_bits(op.result.how), op.result.stream);
+        let _ = writeln!(
+            store,
+            "u32 random[1]; draws<{bits}, 1>(noise_of(seed, step, {stream}u), i, random);"
+        );
+    }
+    store.push_str("u32 code[1]; float rounded;\n");
+    emit_rounded(&mut store, &op.result, "total[r][c]", "code[0]", "rounded", "random[0]");
+    let _ = writeln!(store, "{}", codec::store(op.result.dtype, 1, "y0", "i", "code"));
+    let load = |dtype: DType, from: &str, at: &str| {
+        format!(
+            "u32 code[1]; {} value = {};",
+            codec::load(dtype, 1, from, at, "code"),
+            codec::decode(dtype, "code[0]", false)
+        )
+    };
+    let source = fill(
+        TEMPLATE,
+        &[
+            ("parameters", parameters(2, 1, draws)),
+            ("m", m.to_string()),
+            ("n", n.to_string()),
+            ("k", k.to_string()),
+            ("right_step", if op.right_batched { k * n } else { 0 }.to_string()),
+            (
+                "load_left",
+                load(op.left, "x0", &format!("left_base + {}", place(op.left_by_k, "row", m))),
+            ),
+            (
+                "load_right",
+                load(
+                    op.right,
+                    "x1",
+                    &format!("right_base + {}", place(op.right_by_k, "column", n)),
+                ),
+            ),
+            // Threads walk along the axis that lies together in memory.
+            ("left_by_k", u32::from(op.left_by_k).to_string()),
+            ("right_by_k", u32::from(op.right_by_k).to_string()),
+            ("store", store),
+        ],
+    );
+    let params = 3 + if draws { 2 } else { 0 };
+    let grid = [n.div_ceil(64).max(1) as u32, m.div_ceil(64).max(1) as u32, batch.max(1) as u32];
+    Kernel { label: label.to_owned(), source, params, grid, threads: 256 }
+}
