@@ -337,7 +337,7 @@ pub struct Experiment {
     /// labels and seed.
     pub from: Option<String>,
     /// Whether the weights of finished runs are kept, for experiments that start from them.
-    #[serde(default)]
+    #[serde(default, rename = "keep-weights")]
     pub keep_weights: bool,
     /// Settings of every run, as in a run's `config.toml`.
     pub settings: Table,

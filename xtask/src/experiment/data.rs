@@ -44,10 +44,10 @@ impl DataFolder {
             *path = others(path).to_string_lossy().into_owned();
         }
         for key in ["data", "valid"] {
-            if let Some(Value::String(path)) = settings.get_mut(key).filter(|v| v.is_str()) {
-                if path != "cargo" {
-                    *path = self.root.join(&path).to_string_lossy().into_owned();
-                }
+            if let Some(Value::String(path)) = settings.get_mut(key)
+                && path != "cargo"
+            {
+                *path = self.root.join(&path).to_string_lossy().into_owned();
             }
         }
         settings

@@ -297,7 +297,7 @@ mod tests {
         assert_ne!(run(point, None)?.id, run(&other, None)?.id);
 
         // Seed 7 starts from the source's seed 7, whose labels are among its own.
-        let sources = runs(&experiment, Mode::Full, &[point.clone()], None)?;
+        let sources = runs(&experiment, Mode::Full, std::slice::from_ref(point), None)?;
         let mut source = Source { experiment: "before".into(), runs: sources };
         let begun = run(point, Some(&source))?;
         let init = |run: &Run| run.settings["init_from"].as_str().map(str::to_owned);
