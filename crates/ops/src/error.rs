@@ -84,8 +84,18 @@ pub enum Error {
         /// What the parser said, with line and column.
         reason: String,
     },
+    /// A case of a list failed.
+    #[error("case {number} of {count}: {source}")]
+    CaseOf {
+        /// Its position in the list, from 1.
+        number: usize,
+        /// Length of the list.
+        count: usize,
+        /// Why.
+        source: Box<Error>,
+    },
     /// A rule case is malformed.
-    #[error("case `{op}`: {reason}")]
+    #[error("`{op}`: {reason}")]
     Case {
         /// The case's op.
         op: String,

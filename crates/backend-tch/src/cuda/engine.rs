@@ -12,6 +12,7 @@ use super::fuse::fuse;
 use super::ir::{Entry as Lowered, Home, TensorId};
 use super::lower::lower;
 use super::plan::{Plan, aligned, plan};
+use super::profile::Profile;
 
 /// A slot with its frames.
 struct Slot {
@@ -70,6 +71,7 @@ pub(crate) struct DeviceEngine {
     temporaries: u64,
     arena: (u64, usize),
     planned_bytes: usize,
+    profile: Option<Profile>,
 }
 
 impl Drop for DeviceEngine {
@@ -86,7 +88,8 @@ impl Drop for DeviceEngine {
 }
 
 impl DeviceEngine {
-    pub(crate) fn new(program: &Program, device: Rc<dyn Device>) -> Result<Self> {
+    /// With `profile` every instruction is measured on its own, and nothing is replayed.
+    pub(crate) fn new(program: &Program, device: Rc<dyn Device>, profile: bool) -> Result<Self> {
         program.validate()?;
         let mut entries = Vec::new();
         for entry in program.entries() {
@@ -144,6 +147,7 @@ impl DeviceEngine {
             temporaries: arena + at as u64,
             arena: (arena, bytes),
             planned_bytes: program.arena_bytes(),
+            profile: profile.then(Profile::default),
         };
         engine.prepare()?;
         Ok(engine)
@@ -207,52 +211,67 @@ impl DeviceEngine {
     /// Queues every instruction of an entry; gives what it used of the library's memory.
     fn queue(&self, entry: &Entry) -> Result<Vec<Rc<dyn Held>>> {
         let mut held: HashMap<TensorId, Rc<dyn Held>> = HashMap::new();
-        let mut used = Vec::new();
-        let slot = |slot: Option<usize>| slot.map_or(0, |slot| self.slots[slot].address);
-        let mut arguments: Vec<u64> = Vec::new();
-        for (at, (instruction, ready)) in entry.instructions.iter().zip(&entry.ready).enumerate() {
-            let address = |tensor: TensorId| self.address(entry, tensor, &held);
-            match (&instruction.work, *ready) {
-                (Work::Kernel { kernel, params }, Ready::Kernel(function)) => {
-                    arguments.clear();
-                    arguments.extend(params.iter().map(|param| match *param {
-                        Param::Tensor(tensor) => address(tensor),
-                        Param::Seed => slot(self.seed),
-                        Param::Step => slot(self.step),
-                    }));
-                    self.device.launch(function, kernel, &arguments)?;
+        for (at, instruction) in entry.instructions.iter().enumerate() {
+            match &self.profile {
+                Some(profile) if entry.runs > 0 => {
+                    let time = self.device.time(&mut || self.queue_one(entry, at, &mut held))?;
+                    profile.add(&entry.name, at, &instruction.label, time);
                 }
-                (Work::Product { left, right, out, .. }, Ready::Product(prepared)) => {
-                    let [left, right, out] = [*left, *right, *out].map(address);
-                    self.device.multiply(prepared, left, right, out)?;
-                }
-                (Work::Attention { spec, inputs, out, lse }, _) => {
-                    let made = self.device.attention(spec, inputs.map(address))?;
-                    for (tensor, made) in [*out, *lse].into_iter().zip(made) {
-                        held.insert(tensor, made);
-                    }
-                }
-                (Work::AttentionGrad { spec, inputs, outs }, _) => {
-                    let made = self.device.attention_grad(spec, inputs.map(address))?;
-                    for (tensor, made) in outs.iter().zip(made) {
-                        held.insert(*tensor, made);
-                    }
-                }
-                (Work::Copy { from, to }, _) => {
-                    let bytes = entry.lowered.tensors[*from].bytes();
-                    self.device.copy(address(*from), address(*to), bytes)?;
-                }
-                _ => {}
+                _ => self.queue_one(entry, at, &mut held)?,
             }
             // The library may use memory again as soon as the last reader is queued.
             let dead = |tensor: &TensorId| entry.plan.last[*tensor] <= Some(at);
-            let gone: Vec<TensorId> = held.keys().copied().filter(|tensor| dead(tensor)).collect();
+            let gone: Vec<TensorId> = held.keys().copied().filter(dead).collect();
             for tensor in gone {
                 held.remove(&tensor);
             }
         }
-        used.extend(held.into_values());
-        Ok(used)
+        Ok(held.into_values().collect())
+    }
+
+    fn queue_one(
+        &self,
+        entry: &Entry,
+        at: usize,
+        held: &mut HashMap<TensorId, Rc<dyn Held>>,
+    ) -> Result<()> {
+        let slot = |slot: Option<usize>| slot.map_or(0, |slot| self.slots[slot].address);
+        let address = |tensor: TensorId| self.address(entry, tensor, held);
+        match (&entry.instructions[at].work, entry.ready[at]) {
+            (Work::Kernel { kernel, params }, Ready::Kernel(function)) => {
+                let arguments: Vec<u64> = params
+                    .iter()
+                    .map(|param| match *param {
+                        Param::Tensor(tensor) => address(tensor),
+                        Param::Seed => slot(self.seed),
+                        Param::Step => slot(self.step),
+                    })
+                    .collect();
+                self.device.launch(function, kernel, &arguments)
+            }
+            (Work::Product { left, right, out, .. }, Ready::Product(prepared)) => {
+                let [left, right, out] = [*left, *right, *out].map(address);
+                self.device.multiply(prepared, left, right, out)
+            }
+            (Work::Attention { spec, inputs, out, lse }, _) => {
+                let made = self.device.attention(spec, inputs.map(address))?;
+                held.extend([*out, *lse].into_iter().zip(made));
+                Ok(())
+            }
+            (Work::AttentionGrad { spec, inputs, outs }, _) => {
+                let made = self.device.attention_grad(spec, inputs.map(address))?;
+                held.extend(outs.iter().copied().zip(made));
+                Ok(())
+            }
+            (Work::Copy { from, to }, _) => {
+                let bytes = entry.lowered.tensors[*from].bytes();
+                self.device.copy(address(*from), address(*to), bytes)
+            }
+            (work, _) => {
+                let reason = format!("{work:?} was not prepared");
+                Err(Error::Device { backend: super::NAME.to_owned(), reason })
+            }
+        }
     }
 
     fn run_step(&mut self, at: usize) -> Result<()> {
@@ -260,7 +279,7 @@ impl DeviceEngine {
             return self.device.replay(replay);
         }
         // The first run loads what is loaded lazily; the second is captured.
-        if self.entries[at].runs > 0 {
+        if self.entries[at].runs > 0 && self.profile.is_none() {
             let (device, mut held) = (Rc::clone(&self.device), Vec::new());
             let entry = &self.entries[at];
             let captured = device.capture(&mut || {
@@ -422,6 +441,7 @@ impl Engine for DeviceEngine {
             let replayed = if entry.replay.is_some() { ", replayed" } else { "" };
             notes.push(format!("{}: {kernels} launches{replayed}", entry.name));
         }
+        notes.extend(self.profile.as_ref().map(Profile::table));
         Report {
             planned_bytes: self.planned_bytes,
             allocated_bytes: self.arena.1 + staging + self.device.library_bytes(),

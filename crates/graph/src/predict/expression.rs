@@ -8,7 +8,7 @@
 
 use super::law::Law;
 use super::moments::{Axes, Moments, bits};
-use super::normal::{POINTS, Sequence, grid};
+use super::normal::{POINTS, Sequence, below, grid};
 use crate::expr::{BinaryOp, Expr, Instr, UnaryOp};
 
 /// Hermite coefficients that are kept; the rest of the mean square counts as one more.
@@ -306,12 +306,11 @@ impl<'a> Study<'a> {
         moments: &Moments,
         correlation: &[f64],
     ) -> Stat {
-        let (mean, sigma) = (moments.mean(), moments.sigma());
         let mut coefficients = [0.0; COEFFICIENTS];
         let mut square = 0.0;
         let mut values = vec![0.0; self.variables.len()];
         for node in grid() {
-            values[variable] = mean + sigma * moments.law().at_node(node);
+            values[variable] = moments.element(node.z, || node.below);
             let y = function(&self.registers(&values));
             if !y.is_finite() {
                 continue;
@@ -401,7 +400,7 @@ impl<'a> Study<'a> {
         match &self.variables[variable] {
             Variable::Operand { moments, .. } => {
                 let z = sequence.normal(point, at);
-                moments.mean() + moments.sigma() * moments.law().at_normal(z)
+                moments.element(z, || below(z))
             }
             Variable::Coordinate { extent, .. } => {
                 (sequence.at(point, at) * *extent as f64).floor()
@@ -424,7 +423,7 @@ impl<'a> Study<'a> {
                 let r = correlation[axes];
                 let z = r * sequence.normal(point, at)
                     + (1.0 - r * r).max(0.0).sqrt() * sequence.normal(point, active + at);
-                moments.mean() + moments.sigma() * moments.law().at_normal(z)
+                moments.element(z, || below(z))
             }
             Variable::Coordinate { axis, extent } => {
                 let first = (sequence.at(point, at) * *extent as f64).floor();

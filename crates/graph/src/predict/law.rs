@@ -1,9 +1,10 @@
-//! How the elements of a tensor are distributed around their mean.
+//! How the elements of a tensor are distributed.
 
-use super::normal::{Node, POINTS, Sequence, quantiles};
+use super::Moments;
+use super::normal::{POINTS, Sequence, quantiles};
 use std::sync::Arc;
 
-/// The distribution of a tensor's elements, up to shift and scale.
+/// The distribution of a tensor's elements, up to their [`Moments`](super::Moments).
 #[derive(Clone, PartialEq, Debug, Default)]
 pub enum Law {
     /// Normal: what sums of many independent terms have.
@@ -13,7 +14,7 @@ pub enum Law {
     Points(Arc<Points>),
 }
 
-/// Weighted points in ascending order, with mean 0 and variance 1.
+/// Weighted points in ascending order, in units of their root mean square.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Points {
     values: Vec<f64>,
@@ -33,19 +34,17 @@ impl Law {
     pub(crate) fn of_points(mut points: Vec<(f64, f64)>) -> Self {
         points.retain(|&(value, weight)| value.is_finite() && weight > 0.0);
         let total: f64 = points.iter().map(|&(_, weight)| weight).sum();
-        let mean = points.iter().map(|&(x, w)| x * w).sum::<f64>() / total;
-        let square = points.iter().map(|&(x, w)| w * (x - mean) * (x - mean)).sum::<f64>() / total;
-        let sigma = square.sqrt();
-        let is_constant = sigma.is_nan() || sigma <= 1e-12 * mean.abs();
+        let rms = (points.iter().map(|&(x, w)| w * x * x).sum::<f64>() / total).sqrt();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let is_constant = points.first().map(|p| p.0) == points.last().map(|p| p.0);
         if is_constant {
             return Self::Normal;
         }
-        points.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut law = Points { values: Vec::new(), weights: Vec::new(), below: Vec::new() };
         let mut below = 0.0;
         for (value, weight) in points {
             let weight = weight / total;
-            law.values.push((value - mean) / sigma);
+            law.values.push(value / rms);
             law.weights.push(weight);
             law.below.push(below + 0.5 * weight);
             below += weight;
@@ -73,58 +72,29 @@ impl Law {
         Self::of_values(values)
     }
 
-    /// Parts with their probability, mean and standard deviation.
-    pub(crate) fn mixture(parts: &[(f64, f64, f64, &Self)]) -> Self {
+    /// Parts with their probabilities.
+    pub(crate) fn mixture(parts: &[(f64, &Moments)]) -> Self {
         let mut points = Vec::new();
-        for &(probability, mean, sigma, law) in parts {
-            match law {
-                _ if sigma <= 0.0 => points.push((mean, probability)),
-                Self::Normal => points.extend(
-                    quantiles().iter().map(|z| (mean + sigma * z, probability / POINTS as f64)),
-                ),
-                Self::Points(law) => points.extend(
-                    law.values
+        for &(probability, part) in parts {
+            match part.law().points() {
+                None => points.extend(
+                    quantiles()
                         .iter()
-                        .zip(&law.weights)
-                        .map(|(x, w)| (mean + sigma * x, probability * w)),
+                        .map(|z| (part.mean() + part.sigma() * z, probability / POINTS as f64)),
                 ),
+                Some(law) => {
+                    points.extend(law.map(|(x, w)| (part.rms() * x, probability * w)));
+                }
             }
         }
         // Not needed beyond this resolution, and mixtures of mixtures must not grow.
-        if points.len() > 4 * POINTS {
-            let whole = Self::of_points(points);
-            let sorted: Vec<f64> =
-                (0..POINTS).map(|i| whole.at((i as f64 + 0.5) / POINTS as f64)).collect();
-            return Self::of_values(sorted);
+        if points.len() > 4 * POINTS
+            && let Self::Points(whole) = Self::of_points(points.clone())
+        {
+            let even = (0..POINTS).map(|i| whole.at((i as f64 + 0.5) / POINTS as f64));
+            return Self::of_values(even.collect());
         }
         Self::of_points(points)
-    }
-
-    /// The value with this probability below it, of mean 0 and variance 1.
-    fn at(&self, probability: f64) -> f64 {
-        match self {
-            Self::Normal => {
-                let last = POINTS - 1;
-                quantiles()[((probability * POINTS as f64) as usize).min(last)]
-            }
-            Self::Points(law) => law.at(probability),
-        }
-    }
-
-    /// The value that a node of the normal grid stands for.
-    pub(crate) fn at_node(&self, node: &Node) -> f64 {
-        match self {
-            Self::Normal => node.z,
-            Self::Points(law) => law.at(node.below),
-        }
-    }
-
-    /// The value that a normal number `z` with probability `below` below it stands for.
-    pub(crate) fn at_normal(&self, z: f64) -> f64 {
-        match self {
-            Self::Normal => z,
-            Self::Points(law) => law.at(super::normal::below(z)),
-        }
     }
 
     /// Points and weights; `None` for the normal law.
@@ -137,7 +107,8 @@ impl Law {
 }
 
 impl Points {
-    fn at(&self, probability: f64) -> f64 {
+    /// The point with this probability below it, in units of the root mean square.
+    pub(crate) fn at(&self, probability: f64) -> f64 {
         let next = self.below.partition_point(|&below| below < probability);
         let Some(previous) = next.checked_sub(1) else { return self.values[0] };
         let Some(&high) = self.values.get(next) else { return self.values[previous] };
@@ -152,11 +123,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn points_are_standardised_and_keep_their_order() {
-        let law = Law::of_points(vec![(5.0, 0.25), (1.0, 0.75)]);
-        // Mean 2, variance 3.
-        assert!((law.at(0.9) - 3.0 / 3f64.sqrt()).abs() < 1e-12);
-        assert!((law.at(0.1) + 1.0 / 3f64.sqrt()).abs() < 1e-12);
+    fn points_are_normalised_and_keep_their_zeros() {
+        let Law::Points(law) = Law::of_points(vec![(6.0, 0.25), (0.0, 0.75)]) else {
+            unreachable!("two points");
+        };
+        // Mean square 9.
+        assert!((law.at(0.9) - 2.0).abs() < 1e-12);
+        assert_eq!(law.at(0.1), 0.0);
         assert_eq!(Law::of_values(vec![2.0; 7]), Law::Normal);
     }
 

@@ -3,7 +3,7 @@
 use super::Ids;
 use super::law::Law;
 use super::moments::{Axes, Moments};
-use super::normal::quantiles;
+use super::normal::{POINTS, Sequence, below, quantiles};
 use super::softmax::{log_sum_exp, overlap, participation};
 use crate::Shape;
 
@@ -66,15 +66,12 @@ pub(crate) fn softmax_grad(s: &Moments, dy: &Moments) -> Option<Moments> {
     let n = *s.dims().last()? as f64;
     let last = 1 << (s.dims().len() - 1);
     // Elements of s times elements of dy.
-    let points: Vec<f64> = {
-        let sequence = super::normal::Sequence::new(2);
-        let draw = |law: &Law, axis, point| law.at_normal(sequence.normal(point, axis));
-        (0..super::normal::POINTS)
-            .map(|point| {
-                (s.mean() + s.sigma() * draw(s.law(), 0, point)) * draw(dy.law(), 1, point)
-            })
-            .collect()
+    let sequence = Sequence::new(2);
+    let draw = |moments: &Moments, point, axis| {
+        let z = sequence.normal(point, axis);
+        moments.element(z, || below(z))
     };
+    let points = (0..POINTS).map(|point| draw(s, point, 0) * draw(dy, point, 1)).collect();
     Moments::new(s.dims(), 0.0, Law::of_values(points), |axes| {
         let rows = axes & !last;
         let own = (dy.pair(rows) - dy.pair(rows | last)).max(0.0);
@@ -98,7 +95,7 @@ pub(crate) fn cross_entropy(x: &Moments, mult: f64, mean: bool) -> Option<Moment
 /// `(softmax(mult x) - onehot) d_loss`, times the weight of a row.
 pub(crate) fn cross_entropy_grad(
     x: &Moments,
-    targets: Ids,
+    targets: &Ids,
     d_loss: &Moments,
     mult: f64,
     mean: bool,
@@ -115,7 +112,7 @@ pub(crate) fn cross_entropy_grad(
         .collect();
     let gradient = Moments::new(x.dims(), 0.0, Law::of_points(points), |axes| {
         let apart = axes & !logits.last;
-        let target = if apart == 0 { 1.0 } else { targets.collision };
+        let target = if apart == 0 { 1.0 } else { targets.collision() };
         let pair = (logits.overlap(axes) - 2.0 / n + target) / n;
         // Each row sums to zero.
         if axes & logits.last == 0 { pair } else { -pair / (n - 1.0).max(1.0) }

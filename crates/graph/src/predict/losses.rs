@@ -39,7 +39,7 @@ pub fn losses(moments: &Moments, format: Format) -> Losses {
         Law::Normal => of_normal(mean, sigma, format),
         Law::Points(_) => {
             let points = moments.law().points().into_iter().flatten();
-            of_points(points.map(|(x, weight)| (mean + sigma * x, weight)), format)
+            of_points(points.map(|(x, weight)| (moments.rms() * x, weight)), format)
         }
     }
 }

@@ -17,7 +17,7 @@
 //!    elements are joined by a normal copula.
 //! 4. Logits of a softmax are normal and independent from key to key, up to what a row shares.
 //! 5. Norms divide by the expected root mean square: the fluctuation of a row's own is left out.
-//! 6. Token ids are alike with a given probability, independently of each other.
+//! 6. Token ids are drawn with given frequencies, independently of each other.
 //! 7. Rounding changes nothing.
 
 mod attention;
@@ -38,21 +38,47 @@ pub use moments::{Axes, Moments};
 
 use crate::{Graph, Op, SlotId, ValueId};
 use std::collections::HashMap;
+use std::sync::Arc;
 
-/// What is known of integer ids.
-#[derive(Clone, Copy, PartialEq, Debug)]
+/// What is known of integer ids: how frequent each is.
+#[derive(Clone, PartialEq, Debug)]
 pub struct Ids {
-    /// Number of different ids.
-    pub count: usize,
-    /// Probability that two of them are equal: 1/count if all are equally frequent, the sum of
-    /// squared frequencies else.
-    pub collision: f64,
+    frequencies: Arc<[f64]>,
+    collision: f64,
 }
 
 impl Ids {
-    /// Equally frequent ids.
+    /// Equally frequent ids `0 .. count`.
     pub fn uniform(count: usize) -> Self {
-        Self { count, collision: 1.0 / count.max(1) as f64 }
+        Self::counted(&vec![1; count.max(1)])
+    }
+
+    /// Ids as frequent as in a sample: `counts[id]` of it are `id`. One that does not occur at all
+    /// counts as uniform.
+    pub fn counted(counts: &[u64]) -> Self {
+        let total: u64 = counts.iter().sum();
+        if total == 0 {
+            return Self::uniform(counts.len());
+        }
+        let frequencies: Arc<[f64]> =
+            counts.iter().map(|&count| count as f64 / total as f64).collect();
+        let collision = frequencies.iter().map(|p| p * p).sum();
+        Self { frequencies, collision }
+    }
+
+    /// Number of different ids.
+    pub fn count(&self) -> usize {
+        self.frequencies.len()
+    }
+
+    /// Probability of each id.
+    pub fn frequencies(&self) -> &[f64] {
+        &self.frequencies
+    }
+
+    /// Probability that two independent ids are equal.
+    pub fn collision(&self) -> f64 {
+        self.collision
     }
 }
 
@@ -112,11 +138,11 @@ pub fn predict(graph: &Graph, known: &Known) -> Prediction {
             let shape = &graph.values()[output].shape;
             let fits = |moments: &&Moments| moments.dims() == shape.dims();
             values[output] = known.values.get(&slot).filter(fits).cloned();
-            ids[output] = known.ids.get(&slot).copied();
+            ids[output] = known.ids.get(&slot).cloned();
             continue;
         }
         if node.op.is_movement() {
-            ids[node.outputs[0].index()] = ids[node.inputs[0].index()];
+            ids[node.outputs[0].index()] = ids[node.inputs[0].index()].clone();
         }
         let results = rules::Rule { graph, node, values: &values, ids: &ids }.results();
         for (output, result) in node.outputs.iter().zip(results.unwrap_or_default()) {

@@ -93,6 +93,15 @@ impl Moments {
         self.pairs[axes]
     }
 
+    /// The element that stands where a standard normal number `z`, with probability `below` below
+    /// it, would stand.
+    pub(crate) fn element(&self, z: f64, below: impl FnOnce() -> f64) -> f64 {
+        match &self.law {
+            Law::Normal => self.mean + self.sigma() * z,
+            Law::Points(points) => self.rms() * points.at(below()),
+        }
+    }
+
     /// How the elements are distributed.
     pub fn law(&self) -> &Law {
         &self.law

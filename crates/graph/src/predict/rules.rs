@@ -26,8 +26,8 @@ impl Rule<'_> {
 
     /// What is known of an operand of ids, which choose from `count` rows.
     pub(crate) fn ids(&self, operand: usize, count: usize) -> Ids {
-        let known = self.node.inputs.get(operand).and_then(|input| self.ids[input.index()]);
-        known.unwrap_or(Ids::uniform(count))
+        let known = self.node.inputs.get(operand).and_then(|input| self.ids[input.index()].clone());
+        known.unwrap_or_else(|| Ids::uniform(count))
     }
 
     /// One entry for each result; `None` if an operand is unknown.
@@ -80,7 +80,7 @@ impl Rule<'_> {
             Op::CrossEntropyGrad { mult, mean } => {
                 let classes = self.x(0)?.dims().last().copied()?;
                 let ids = self.ids(1, classes);
-                one(loss::cross_entropy_grad(self.x(0)?, ids, self.x(2)?, *mult, *mean))
+                one(loss::cross_entropy_grad(self.x(0)?, &ids, self.x(2)?, *mult, *mean))
             }
             Op::AdamW(config) => Some(self.scaled(update::adam_w(self, config)?)),
         }
@@ -96,8 +96,8 @@ impl Rule<'_> {
         let ids: Vec<Moments> = inputs
             .iter()
             .map(|input| {
-                let ids = self.ids[input.index()].unwrap_or(Ids { count: 1, collision: 1.0 });
-                id_moments(self.shape(*input), ids)
+                let ids = self.ids[input.index()].clone().unwrap_or_else(|| Ids::uniform(1));
+                id_moments(self.shape(*input), &ids)
             })
             .collect::<Option<_>>()?;
         let operands: Vec<&Moments> = inputs
@@ -147,7 +147,7 @@ impl Rule<'_> {
             if axes & !last == 0 {
                 return table.pair(column);
             }
-            ids.collision * table.pair(column) + (1.0 - ids.collision) * table.pair(column | 1)
+            ids.collision() * table.pair(column) + (1.0 - ids.collision()) * table.pair(column | 1)
         })
     }
 
@@ -168,16 +168,20 @@ impl Rule<'_> {
         let total: f64 = (0..last).map(|axis| updates.extent(axis)).product();
         let dims = self.shape(self.node.outputs[0]).dims();
         let mean = updates.mean() * total / rows;
-        // A row gets as many updates as its id is frequent.
-        let deviations = frequencies(ids, total, rows);
-        Moments::new(dims, mean, Law::of_deviations(&deviations), |axes| {
+        let apart: f64 = subsets(positions)
+            .filter(|&apart| apart != 0)
+            .map(|apart| count(apart) * updates.pair(apart))
+            .sum::<f64>()
+            / (total - 1.0).max(1.0);
+        let law = row_law(&ids, total, updates.pair(0), apart);
+        Moments::new(dims, mean, law, |axes| {
             let column = if axes & 0b10 != 0 { 1 << last } else { 0 };
             let same_row = axes & 1 == 0;
             let share = |apart: bool| match (apart, same_row) {
                 (false, true) => 1.0 / rows,
                 (false, false) => 0.0,
-                (true, true) => ids.collision / rows,
-                (true, false) => (1.0 - ids.collision) / (rows * (rows - 1.0).max(1.0)),
+                (true, true) => ids.collision() / rows,
+                (true, false) => (1.0 - ids.collision()) / (rows * (rows - 1.0).max(1.0)),
             };
             subsets(positions)
                 .map(|apart| {
@@ -194,8 +198,7 @@ impl Rule<'_> {
         let total = dims[axis] as f64;
         let share = |part: &Moments| part.extent(axis) / total;
         let mean = parts.iter().map(|part| share(part) * part.mean()).sum();
-        let mixed: Vec<_> =
-            parts.iter().map(|part| (share(part), part.mean(), part.sigma(), part.law())).collect();
+        let mixed: Vec<_> = parts.iter().map(|part| (share(part), *part)).collect();
         Moments::new(dims, mean, Law::mixture(&mixed), |axes| {
             if axes >> axis & 1 == 0 {
                 return parts.iter().map(|part| share(part) * part.pair(axes)).sum();
@@ -214,35 +217,37 @@ impl Rule<'_> {
 }
 
 /// Ids as numbers, for expressions that compare them.
-fn id_moments(shape: &Shape, ids: Ids) -> Option<Moments> {
-    let count = ids.count.max(1) as f64;
-    let (mean, sigma) = ((count - 1.0) / 2.0, ((count * count - 1.0) / 12.0).sqrt());
-    let values = (0..ids.count.clamp(1, 4096)).map(|id| id as f64).collect();
-    let law = Law::of_values(values);
-    Moments::new(shape.dims(), mean, law, |axes| {
-        let variance = sigma * sigma;
-        mean * mean + if axes == 0 { variance } else { variance * ids.collision }
+fn id_moments(shape: &Shape, ids: &Ids) -> Option<Moments> {
+    let points: Vec<(f64, f64)> =
+        ids.frequencies().iter().enumerate().map(|(id, &p)| (id as f64, p)).collect();
+    let mean: f64 = points.iter().map(|(id, p)| id * p).sum();
+    let variance: f64 = points.iter().map(|(id, p)| p * (id - mean).powi(2)).sum();
+    Moments::new(shape.dims(), mean, Law::of_points(points), |axes| {
+        mean * mean + if axes == 0 { variance } else { 0.0 }
     })
 }
 
-/// Standard deviation of the sum in a row against one update's, and its probability, when
-/// `total` updates of mean 0 fall on rows as Poisson numbers.
-fn frequencies(ids: Ids, total: f64, rows: f64) -> Vec<(f64, f64)> {
-    let rate = total / rows;
-    // With uneven frequencies, as many rows as look equally frequent share the updates.
-    let busy = (1.0 / (ids.collision * rows)).clamp(1.0 / rows, 1.0);
-    let rate = rate / busy;
-    if rate > 200.0 {
-        return vec![(busy, 1.0), (1.0 - busy, 0.0)];
+/// The law of sums of `total` updates by row: a row of probability `p` gets a Poisson number of
+/// them, `n` with energy `n own + n (n-1) apart`.
+fn row_law(ids: &Ids, total: f64, own: f64, apart: f64) -> Law {
+    let energy = |n: f64| (n * own + n * (n - 1.0).max(0.0) * apart).max(0.0).sqrt();
+    let each = 1.0 / ids.count() as f64;
+    let mut deviations = Vec::new();
+    for &p in ids.frequencies() {
+        let rate = total * p;
+        if rate > 30.0 {
+            deviations.push((each, energy(rate)));
+            continue;
+        }
+        let mut probability = each * (-rate).exp();
+        for hits in 0..80 {
+            if probability > 1e-6 * each {
+                deviations.push((probability, energy(f64::from(hits))));
+            }
+            probability *= rate / f64::from(hits + 1);
+        }
     }
-    let mut deviations = vec![(1.0 - busy, 0.0)];
-    let mut probability = (-rate).exp();
-    for hits in 0..400 {
-        deviations.push((busy * probability, f64::from(hits).sqrt()));
-        probability *= rate / f64::from(hits + 1);
-    }
-    deviations.retain(|&(probability, _)| probability > 1e-9);
-    deviations
+    Law::of_deviations(&deviations)
 }
 
 fn random(distribution: Distribution, shape: &Shape) -> Option<Moments> {

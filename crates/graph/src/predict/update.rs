@@ -2,7 +2,7 @@
 
 use super::law::Law;
 use super::moments::{Axes, Moments};
-use super::normal::{POINTS, Sequence};
+use super::normal::{POINTS, Sequence, below};
 use super::rules::Rule;
 use crate::AdamWConfig;
 
@@ -73,7 +73,7 @@ impl Draws {
             .map(|point| {
                 let draw = |moments: &Moments, axis| {
                     let z = sequence.normal(point, axis);
-                    moments.mean() + moments.sigma() * moments.law().at_normal(z)
+                    moments.element(z, || below(z))
                 };
                 [draw(g, 0), draw(m, 1), draw(v, 2).max(0.0)]
             })

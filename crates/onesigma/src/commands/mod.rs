@@ -8,6 +8,8 @@ mod completions;
 mod eval;
 mod formats;
 mod generate;
+mod prepare;
+mod profile;
 mod rules;
 mod run;
 mod settings;
@@ -35,7 +37,7 @@ Set ONESIGMA_LOG=debug to see what the library does.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Train a GPT, or continue a run
+    /// Train a GPT or a BERT, or continue a run
     Train(train::Arguments),
     /// Measure the validation loss of a run
     Eval(eval::Arguments),
