@@ -140,7 +140,7 @@ fn scales_are_as_expected() {
         let pairs = pairs(recipe, uneven);
         assert!(pairs.len() >= 250, "{}", pairs.len());
         let name = format!("{recipe}, uneven tokens: {uneven}");
-        for (share, bound) in [(0.5, 1.04), (0.9, 1.3), (1.0, 3.2)] {
+        for (share, bound) in [(0.5, 1.1), (0.9, 1.4), (1.0, 3.2)] {
             let found = quantile(pairs.iter().map(Pair::factor).collect(), share);
             assert!(found < bound, "{name}: {share} of the tensors within {found}, not {bound}");
         }
