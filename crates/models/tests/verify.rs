@@ -56,8 +56,11 @@ fn gpt_cases() -> Vec<Case> {
         ("tied", GptConfig { tie_word_embeddings: Some(true), ..base.clone() }),
         ("llama", llama.clone()),
         ("tied llama", GptConfig { tie_word_embeddings: Some(true), ..llama }),
-        ("post-norm", GptConfig { norm_position: NormPosition::Post, ..base.clone() }),
-        ("branch-end norm", GptConfig { norm_position: NormPosition::BranchEnd, ..base.clone() }),
+        ("post-norm", GptConfig { norm_position: Some(NormPosition::Post), ..base.clone() }),
+        (
+            "branch-end norm",
+            GptConfig { norm_position: Some(NormPosition::BranchEnd), ..base.clone() },
+        ),
         ("odd widths", GptConfig { n_inner: Some(20), residual_mult: 0.5, ..base }),
     ];
     let mut cases = Vec::new();
@@ -125,10 +128,10 @@ fn bert_cases() -> Vec<Case> {
                         BertTask::PreTraining => bert_pre_training_loss(
                             graph, params, c, p, inputs, masked, labels, true,
                         ),
-                        BertTask::Classification => {
-                            bert_classification_loss(graph, params, c, p, inputs, labels, true)
-                        }
-                        _ => bert_span_loss(graph, params, c, p, inputs, x[7], true),
+                        BertTask::Classification => bert_classification_loss(
+                            graph, params, c, p, inputs, labels, None, true,
+                        ),
+                        _ => bert_span_loss(graph, params, c, p, inputs, x[7], None, true),
                     };
                     Ok(out?.loss)
                 });
