@@ -14,6 +14,7 @@
 use std::process::Command;
 use std::time::Instant;
 
+use onesigma_backend::profile::Profile;
 use onesigma_backend::{Backend, Engine};
 use onesigma_backend_cpu::CpuBackend;
 use onesigma_format::{Format, Noise, philox};
@@ -222,12 +223,15 @@ fn measure(name: &str, profile: bool, compare: bool) -> onesigma_backend::Result
         return Ok(());
     };
     let program = program(&recipe)?;
-    let backend = if profile { CpuBackend::new().profiled() } else { CpuBackend::new() };
+    let backend = CpuBackend::new();
     let mut engine = backend.compile(&program)?;
     prepare(&program, &mut *engine)?;
     let entry = program.find_entry("train_step")?;
     let mut times = Vec::new();
     for step in 0..STEPS + 4 {
+        if profile && step == 4 {
+            engine.record();
+        }
         let start = Instant::now();
         engine.run(entry, 1)?;
         if step >= 4 {
@@ -246,7 +250,8 @@ fn measure(name: &str, profile: bool, compare: bool) -> onesigma_backend::Result
         backend.caps().device,
     );
     if profile {
-        println!("{}", engine.report().notes.join("\n"));
+        let (spans, limits) = (engine.take_spans(), backend.limits());
+        println!("{}", Profile::new(&program, &spans, limits.as_ref())?.table());
     }
     if compare && let Some(peer) = peer() {
         println!("       {peer:8.1} ms PyTorch f32 eager: ratio {:.2}", median / peer);

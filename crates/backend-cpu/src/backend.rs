@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use onesigma_backend::{Backend, Caps, Engine, Error, Result, Support};
+use onesigma_backend::{Backend, Caps, Device, Engine, Error, Result, Support};
 use onesigma_graph::{DType, Op, Program};
 
 use crate::Isa;
@@ -24,7 +24,6 @@ pub(crate) const NAME: &str = "cpu";
 #[derive(Clone, Debug, Default)]
 pub struct CpuBackend {
     pool: Option<Arc<rayon::ThreadPool>>,
-    profile: bool,
 }
 
 impl CpuBackend {
@@ -43,12 +42,7 @@ impl CpuBackend {
             .thread_name(|at| format!("onesigma-cpu-{at}"))
             .build()
             .map_err(|error| Error::Device { backend: NAME.into(), reason: error.to_string() })?;
-        Ok(Self { pool: Some(Arc::new(pool)), profile: false })
-    }
-
-    /// Engines measure every instruction and list the times in the notes of their report.
-    pub fn profiled(self) -> Self {
-        Self { profile: true, ..self }
+        Ok(Self { pool: Some(Arc::new(pool)) })
     }
 
     fn threads(&self) -> usize {
@@ -74,8 +68,16 @@ impl Backend for CpuBackend {
         supports(op, inputs, output)
     }
 
+    fn limits(&self) -> Option<Device> {
+        let measure = || crate::limits::measure(memory_bytes().unwrap_or_default());
+        Some(match &self.pool {
+            Some(pool) => pool.install(measure),
+            None => measure(),
+        })
+    }
+
     fn compile(&self, program: &Program) -> Result<Box<dyn Engine>> {
-        let engine = CpuEngine::new(program, self.pool.clone(), memory_bytes(), self.profile)?;
+        let engine = CpuEngine::new(program, self.pool.clone(), memory_bytes())?;
         Ok(Box::new(engine))
     }
 }

@@ -1,8 +1,9 @@
 //! A compiled program with its memory: writes and reads slots, runs entries.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use onesigma_backend::{Engine, Error, Report, Result};
+use onesigma_backend::{Engine, Error, Report, Result, Span};
 use onesigma_graph::{EntryId, Op, Place, Program, SlotId, SlotKind};
 
 use crate::arena::Arena;
@@ -10,7 +11,7 @@ use crate::backend::NAME;
 use crate::execute::{StepKey, execute};
 use crate::instruction::{Instruction, compile};
 use crate::parallel::level_scratch;
-use crate::profile::Profile;
+use crate::profile::Recorder;
 
 struct Slot {
     name: String,
@@ -55,7 +56,7 @@ pub(crate) struct CpuEngine {
     pool: Option<Arc<rayon::ThreadPool>>,
     staging: Vec<u8>,
     planned_bytes: usize,
-    profile: Option<Profile>,
+    recorder: Option<Recorder>,
 }
 
 impl CpuEngine {
@@ -63,7 +64,6 @@ impl CpuEngine {
         program: &Program,
         pool: Option<Arc<rayon::ThreadPool>>,
         available: Option<u64>,
-        profile: bool,
     ) -> Result<Self> {
         program.validate()?;
         let needed = program.arena_bytes() as u64;
@@ -129,7 +129,7 @@ impl CpuEngine {
             pool,
             staging: Vec::new(),
             planned_bytes: program.arena_bytes(),
-            profile: profile.then(Profile::default),
+            recorder: None,
         })
     }
 
@@ -168,15 +168,15 @@ impl CpuEngine {
         let key = StepKey { seed: self.words(self.seed), step };
         let memory = self.arena.memory();
         for instruction in &self.entries[entry].instructions {
-            let start = self.profile.as_ref().map(|_| std::time::Instant::now());
+            let start = self.recorder.as_ref().map(|_| Instant::now());
             // SAFETY: the arena belongs to `self`, which is borrowed mutably, and the program was
             // validated when the engine was made.
             unsafe { execute(instruction, memory, key) }.map_err(|error| Error::Device {
                 backend: NAME.to_owned(),
                 reason: format!("{}: {error}", instruction.label),
             })?;
-            if let (Some(profile), Some(start)) = (&mut self.profile, start) {
-                profile.add(instruction, start.elapsed());
+            if let (Some(recorder), Some(start)) = (&mut self.recorder, start) {
+                recorder.add(EntryId::new(entry), instruction.node, start);
             }
         }
         self.finish_writes(entry);
@@ -292,12 +292,20 @@ impl Engine for CpuEngine {
     fn report(&self) -> Report {
         let frames: usize = self.slots.iter().map(|slot| slot.frames.capacity()).sum();
         let scratch = crate::parallel::scratch_bytes();
-        let mut notes = vec![format!("kernels for {:?}", crate::Isa::current())];
-        notes.extend(self.profile.as_ref().map(Profile::table));
+        let notes = vec![format!("kernels for {:?}", crate::Isa::current())];
         Report {
             planned_bytes: self.planned_bytes,
             allocated_bytes: self.planned_bytes + frames + self.staging.capacity() + scratch,
             notes,
         }
+    }
+
+    fn record(&mut self) -> bool {
+        self.recorder = Some(Recorder::default());
+        true
+    }
+
+    fn take_spans(&mut self) -> Vec<Span> {
+        self.recorder.take().map(Recorder::into_spans).unwrap_or_default()
     }
 }

@@ -103,6 +103,8 @@ pub(crate) struct Instruction {
     pub(crate) inputs: Vec<Operand>,
     pub(crate) outputs: Vec<Target>,
     pub(crate) stream: u32,
+    /// Index of the node in its graph.
+    pub(crate) node: usize,
     /// Op, types and sizes, for messages and profiles.
     pub(crate) label: String,
 }
@@ -200,7 +202,9 @@ pub(crate) fn compile(entry: &ProgramEntry, node: &Node) -> Result<Option<Instru
     let sizes: Vec<String> =
         node.inputs.iter().chain(&node.outputs).map(|&id| graph.value(id).describe()).collect();
     let label = format!("{} {} {}", node.op.name(), node.op.attributes(), sizes.join(", "));
-    Ok(Some(Instruction { kind, inputs, outputs, stream: node.stream, label }))
+    let stream = node.stream;
+    let node = graph.value(node.outputs[0]).producer.index();
+    Ok(Some(Instruction { kind, inputs, outputs, stream, node, label }))
 }
 
 fn kind(

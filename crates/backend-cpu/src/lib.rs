@@ -17,6 +17,7 @@ mod execute;
 mod expression;
 pub mod gemm;
 mod instruction;
+mod limits;
 mod map;
 mod math;
 pub mod movement;

@@ -13,6 +13,7 @@ mod error;
 pub mod executor;
 pub mod kernels;
 pub mod null;
+pub mod profile;
 pub mod reference;
 
 pub use error::{Error, Result};
@@ -47,6 +48,19 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
+/// The time that one node of a run took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    /// The entry that ran.
+    pub entry: EntryId,
+    /// Index of the node in the entry's graph.
+    pub node: usize,
+    /// When it began, from the first span on.
+    pub start: std::time::Duration,
+    /// How long it took.
+    pub elapsed: std::time::Duration,
+}
+
 /// A kind of device that can run programs.
 pub trait Backend {
     /// Short name: `cpu`.
@@ -57,6 +71,12 @@ pub trait Backend {
 
     /// Whether an op runs with operands of types `inputs` and results of type `output`.
     fn supports(&self, op: &Op, inputs: &[DType], output: DType) -> Support;
+
+    /// What the device can do at most, measured now in a fraction of a second: the limit that
+    /// profiles compare with. `None` where nothing measures it.
+    fn limits(&self) -> Option<Device> {
+        None
+    }
 
     /// Makes an engine for a program. State slots start as zeros.
     ///
@@ -97,6 +117,17 @@ pub trait Engine {
 
     /// Memory planned and used, and remarks.
     fn report(&self) -> Report;
+
+    /// Begins to record the time of every node; `false` if this engine cannot. Recording costs a
+    /// little time and memory.
+    fn record(&mut self) -> bool {
+        false
+    }
+
+    /// The spans recorded since [`record`](Self::record), which ends.
+    fn take_spans(&mut self) -> Vec<Span> {
+        Vec::new()
+    }
 }
 
 /// The key of the random numbers that a node draws in one step, from the program's `seed` and

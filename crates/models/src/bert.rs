@@ -176,7 +176,8 @@ pub fn bert_classify(
     model.classify(pooled) // (B, classes)
 }
 
-/// Loss of whole sequences against `labels U32 [B]`.
+/// Loss of whole sequences against `labels U32 [B]`: the mean over those where `counted U32 [B]` is
+/// not 0, or over all.
 ///
 /// # Errors
 /// As [`bert`].
@@ -187,10 +188,11 @@ pub fn bert_classification_loss(
     p: Parametrisation,
     inputs: BertInputs,
     labels: ValueId,
+    counted: Option<ValueId>,
     training: bool,
 ) -> Result<BertLoss> {
     let logits = bert_classify(graph, params, config, p, inputs, training)?;
-    let loss = mean_loss(graph, p, config, logits, labels)?;
+    let loss = mean_loss(graph, p, config, logits, labels, counted)?;
     Ok(BertLoss { loss, logits, next_sentence: None })
 }
 
@@ -212,7 +214,8 @@ pub fn bert_span(
 }
 
 /// Loss of answers against `ends U32 [2, B]`, the positions of first and last tokens: the mean of
-/// the cross-entropies of both over the sequence.
+/// the cross-entropies of both over the sequence, where `counted U32 [2, B]` is not 0 if it is
+/// given.
 ///
 /// # Errors
 /// As [`bert`].
@@ -223,10 +226,11 @@ pub fn bert_span_loss(
     p: Parametrisation,
     inputs: BertInputs,
     ends: ValueId,
+    counted: Option<ValueId>,
     training: bool,
 ) -> Result<BertLoss> {
     let logits = bert_span(graph, params, config, p, inputs, training)?;
-    let loss = mean_loss(graph, p, config, logits, ends)?;
+    let loss = mean_loss(graph, p, config, logits, ends, counted)?;
     Ok(BertLoss { loss, logits, next_sentence: None })
 }
 
@@ -236,9 +240,15 @@ fn mean_loss(
     config: &BertConfig,
     logits: ValueId,
     targets: ValueId,
+    counted: Option<ValueId>,
 ) -> Result<ValueId> {
-    graph.scoped("readout", |graph| {
-        Ok(cross_entropy(graph, p, logits, targets, config.loss_mult, true)?)
+    let mult = config.loss_mult;
+    graph.scoped("readout", |graph| match counted {
+        Some(counted) => {
+            let expected = graph.shape(targets).numel() as f64;
+            Ok(masked_cross_entropy(graph, p, [logits, targets, counted], mult, expected)?)
+        }
+        None => Ok(cross_entropy(graph, p, logits, targets, mult, true)?),
     })
 }
 
@@ -408,7 +418,8 @@ impl<'a> Bert<'a> {
     fn next_sentence_loss(&mut self, x: ValueId, follows: ValueId) -> Result<(ValueId, ValueId)> {
         let pooled = self.pool(x)?; // (B, C)
         let logits = self.next_sentence(pooled)?; // (B, 2)
-        let loss = mean_loss(self.layers.graph, self.layers.p, self.config, logits, follows)?;
+        let (graph, p) = (&mut *self.layers.graph, self.layers.p);
+        let loss = mean_loss(graph, p, self.config, logits, follows, None)?;
         Ok((loss, logits))
     }
 

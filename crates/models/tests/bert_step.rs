@@ -22,6 +22,9 @@ const COUNTED: [u32; 5] = [1, 1, 1, 1, 0];
 const MASK: [u32; BATCH * SEQ] = [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 0];
 const SEGMENTS: [u32; BATCH * SEQ] = [0, 0, 0, 1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1];
 
+/// The last sequence of a batch does not count.
+const KEPT: [u32; 2 * BATCH] = [1, 1, 0, 1, 1, 0];
+
 struct Bert {
     config: BertConfig,
     task: BertTask,
@@ -52,6 +55,8 @@ impl Bert {
             input("counted", &[n], &COUNTED),
             input("labels", &[BATCH], &numbers(BATCH, classes, 1002)),
             input("ends", &[2, BATCH], &numbers(2 * BATCH, SEQ as u32, 1003)),
+            input("counted_labels", &[BATCH], &KEPT[..BATCH]),
+            input("counted_ends", &[2, BATCH], &KEPT),
         ]);
         let specs = config.parameters(task, p).expect("a possible model");
         let step = Step::new(specs, p, inputs, false, |graph, params, x| {
@@ -69,10 +74,19 @@ impl Bert {
                 BertTask::PreTraining => {
                     bert_pre_training_loss(graph, params, c, p, inputs, masked, x[6], true)
                 }
-                BertTask::Classification => {
-                    bert_classification_loss(graph, params, c, p, inputs, x[6], true)
+                BertTask::Classification => bert_classification_loss(
+                    graph,
+                    params,
+                    c,
+                    p,
+                    inputs,
+                    x[6],
+                    full.then_some(x[8]),
+                    true,
+                ),
+                BertTask::Span => {
+                    bert_span_loss(graph, params, c, p, inputs, x[7], full.then_some(x[9]), true)
                 }
-                BertTask::Span => bert_span_loss(graph, params, c, p, inputs, x[7], true),
                 other => panic!("{other:?} has no loss"),
             };
             Ok(out?.loss)
@@ -155,6 +169,10 @@ impl Bert {
         all
     }
 
+    fn leaves_out(&self) -> bool {
+        self.full && self.task != BertTask::PreTraining
+    }
+
     fn readout(&self, plain: &Plain, weight: &str, bias: &str, x: &[Dual]) -> Vec<Dual> {
         let scale = if plain.unit { 1.0 / x.len() as f64 } else { 1.0 };
         plain.affine(weight, bias, x, scale)
@@ -189,7 +207,8 @@ impl Bert {
 
     fn pooled_loss(&self, plain: &Plain, x: &[Vec<Dual>], head: &str) -> Dual {
         let mut sum = Dual::ZERO;
-        for (x, &label) in x.iter().step_by(SEQ).zip(self.input("labels")) {
+        let sequences = if self.leaves_out() { BATCH - 1 } else { BATCH };
+        for (x, &label) in x.iter().step_by(SEQ).zip(self.input("labels")).take(sequences) {
             // 1 / sqrt(E[tanh(z)^2]) for a normal z.
             let k = if plain.unit { 1.592_537_419_7 } else { 1.0 };
             let x = plain.linear("bert.pooler.dense", x, plain.scale(x.len()));
@@ -197,7 +216,7 @@ impl Bert {
             let (weight, bias) = (format!("{head}.weight"), format!("{head}.bias"));
             sum = sum + cross_entropy(&self.readout(plain, &weight, &bias, &x), label as usize);
         }
-        sum * (1.0 / BATCH as f64)
+        sum * (1.0 / sequences as f64)
     }
 
     fn span_loss(&self, plain: &Plain, x: &[Vec<Dual>]) -> Dual {
@@ -205,13 +224,17 @@ impl Bert {
             .iter()
             .map(|x| self.readout(plain, "qa_outputs.weight", "qa_outputs.bias", x))
             .collect();
+        let sequences = if self.leaves_out() { BATCH - 1 } else { BATCH };
         let mut sum = Dual::ZERO;
         for (n, &target) in self.input("ends").iter().enumerate() {
             let (end, b) = (n / BATCH, n % BATCH);
+            if b >= sequences {
+                continue;
+            }
             let row: Vec<Dual> = (0..SEQ).map(|t| logits[b * SEQ + t][end]).collect();
             sum = sum + cross_entropy(&row, target as usize);
         }
-        sum * (1.0 / (2 * BATCH) as f64)
+        sum * (1.0 / (2 * sequences) as f64)
     }
 
     fn loss(&self, parameter: usize, by: f64, direction: &[f64]) -> Dual {

@@ -39,9 +39,9 @@ fn step(config: &BertConfig, task: BertTask) -> Step {
                 bert_pre_training_loss(graph, params, config, p, inputs, masked, x[5], true)
             }
             BertTask::Classification => {
-                bert_classification_loss(graph, params, config, p, inputs, x[5], true)
+                bert_classification_loss(graph, params, config, p, inputs, x[5], None, true)
             }
-            _ => bert_span_loss(graph, params, config, p, inputs, x[6], true),
+            _ => bert_span_loss(graph, params, config, p, inputs, x[6], None, true),
         };
         Ok(out?.loss)
     })

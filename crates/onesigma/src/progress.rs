@@ -70,10 +70,14 @@ impl Observer for Progress {
                 self.bar.set_position(step + 1);
                 self.show();
             }
-            Event::Metric(Record::Evaluation { step, loss }) => {
+            Event::Metric(Record::Evaluation { step, loss, accuracy }) => {
                 self.validation = Some(*loss);
                 self.show();
-                self.say(&format!("step {step:>6}  validation loss {loss:.4}"));
+                let mut line = format!("step {step:>6}  validation loss {loss:.4}");
+                if let Some(accuracy) = accuracy {
+                    line += &format!("  accuracy {:.2} %", 100.0 * accuracy);
+                }
+                self.say(&line);
             }
             Event::Metric(Record::Speed { tokens_per_s, .. }) => self.tokens_per_s = *tokens_per_s,
             Event::Warning(text) if self.bar.is_hidden() => eprintln!("warning: {text}"),

@@ -5,10 +5,12 @@ use onesigma_graph::Recipe;
 use onesigma_graph::recipe::Scaling;
 use onesigma_ops::{Parametrisation, recipes};
 use onesigma_train::batch::Batch;
+use onesigma_train::bert::Bert;
 use onesigma_train::checkpoint::Tensor;
 use onesigma_train::config::Config;
+use onesigma_train::config::ModelType;
 use onesigma_train::model::{self, Gpt};
-use onesigma_train::program::{self, Settings, Target, TrainingProgram};
+use onesigma_train::program::{self, Model, Settings, Target, TrainingProgram};
 use onesigma_train::session::{self, Flushed, Session};
 use onesigma_train::tokenizer::Bytes;
 use onesigma_train::{Error, Result};
@@ -18,7 +20,7 @@ use crate::backends;
 /// What a configuration names: its recipe, model, sizes and backend.
 pub(crate) struct Parts {
     pub(crate) recipe: Recipe,
-    pub(crate) model: Gpt,
+    pub(crate) model: Box<dyn Model>,
     pub(crate) settings: Settings,
     pub(crate) backend: Box<dyn Backend>,
     strict: bool,
@@ -27,11 +29,11 @@ pub(crate) struct Parts {
 impl Parts {
     pub(crate) fn new(config: &Config) -> Result<Self> {
         let recipe = recipe(config)?;
-        let model = Gpt::new(&config.model, parametrisation(config, &recipe))?;
+        let (model, vocabulary) = model(config, &recipe)?;
         let settings = Settings {
             batch: config.batch,
             seq: config.model.seq,
-            vocabulary: Bytes::VOCABULARY,
+            vocabulary,
             accumulate: config.accumulate,
             optimizer: config.optimizer()?,
         };
@@ -42,7 +44,7 @@ impl Parts {
     fn program(&self) -> Result<TrainingProgram> {
         let supports = |op: &_, inputs: &[_], output| self.backend.supports(op, inputs, output);
         let target = Target { supports: &supports, strict: self.strict };
-        program::build(&self.model, &self.recipe, self.settings, target)
+        program::build(&*self.model, &self.recipe, self.settings, target)
     }
 }
 
@@ -62,12 +64,29 @@ fn recipe(config: &Config) -> Result<Recipe> {
     Ok(recipe)
 }
 
-/// The peak learning rate of a configuration that names none.
+/// The model of a configuration, and the size of its vocabulary.
+fn model(config: &Config, recipe: &Recipe) -> Result<(Box<dyn Model>, usize)> {
+    let p = parametrisation(config, recipe);
+    if config.model_type == ModelType::Bert {
+        let bert = config.bert_architecture();
+        let vocabulary = bert.vocab_size;
+        let model = Bert::new(bert, config.task(), p, config.mask_probability)?;
+        return Ok((Box::new(model), vocabulary));
+    }
+    let gpt = config.gpt.clone();
+    let gpt = gpt.unwrap_or_else(|| Gpt::architecture(&config.model, Bytes::VOCABULARY, p));
+    let vocabulary = gpt.vocab_size;
+    Ok((Box::new(Gpt::from_config(gpt, p)?), vocabulary))
+}
+
+/// The peak learning rate of a configuration that names none; a tenth of it where weights are
+/// not new.
 ///
 /// # Errors
 /// [`Error::Ops`](onesigma_train::Error::Ops) for an unknown recipe.
 pub fn default_rate(config: &Config) -> Result<f64> {
-    Ok(model::default_rate(parametrisation(config, &recipes::load(&config.recipe)?)))
+    let rate = model::default_rate(parametrisation(config, &recipes::load(&config.recipe)?));
+    Ok(if config.init_from.is_some() { rate / 10.0 } else { rate })
 }
 
 /// The configuration's own parametrisation, or that of its recipe.
@@ -104,7 +123,7 @@ pub fn measure(config: &Config, state: &[Tensor], batch: &Batch) -> Result<Vec<F
     let supports = |op: &_, inputs: &[_], output| parts.backend.supports(op, inputs, output);
     let target = Target { supports: &supports, strict: parts.strict };
     let Parts { model, recipe, settings, backend, .. } = &parts;
-    let program = program::build_measuring(model, recipe, *settings, target)?;
+    let program = program::build_measuring(&**model, recipe, *settings, target)?;
     let mut engine = backend.compile(&program.program)?;
     session::measure(&program, engine.as_mut(), state, batch, config.seed)
 }

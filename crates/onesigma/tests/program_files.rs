@@ -53,6 +53,30 @@ fn a_program_file_trains_and_continues_bit_for_bit() {
 }
 
 #[test]
+fn a_profile_lists_every_instruction_of_every_step() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = compiled(&folder);
+    let trace = folder.path().join("trace.json").display().to_string();
+    let eval = ["run", &path, "--entry", "init", "--times", "2", "--profile", &trace];
+    let outcome = run(&mut command(&eval));
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stdout.contains("GFLOP/s") && outcome.stdout.contains("Random"));
+    let text = fs::read_to_string(&trace).expect("written");
+    let trace: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("a list");
+    let spans: Vec<_> = events.iter().filter(|event| event["ph"] == "X").collect();
+    let (program, _) = Program::from_bytes(&fs::read(&path).expect("readable")).expect("valid");
+    let init = &program.entries()[program.find_entry("init").expect("there is one").index()];
+    let views = |op: &&onesigma::graph::Node| matches!(op.op.name(), "Slot" | "Reshape");
+    let work = init.graph.nodes().iter().filter(|node| !views(node)).count();
+    assert_eq!(spans.len(), 2 * work);
+    let starts: Vec<f64> = spans.iter().map(|span| span["ts"].as_f64().expect("a time")).collect();
+    assert!(starts.is_sorted() && starts[0] == 0.0);
+    let limit = spans[0]["args"]["fraction_of_limit"].as_f64().expect("known on the CPU");
+    assert!(limit > 0.0 && limit.is_finite(), "{limit}");
+}
+
+#[test]
 fn mistakes_are_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let program = compiled(&folder);

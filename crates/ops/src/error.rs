@@ -34,6 +34,9 @@ pub enum Error {
         /// The name that was given.
         name: String,
     },
+    /// A graph breaks the cut-edge rule.
+    #[error(transparent)]
+    CutEdge(Box<crate::verify::Violation>),
     /// No parametrisation has this name.
     #[error("no parametrisation named `{name}`; there are: {known}")]
     UnknownParametrisation {
@@ -84,8 +87,18 @@ pub enum Error {
         /// What the parser said, with line and column.
         reason: String,
     },
+    /// A case of a list failed.
+    #[error("case {number} of {count}: {source}")]
+    CaseOf {
+        /// Its position in the list, from 1.
+        number: usize,
+        /// Length of the list.
+        count: usize,
+        /// Why.
+        source: Box<Error>,
+    },
     /// A rule case is malformed.
-    #[error("case `{op}`: {reason}")]
+    #[error("`{op}`: {reason}")]
     Case {
         /// The case's op.
         op: String,

@@ -27,9 +27,11 @@
 
 mod activation;
 mod attention;
+mod blocks;
 mod constraint;
 mod conv;
 mod dropout;
+mod elementwise;
 mod embedding;
 mod error;
 mod learning_rate;
@@ -45,12 +47,19 @@ mod scales;
 mod softmax;
 mod sum;
 mod tanh;
+pub mod verify;
+mod weighted_add;
 
 pub use activation::{GeluForm, gelu, gelu_scales, silu, silu_glu, silu_glu_scales, silu_scales};
 pub use attention::{Attention, attention, masked_attention};
+pub use blocks::{MhsaWeights, MlpWeights, TransformerLayer, mhsa, mlp, transformer_layer};
 pub use constraint::Constraint;
 pub use conv::{Conv1d, ConvSizes, conv1d};
 pub use dropout::{dropout, dropout_scales};
+pub use elementwise::{
+    elementwise, gaussian_scales, hardtanh, hardtanh_scales, relu, relu_scales, sigmoid,
+    sigmoid_scales,
+};
 pub use embedding::{embedding, embedding_scales};
 pub use error::{Error, Result};
 pub use learning_rate::{LearningRateRule, ParamKind, RateFactor};
@@ -67,3 +76,5 @@ pub use scales::{Scales, log_mix};
 pub use softmax::{softmax, softmax_scales};
 pub use sum::{sum, sum_scales};
 pub use tanh::{tanh, tanh_scales};
+pub use verify::verify;
+pub use weighted_add::{weighted_add, weighted_add_scales};

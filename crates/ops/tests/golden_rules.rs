@@ -112,6 +112,37 @@ fn learning_rates_agree_with_the_reference_library() {
     }
 }
 
+/// Rules of the paper that the library lacks: as measured by this crate's own formulas.
+#[test]
+fn rules_beyond_the_reference_library_are_measured_as_expected() {
+    let mut cases = Vec::new();
+    for op in ["relu", "tanh", "sigmoid", "hardtanh"] {
+        for constraint in ["none", "gmean", "to_grad_input_scale"] {
+            cases.push(serde_json::json!(
+                {"op": op, "shapes": {"input": [16, 32]}, "constraint": constraint}
+            ));
+        }
+    }
+    cases.push(serde_json::json!(
+        {"op": "hardtanh", "shapes": {"input": [16, 32]}, "args": {"mult": 0.5}}
+    ));
+    for constraint in ["none", "to_output_scale", "amean", "hmean"] {
+        cases.push(serde_json::json!({
+            "op": "weighted_add", "shapes": {"input": [4, 8], "other": [8], "third": [4, 8]},
+            "args": {"weights": [0.5, 2.0, 1.5]}, "constraint": constraint,
+        }));
+    }
+    for case in cases {
+        let case: Case = serde_json::from_value(case).expect("a case");
+        let expected = expected(&case).expect("a rule");
+        for backend in [&RefBackend::exact() as &dyn Backend, &CpuBackend::new()] {
+            let found = measure(&case, backend).expect("it runs");
+            assert!(found.figures.difference(&expected) < TOLERANCE, "{case:?} {found:?}");
+            assert!(found.deviation < 1e-5, "{case:?} {found:?}");
+        }
+    }
+}
+
 #[test]
 fn dropout_in_training_keeps_its_mask() {
     let case = r#"{"op": "dropout", "shapes": {"input": [64, 64]}, "args": {"p": 0.25}}"#;
@@ -130,6 +161,13 @@ fn malformed_cases_say_what_is_wrong() {
         (r#"{"op": "gelu", "shapes": {"input": [2]}, "args": {"mult": 0}}"#, "`mult` is 0"),
         (r#"{"op": "residual_apply", "shapes": {"input": [2]}}"#, "`tau` is NaN"),
         (r#"{"op": "gelu", "shapes": {"input": [2]}, "constraint": "mean"}"#, "named `mean`"),
+        (r#"{"op": "conv1d", "shapes": {"input": [2, 4, 8], "weight": [4, 3, 2]}}"#, "4/1"),
+        (r#"{"op": "conv1d", "shapes": {"input": [2, 4, 3], "weight": [4, 4, 5]}}"#, "at most 3"),
+        (
+            r#"{"op": "conv1d", "shapes": {"input": [2, 4, 8], "weight": [4, 4, 2]},
+                "args": {"stride": 0}}"#,
+            "`stride` is 0, expected at least 1",
+        ),
     ] {
         let case: Case = serde_json::from_str(text).expect("well-formed JSON");
         let error: Error = expected(&case).expect_err("the case is wrong");

@@ -4,15 +4,56 @@ use std::sync::Arc;
 
 use crate::Error;
 
-/// Inputs and targets of one step: `targets[b, t]` is the token after `inputs[b, t]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Inputs and targets of one step. For a language model `targets[b, t]` is the token after
+/// `inputs[b, t]`; see [`crate::task`] for the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// The step that this batch belongs to, counted from 0.
     pub step: u64,
     /// Token ids, row-major `[batch, seq]`.
     pub inputs: Vec<u32>,
-    /// Next-token ids, row-major `[batch, seq]`.
+    /// What is to be predicted, in the shape that the model asks for.
     pub targets: Vec<u32>,
+    /// Further inputs, in the order of [`Model::more_inputs`](crate::program::Model::more_inputs).
+    pub more: Vec<Vec<u32>>,
+}
+
+/// Batches to train on: a pure function of the step.
+pub trait TrainingBatches: Send + Sync + std::fmt::Debug {
+    /// The batch of `step`. Steps may be asked in any order; in rising order it is cheap.
+    fn batch(&mut self, step: u64) -> Batch;
+
+    /// An independent copy, which gives the same batches.
+    fn copy(&self) -> Box<dyn TrainingBatches>;
+}
+
+/// Batches to measure on, the same on every call.
+pub trait EvaluationBatches: Send + Sync + std::fmt::Debug {
+    /// How many there are, at least one.
+    fn count(&self) -> usize;
+
+    /// The `index`th batch.
+    fn batch(&self, index: usize) -> Batch;
+}
+
+impl TrainingBatches for Sampler {
+    fn batch(&mut self, step: u64) -> Batch {
+        Self::batch(self, step)
+    }
+
+    fn copy(&self) -> Box<dyn TrainingBatches> {
+        Box::new(self.clone())
+    }
+}
+
+impl EvaluationBatches for Sweep {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn batch(&self, index: usize) -> Batch {
+        Self::batch(self, index)
+    }
 }
 
 /// Cuts a text into windows of `seq` tokens and deals them out in shuffled epochs.
@@ -75,7 +116,7 @@ impl Sampler {
             let start = self.window_start(epoch, index as usize);
             push_window(&self.tokens, start, self.seq, &mut inputs, &mut targets);
         }
-        Batch { step, inputs, targets }
+        Batch { step, inputs, targets, more: Vec::new() }
     }
 
     /// First token of the `index`th window of `epoch`.
@@ -89,6 +130,32 @@ impl Sampler {
         }
         let drawn = self.epoch.get_or_insert_with(|| Epoch::draw(seed, epoch, windows, max_offset));
         drawn.offset + drawn.order[index] as usize * seq
+    }
+}
+
+/// Deals out the numbers below `count` in shuffled epochs, each once an epoch.
+#[derive(Clone, Debug)]
+pub(crate) struct Deck {
+    count: usize,
+    seed: u64,
+    epoch: Option<Epoch>,
+}
+
+impl Deck {
+    /// A deck of at least one number.
+    pub(crate) fn new(count: usize, seed: u64) -> Self {
+        Self { count: count.max(1), seed, epoch: None }
+    }
+
+    /// The `position`th number dealt.
+    pub(crate) fn card(&mut self, position: u64) -> usize {
+        let (epoch, index) = (position / self.count as u64, position % self.count as u64);
+        if self.epoch.as_ref().is_none_or(|current| current.index != epoch) {
+            self.epoch = None;
+        }
+        let (seed, count) = (self.seed, self.count);
+        let drawn = self.epoch.get_or_insert_with(|| Epoch::draw(seed, epoch, count, 0));
+        drawn.order[index as usize] as usize
     }
 }
 
@@ -153,7 +220,7 @@ impl Sweep {
             let window = if total <= windows { k * windows / total } else { k % windows };
             push_window(&self.tokens, window * self.seq, self.seq, &mut inputs, &mut targets);
         }
-        Batch { step: index as u64, inputs, targets }
+        Batch { step: index as u64, inputs, targets, more: Vec::new() }
     }
 }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use onesigma_format::{Format, decode_slice};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -41,6 +42,16 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// Its elements, little-endian, row-major.
     pub bytes: Vec<u8>,
+}
+
+impl Tensor {
+    /// Its elements as f32; `None` for integers or a format that is not known.
+    pub fn to_f32(&self) -> Option<Vec<f32>> {
+        let format: Format = self.format.parse().ok()?;
+        let mut values = vec![0.0; self.shape.iter().product()];
+        decode_slice(format, &self.bytes, &mut values).ok()?;
+        Some(values)
+    }
 }
 
 /// A state and its tensors, sorted by name.

@@ -6,9 +6,12 @@ use onesigma_models::config::NormPosition;
 use onesigma_ops::Parametrisation;
 use serde::{Deserialize, Serialize};
 
+use onesigma_models::{BertConfig, GptConfig};
+
 use crate::Error;
 use crate::optimizer::Optimizer;
 use crate::schedule::{Decay, Schedule};
+use crate::task::Task;
 
 /// Added to the root of AdamW's second moment.
 const EPSILON: f64 = 1e-8;
@@ -16,7 +19,24 @@ const EPSILON: f64 = 1e-8;
 /// The names of the optimisers.
 pub const OPTIMIZERS: [&str; 2] = ["adamw", "sgd"];
 
-/// Size of the GPT that is trained.
+/// Which model is trained.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ModelType {
+    /// A decoder.
+    #[default]
+    Gpt2,
+    /// An encoder with heads.
+    Bert,
+}
+
+impl ModelType {
+    /// Every type by its name on the command line.
+    pub const NAMES: [(&'static str, Self); 2] = [("gpt2", Self::Gpt2), ("bert", Self::Bert)];
+}
+
+/// Size of the model that is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
@@ -66,7 +86,24 @@ pub struct Config {
     pub parametrisation: Option<Parametrisation>,
     /// Name of the backend.
     pub backend: String,
-    /// `cargo`, or the path of a text file or folder.
+    /// Which model.
+    pub model_type: ModelType,
+    /// What it is trained for; if absent, the next token (gpt2) or masked tokens (bert).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
+    /// A checkpoint, run folder or Hugging Face folder whose weights it starts from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<String>,
+    /// `bytes`, `wordpiece` (learned from the data), or the path of a `tokenizer.json`, a
+    /// `vocab.txt` or a folder with one; if absent, `bytes` (gpt2) or `wordpiece` (bert). The run
+    /// folder keeps its own copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
+    /// Tokens of a vocabulary that is learned.
+    pub vocabulary: usize,
+    /// Share of the tokens that are predicted, for masked tokens.
+    pub mask_probability: f64,
+    /// `cargo`, or the path of a text file or folder; for classification and span the examples.
     pub data: String,
     /// Path of the text to measure on; if absent, a part of `data` is held back.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,6 +150,12 @@ pub struct Config {
     pub strict: bool,
     /// The model's size.
     pub model: ModelConfig,
+    /// The whole architecture of a decoder; if absent, it follows from the size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpt: Option<GptConfig>,
+    /// The whole architecture of an encoder; if absent, it follows from the size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bert: Option<BertConfig>,
 }
 
 impl Default for Config {
@@ -121,6 +164,12 @@ impl Default for Config {
             recipe: "unit-fp8".into(),
             parametrisation: None,
             backend: "cpu".into(),
+            model_type: ModelType::Gpt2,
+            task: None,
+            init_from: None,
+            tokenizer: None,
+            vocabulary: 8192,
+            mask_probability: 0.15,
             data: "cargo".into(),
             valid: None,
             seed: 0,
@@ -143,6 +192,8 @@ impl Default for Config {
             steps_per_call: 10,
             strict: false,
             model: ModelConfig::default(),
+            gpt: None,
+            bert: None,
         }
     }
 }
@@ -202,6 +253,18 @@ impl Config {
                 return Err(setting(name, value, "a positive number"));
             }
         }
+        if !(self.mask_probability > 0.0 && self.mask_probability <= 1.0) {
+            return Err(setting("mask_probability", self.mask_probability, "above 0, at most 1"));
+        }
+        if (self.task() == Task::LanguageModel) != (self.model_type == ModelType::Gpt2) {
+            let expected = match self.model_type {
+                ModelType::Gpt2 => "language-model, or --model-type bert",
+                ModelType::Bert => {
+                    "masked-lm, pre-training, classification or span, or --model-type gpt2"
+                }
+            };
+            return Err(setting("--task", self.task().name(), expected));
+        }
         self.optimizer()?;
         for (name, value) in [("--beta1", self.beta1), ("--beta2", self.beta2)] {
             if !(0.0..1.0).contains(&value) {
@@ -219,6 +282,28 @@ impl Config {
             Some(lr) => self.schedule(lr).validate(),
             None => Ok(()),
         }
+    }
+
+    /// What the model is trained for.
+    pub fn task(&self) -> Task {
+        self.task.unwrap_or(match self.model_type {
+            ModelType::Gpt2 => Task::LanguageModel,
+            ModelType::Bert => Task::MaskedLm,
+        })
+    }
+
+    /// The architecture of an encoder: its own, or what follows from the size.
+    pub fn bert_architecture(&self) -> BertConfig {
+        let size = &self.model;
+        self.bert.clone().unwrap_or_else(|| BertConfig {
+            vocab_size: self.vocabulary,
+            hidden_size: size.hidden,
+            num_hidden_layers: size.layers,
+            num_attention_heads: size.heads,
+            intermediate_size: 4 * size.hidden,
+            max_position_embeddings: size.seq,
+            ..BertConfig::default()
+        })
     }
 
     /// The optimiser's constants.

@@ -122,6 +122,24 @@ pub enum Error {
         /// What the parser said.
         reason: String,
     },
+    /// A tokeniser cannot be read, trained or used.
+    #[error("tokeniser of {origin}: {reason}")]
+    Tokenizer {
+        /// The file, or what was tokenised.
+        origin: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file of examples that cannot be understood.
+    #[error("{path}, line {line}: {reason}")]
+    Examples {
+        /// The file.
+        path: PathBuf,
+        /// Number of the line, from 1.
+        line: usize,
+        /// What was found and what was expected.
+        reason: String,
+    },
     /// The operating system refused.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -182,6 +200,8 @@ impl Error {
                 | Self::CheckpointMissing { .. }
                 | Self::RunExists { .. }
                 | Self::Config { .. }
+                | Self::Tokenizer { .. }
+                | Self::Examples { .. }
                 | Self::Graph(_)
                 | Self::Model(_)
                 | Self::Ops(_)

@@ -1,7 +1,8 @@
 //! Optimisers, schedules, data, checkpoints and the training loop of Onesigma.
 //!
 //! In the order data flows: a [`corpus::Corpus`] is text with a fixed split; a
-//! [`tokenizer::Bytes`] turns it into tokens; [`batch::Sampler`] cuts them into shuffled windows,
+//! [`tokenizer::Bytes`] or [`tokenizer::WordPieces`] turns it into tokens; [`task`] knows what is to be
+//! predicted; [`batch::Sampler`] cuts them into shuffled windows,
 //! where a batch is a pure function of seed and step; [`loader::Loader`] does that ahead of time
 //! on a thread. [`schedule::Schedule`] gives the learning rate of a step. [`checkpoint`] and
 //! [`run_dir::RunDir`] keep what a killed run needs to continue bit for bit. [`telemetry`] tells
@@ -10,6 +11,7 @@
 
 pub mod atomic;
 pub mod batch;
+pub mod bert;
 pub mod checkpoint;
 pub mod config;
 pub mod corpus;
@@ -23,6 +25,7 @@ pub mod program;
 pub mod run_dir;
 pub mod schedule;
 pub mod session;
+pub mod task;
 pub mod telemetry;
 pub mod tokenizer;
 pub mod trainer;

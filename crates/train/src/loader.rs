@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use crate::Error;
-use crate::batch::{Batch, Sampler};
+use crate::batch::{Batch, TrainingBatches};
 
 /// A thread that keeps a few batches ready.
 ///
@@ -22,13 +22,17 @@ impl Loader {
     ///
     /// # Errors
     /// [`Error::Loader`] if the system gives no thread.
-    pub fn start(mut sampler: Sampler, first_step: u64, ahead: usize) -> Result<Self, Error> {
+    pub fn start(
+        mut source: Box<dyn TrainingBatches>,
+        first_step: u64,
+        ahead: usize,
+    ) -> Result<Self, Error> {
         let (sender, batches) = sync_channel(ahead.max(1));
         let thread = std::thread::Builder::new()
             .name("onesigma-loader".into())
             .spawn(move || {
                 for step in first_step.. {
-                    if sender.send(sampler.batch(step)).is_err() {
+                    if sender.send(source.batch(step)).is_err() {
                         break;
                     }
                 }
@@ -72,6 +76,7 @@ impl Drop for Loader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Sampler;
 
     fn sampler() -> Sampler {
         let tokens = (0..2000u16).collect();
@@ -81,7 +86,7 @@ mod tests {
     #[test]
     fn gives_the_same_batches_as_the_sampler_from_any_step() {
         let mut direct = sampler();
-        let mut loader = Loader::start(sampler(), 17, 3).expect("a thread");
+        let mut loader = Loader::start(Box::new(sampler()), 17, 3).expect("a thread");
         for step in 17..200 {
             assert_eq!(loader.next_batch().expect("a batch"), direct.batch(step));
         }
@@ -89,7 +94,7 @@ mod tests {
 
     #[test]
     fn dropping_it_early_ends_the_thread() {
-        let loader = Loader::start(sampler(), 0, 2).expect("a thread");
+        let loader = Loader::start(Box::new(sampler()), 0, 2).expect("a thread");
         drop(loader); // hangs here if the thread does not notice
     }
 

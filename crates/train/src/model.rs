@@ -3,12 +3,12 @@
 
 use onesigma_graph::{Graph, ValueId};
 use onesigma_models::config::Norm;
-use onesigma_models::{GptConfig, ParamKind, Params, gpt_loss, gpt_next};
+use onesigma_models::{GptConfig, ParamKind, ParamSpec, Params, gpt_loss, gpt_next};
 use onesigma_ops::Parametrisation;
 
 use crate::Result;
 use crate::config::ModelConfig;
-use crate::program::{Model, Parameter};
+use crate::program::{Inputs, Measures, Model, Parameter};
 use crate::tokenizer::Bytes;
 
 /// What was found by search, for one parametrisation.
@@ -34,11 +34,7 @@ impl Tuning {
             Parametrisation::UMup => {
                 Self { rate: 1.0, attention_mult: 4.0, residual_mult: 0.5, readout_rate: 2.0 }
             }
-            Parametrisation::Unit => Self {
-                rate: 0.05,
-                readout_rate: std::env::var("RR").map_or(1.0, |x| x.parse().unwrap()),
-                ..Self::NEUTRAL
-            },
+            Parametrisation::Unit => Self { rate: 0.05, ..Self::NEUTRAL },
             Parametrisation::MuS => Self { rate: 0.05, readout_rate: 64.0, ..Self::NEUTRAL },
             _ => Self::NEUTRAL,
         }
@@ -50,7 +46,8 @@ pub fn default_rate(p: Parametrisation) -> f64 {
     Tuning::of(p).rate
 }
 
-/// A GPT without biases and with plain RMS norms, as u-muP (arXiv 2407.17465, section 3) has it.
+/// A GPT without biases and with plain RMS norms, as u-muP (arXiv 2407.17465, section 3) has it,
+/// or with an architecture of its own.
 #[derive(Clone, Debug)]
 pub struct Gpt {
     config: GptConfig,
@@ -68,9 +65,19 @@ impl Gpt {
     /// # Errors
     /// [`Error::Model`](crate::Error::Model) for an impossible size.
     pub fn new(size: &ModelConfig, parametrisation: Parametrisation) -> Result<Self> {
-        let (tuning, scheme) = (Tuning::of(parametrisation), parametrisation.scheme());
-        let config = GptConfig {
-            vocab_size: Bytes::VOCABULARY,
+        let config = Self::architecture(size, Bytes::VOCABULARY, parametrisation);
+        Self::from_config(config, parametrisation)
+    }
+
+    /// The architecture that [`new`](Self::new) gives a size, for any vocabulary.
+    pub fn architecture(
+        size: &ModelConfig,
+        vocabulary: usize,
+        parametrisation: Parametrisation,
+    ) -> GptConfig {
+        let tuning = Tuning::of(parametrisation);
+        GptConfig {
+            vocab_size: vocabulary,
             n_positions: size.seq,
             n_embd: size.hidden,
             n_layer: size.layers,
@@ -84,26 +91,48 @@ impl Gpt {
             residual_tau: size.residual_tau,
             residual_mult: size.residual_mult.unwrap_or(tuning.residual_mult),
             ..GptConfig::default()
-        };
+        }
+    }
+
+    /// The model of an architecture.
+    ///
+    /// # Errors
+    /// [`Error::Model`](crate::Error::Model) for an impossible one.
+    pub fn from_config(config: GptConfig, parametrisation: Parametrisation) -> Result<Self> {
         let specs = config.parameters(parametrisation)?;
         let names = specs.iter().map(|spec| spec.name.clone()).collect();
-        let parameters = specs
-            .into_iter()
-            .map(|spec| {
-                let depth = spec.layer.map(|_| size.layers);
-                let mut lr_scale = scheme.learning_rate.factor(spec.kind, spec.shape.dims(), depth);
-                if spec.kind == ParamKind::Readout {
-                    lr_scale *= tuning.readout_rate;
-                }
-                Parameter { spec, lr_scale }
-            })
-            .collect();
+        let parameters = parameters(specs, parametrisation, config.n_layer);
         Ok(Self { config, parametrisation, names, parameters })
     }
 
     fn params(&self, values: &[ValueId]) -> Params {
-        Params::new(self.names.iter().cloned().zip(values.iter().copied()))
+        Params::new(named(&self.names, values))
     }
+}
+
+/// Values with their names.
+pub(crate) fn named(names: &[String], values: &[ValueId]) -> Vec<(String, ValueId)> {
+    names.iter().cloned().zip(values.iter().copied()).collect()
+}
+
+/// Parameters of a model of `layers` layers with their own factors on the learning rate.
+pub(crate) fn parameters(
+    specs: Vec<ParamSpec>,
+    p: Parametrisation,
+    layers: usize,
+) -> Vec<Parameter> {
+    let (tuning, scheme) = (Tuning::of(p), p.scheme());
+    specs
+        .into_iter()
+        .map(|spec| {
+            let depth = spec.layer.map(|_| layers);
+            let mut lr_scale = scheme.learning_rate.factor(spec.kind, spec.shape.dims(), depth);
+            if spec.kind == ParamKind::Readout {
+                lr_scale *= tuning.readout_rate;
+            }
+            Parameter { spec, lr_scale }
+        })
+        .collect()
 }
 
 impl Model for Gpt {
@@ -115,13 +144,13 @@ impl Model for Gpt {
         &self,
         graph: &mut Graph,
         parameters: &[ValueId],
-        tokens: ValueId,
-        targets: ValueId,
+        inputs: Inputs<'_>,
         training: bool,
-    ) -> Result<ValueId> {
+    ) -> Result<Measures> {
         let mut params = self.params(parameters);
         let (config, p) = (&self.config, self.parametrisation);
-        Ok(gpt_loss(graph, &mut params, config, p, tokens, targets, training)?.loss)
+        let Inputs { tokens, targets, .. } = inputs;
+        Ok(gpt_loss(graph, &mut params, config, p, tokens, targets, training)?.loss.into())
     }
 
     fn next_logits(

@@ -6,8 +6,11 @@
 //! | `train_step` | `tokens`, `targets`, `lr`, `step`, state | state, `loss` |
 //! | `accumulate` | `tokens`, `targets`, `step`, state | gradient sums, `loss` |
 //! | `apply` | `lr`, `step`, state | state, gradient sums back to zero |
-//! | `eval_step` | `tokens`, `targets`, parameters | `loss` |
+//! | `eval_step` | `tokens`, `targets`, parameters | `loss`, `hits`, `counted` |
 //! | `generate_step` | `prompt`, `position`, parameters | `next_logits` |
+//!
+//! A model may have further inputs beside `tokens` and `targets`; `hits` and `counted` are there if
+//! it tells right predictions from wrong ones, `generate_step` if it predicts a next token.
 //!
 //! With one pass per optimiser step there is `train_step`, with several `accumulate` and `apply`.
 //! [`build_measuring`] makes a second program that looks at the gradients of the same model.
@@ -42,7 +45,42 @@ pub struct Parameter {
     pub lr_scale: f64,
 }
 
-/// A language model, as training sees it. Parameters are passed in the order of
+/// An input of integers that the host writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelInput {
+    /// Name of its slot.
+    pub name: &'static str,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
+/// What a model reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// Token ids `U32 [batch, seq]`.
+    pub tokens: ValueId,
+    /// What is to be predicted, `U32` in the shape of [`Model::targets`].
+    pub targets: ValueId,
+    /// The inputs of [`Model::more_inputs`].
+    pub more: &'a [ValueId],
+}
+
+/// What a forward pass gives.
+#[derive(Clone, Copy, Debug)]
+pub struct Measures {
+    /// Mean loss in nats, a scalar.
+    pub loss: ValueId,
+    /// How many predictions are right and how many count, scalars of role statistic.
+    pub hits: Option<[ValueId; 2]>,
+}
+
+impl From<ValueId> for Measures {
+    fn from(loss: ValueId) -> Self {
+        Self { loss, hits: None }
+    }
+}
+
+/// A model with its task, as training sees it. Parameters are passed in the order of
 /// [`Model::parameters`].
 pub trait Model {
     /// Its parameters, in a fixed order.
@@ -51,8 +89,29 @@ pub trait Model {
     /// For sizes that make no model.
     fn parameters(&self) -> Result<Vec<Parameter>>;
 
-    /// Appends forward pass and loss: `tokens` and `targets U32 [batch, seq]` to a scalar, the
-    /// mean over all positions in nats per token. With `training`, dropout is active.
+    /// Shape of the targets: `[batch, seq]` for a language model.
+    fn targets(&self, settings: &Settings) -> Vec<usize> {
+        vec![settings.batch, settings.seq]
+    }
+
+    /// Further inputs; none for a language model.
+    fn more_inputs(&self, settings: &Settings) -> Vec<ModelInput> {
+        let _ = settings;
+        Vec::new()
+    }
+
+    /// Whether [`Measures::hits`] are given.
+    fn tells_hits(&self) -> bool {
+        false
+    }
+
+    /// Whether [`next_logits`](Self::next_logits) can be asked for.
+    fn generates(&self) -> bool {
+        true
+    }
+
+    /// Appends forward pass and loss. With `training`, dropout is active and hits are not asked
+    /// for.
     ///
     /// # Errors
     /// Those of building the nodes.
@@ -60,10 +119,9 @@ pub trait Model {
         &self,
         graph: &mut Graph,
         parameters: &[ValueId],
-        tokens: ValueId,
-        targets: ValueId,
+        inputs: Inputs<'_>,
         training: bool,
-    ) -> Result<ValueId>;
+    ) -> Result<Measures>;
 
     /// Appends the forward pass without dropout: `tokens U32 [1, seq]` and `position U32 [1]` to
     /// the logits `[1, vocabulary]` of the token after that position.
@@ -114,10 +172,19 @@ pub struct HostSlots {
     pub lr: SlotId,
     /// `U32 [batch, seq]`, input.
     pub tokens: SlotId,
-    /// `U32 [batch, seq]`, input.
+    /// `U32`, input, in the shape that the model asks for.
     pub targets: SlotId,
     /// `F32 []`, output: the mean loss of the pass.
     pub loss: SlotId,
+    /// `F32 []` each, output: right predictions of an evaluation, and how many there are.
+    pub hits: Option<[SlotId; 2]>,
+    /// For a model that generates.
+    pub generation: Option<GenerationSlots>,
+}
+
+/// Slots of the entry `generate_step`.
+#[derive(Clone, Copy, Debug)]
+pub struct GenerationSlots {
     /// `U32 [1, seq]`, input: the text so far, padded at its end.
     pub prompt: SlotId,
     /// `U32 [1]`, input: the position whose next token is wanted.
@@ -135,8 +202,8 @@ pub struct Entries {
     pub train: TrainEntries,
     /// Loss without an update.
     pub eval: EntryId,
-    /// Logits of the next token.
-    pub generate: EntryId,
+    /// Logits of the next token, for a model that generates.
+    pub generate: Option<EntryId>,
 }
 
 /// The entries of one optimiser step.
@@ -160,6 +227,8 @@ pub struct TrainingProgram {
     pub program: Program,
     /// Its slots for the host.
     pub slots: HostSlots,
+    /// Slots of the model's further inputs.
+    pub more_inputs: Vec<SlotId>,
     /// Its entries.
     pub entries: Entries,
     /// Elements of all parameters.
@@ -199,6 +268,7 @@ struct Builder<'a> {
     settings: Settings,
     parameters: Vec<Parameter>,
     slots: HostSlots,
+    more_inputs: Vec<SlotId>,
     states: Vec<ParameterSlots>,
     loss_scale: Option<LossScale>,
     target: Target<'a>,
@@ -224,11 +294,15 @@ pub fn build(
         TrainEntries::Whole(builder.train_step()?)
     };
     let eval = builder.eval_step()?;
-    let generate = builder.generate_step()?;
+    let generate = match builder.slots.generation {
+        Some(slots) => Some(builder.generate_step(slots)?),
+        None => None,
+    };
     let entries = Entries { init, train, eval, generate };
     Ok(TrainingProgram {
         program: Program::new(builder.module)?,
         slots: builder.slots,
+        more_inputs: builder.more_inputs,
         entries,
         parameter_count: builder.parameters.iter().map(|p| p.spec.shape.numel()).sum(),
         rewrites: builder.rewrites,
@@ -252,18 +326,37 @@ impl<'a> Builder<'a> {
             step: module.step_slot()?,
             lr: module.slot("lr", input, [0; 0], float, Role::Statistic)?,
             tokens: module.slot("tokens", input, [batch, seq], DType::U32, Role::Data)?,
-            targets: module.slot("targets", input, [batch, seq], DType::U32, Role::Data)?,
-            loss: module.slot("loss", output, [0; 0], float, Role::Statistic)?,
-            prompt: module.slot("prompt", input, [1, seq], DType::U32, Role::Data)?,
-            position: module.slot("position", input, [1], DType::U32, Role::Data)?,
-            next_logits: module.slot(
-                "next_logits",
-                output,
-                [1, vocabulary],
-                float,
-                Role::Statistic,
+            targets: module.slot(
+                "targets",
+                input,
+                model.targets(&settings),
+                DType::U32,
+                Role::Data,
             )?,
+            loss: module.slot("loss", output, [0; 0], float, Role::Statistic)?,
+            hits: match model.tells_hits() {
+                true => Some([
+                    module.slot("hits", output, [0; 0], float, Role::Statistic)?,
+                    module.slot("counted", output, [0; 0], float, Role::Statistic)?,
+                ]),
+                false => None,
+            },
+            generation: match model.generates() {
+                true => Some(GenerationSlots {
+                    prompt: module.slot("prompt", input, [1, seq], DType::U32, Role::Data)?,
+                    position: module.slot("position", input, [1], DType::U32, Role::Data)?,
+                    next_logits: {
+                        let shape = [1, vocabulary];
+                        module.slot("next_logits", output, shape, float, Role::Statistic)?
+                    },
+                }),
+                false => None,
+            },
         };
+        let mut more_inputs = Vec::new();
+        for ModelInput { name, shape } in model.more_inputs(&settings) {
+            more_inputs.push(module.slot(name, input, shape, DType::U32, Role::Data)?);
+        }
         let parameters = model.parameters()?;
         let mut states = Vec::with_capacity(parameters.len());
         for Parameter { spec: ParamSpec { name, shape, layer, .. }, .. } in &parameters {
@@ -300,6 +393,7 @@ impl<'a> Builder<'a> {
             settings,
             parameters,
             slots,
+            more_inputs,
             states,
             loss_scale,
             target,
@@ -347,13 +441,22 @@ impl<'a> Builder<'a> {
 
     /// Appends forward and backward; gives the loss, the parameters and their gradients.
     fn backward(&self, graph: &mut Graph) -> Result<(ValueId, Vec<ValueId>, Vec<ValueId>)> {
-        let tokens = self.module.read(graph, self.slots.tokens);
-        let targets = self.module.read(graph, self.slots.targets);
-        let weights = self.read_weights(graph);
-        let loss = self.model.loss(graph, &weights, tokens, targets, true)?;
+        let (weights, Measures { loss, .. }) = self.forward(graph, true)?;
         let d_loss = self.loss_scale.map(|scale| self.module.read(graph, scale.scale));
         let gradients = autodiff::gradients(graph, loss, &weights, d_loss)?;
         Ok((loss, weights, gradients))
+    }
+
+    /// Appends the forward pass.
+    fn forward(&self, graph: &mut Graph, training: bool) -> Result<(Vec<ValueId>, Measures)> {
+        let tokens = self.module.read(graph, self.slots.tokens);
+        let targets = self.module.read(graph, self.slots.targets);
+        let more: Vec<ValueId> =
+            self.more_inputs.iter().map(|&slot| self.module.read(graph, slot)).collect();
+        let weights = self.read_weights(graph);
+        let inputs = Inputs { tokens, targets, more: &more };
+        let measures = self.model.loss(graph, &weights, inputs, training)?;
+        Ok((weights, measures))
     }
 
     fn read_weights(&self, graph: &mut Graph) -> Vec<ValueId> {
@@ -488,22 +591,24 @@ impl<'a> Builder<'a> {
 
     fn eval_step(&mut self) -> Result<EntryId> {
         let mut graph = Graph::with_streams_from(3 * TRAIN_STREAMS);
-        let tokens = self.module.read(&mut graph, self.slots.tokens);
-        let targets = self.module.read(&mut graph, self.slots.targets);
-        let weights = self.read_weights(&mut graph);
-        let loss = self.model.loss(&mut graph, &weights, tokens, targets, false)?;
+        let (_, Measures { loss, hits }) = self.forward(&mut graph, false)?;
         graph.write(self.slots.loss, loss);
+        for (slots, hits) in self.slots.hits.iter().zip(hits) {
+            for (&slot, hits) in slots.iter().zip(hits) {
+                graph.write(slot, hits);
+            }
+        }
         self.finish("eval_step", &graph)
     }
 
-    fn generate_step(&mut self) -> Result<EntryId> {
+    fn generate_step(&mut self, slots: GenerationSlots) -> Result<EntryId> {
         let mut graph = Graph::with_streams_from(4 * TRAIN_STREAMS);
-        let prompt = self.module.read(&mut graph, self.slots.prompt);
-        let position = self.module.read(&mut graph, self.slots.position);
+        let prompt = self.module.read(&mut graph, slots.prompt);
+        let position = self.module.read(&mut graph, slots.position);
         let weights = self.read_weights(&mut graph);
         let next = self.model.next_logits(&mut graph, &weights, prompt, position)?;
         let next = as_output(&mut graph, next)?;
-        graph.write(self.slots.next_logits, next);
+        graph.write(slots.next_logits, next);
         self.finish("generate_step", &graph)
     }
 }

@@ -194,7 +194,7 @@ mod tests {
     fn resuming_drops_later_steps_and_a_torn_line() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let mut run = RunDir::create(dir.path(), &config()).expect("a new run");
-        let evaluation = Record::Evaluation { step: 2, loss: 4.0 };
+        let evaluation = Record::Evaluation { step: 2, loss: 4.0, accuracy: None };
         run.log(&[train(0), train(1), evaluation.clone(), train(2), train(3)]).expect("room");
         run.metrics.write_all(br#"{"kind":"train","st"#).expect("room");
         assert_eq!(RunDir::metrics(dir.path()).expect("its lines").len(), 5);

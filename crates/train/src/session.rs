@@ -1,7 +1,10 @@
 //! A compiled training program with its state: the words of [`Engine`] in terms of training.
 
+use std::collections::BTreeMap;
+
 use onesigma_backend::Engine;
-use onesigma_graph::{EntryId, SlotId, SlotKind};
+use onesigma_format::{Conversion, Format, Noise, encode_slice};
+use onesigma_graph::{EntryId, Role, SlotId, SlotKind};
 
 use crate::Error;
 use crate::batch::Batch;
@@ -105,26 +108,52 @@ impl Session {
     /// # Errors
     /// Those of the backend.
     pub fn evaluate(&mut self, batches: impl Iterator<Item = Batch>) -> Result<f32, Error> {
-        let mut losses = Vec::new();
+        Ok(self.measure(batches)?.loss)
+    }
+
+    /// Mean loss and, if the model tells, accuracy over batches, without an update. Batches weigh
+    /// by the number of their predictions, if the model tells it.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn measure(&mut self, batches: impl Iterator<Item = Batch>) -> Result<Evaluation, Error> {
+        let (mut sum, mut weights, mut hits) = (0.0, 0.0, 0.0);
         for batch in batches {
             self.write_batches(std::slice::from_ref(&batch))?;
             self.write_u32(self.program.slots.step, std::iter::once(0))?;
             self.engine.run(self.program.entries.eval, 1)?;
-            losses.extend(self.read_f32(self.program.slots.loss, 1)?);
+            let loss = f64::from(self.read_f32(self.program.slots.loss, 1)?[0]);
+            let weight = match self.program.slots.hits {
+                Some([right, counted]) => {
+                    hits += f64::from(self.read_f32(right, 1)?[0]);
+                    f64::from(self.read_f32(counted, 1)?[0])
+                }
+                None => 1.0,
+            };
+            sum += loss * weight;
+            weights += weight;
         }
-        Ok(mean(&losses))
+        let accuracy = self.program.slots.hits.map(|_| hits / f64::max(weights, 1.0));
+        Ok(Evaluation { loss: (sum / f64::max(weights, 1.0)) as f32, accuracy })
     }
 
     /// Logits of the token after `position` in `prompt`, which holds one whole sequence.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// [`Error::Setting`] for a model that predicts no next token; those of the backend.
     pub fn next_logits(&mut self, prompt: &[u16], position: usize) -> Result<Vec<f32>, Error> {
-        let slots = self.program.slots;
+        let entry = self.program.entries.generate;
+        let Some((slots, entry)) = self.program.slots.generation.zip(entry) else {
+            return Err(Error::Setting {
+                name: "model",
+                given: "one that predicts no next token".into(),
+                expected: "a decoder, model type gpt2".into(),
+            });
+        };
         self.write_u32(slots.prompt, prompt.iter().map(|&token| u32::from(token)))?;
         self.write_u32(slots.position, std::iter::once(position as u32))?;
-        self.write_u32(slots.step, std::iter::once(0))?;
-        self.engine.run(self.program.entries.generate, 1)?;
+        self.write_u32(self.program.slots.step, std::iter::once(0))?;
+        self.engine.run(entry, 1)?;
         let vocabulary = self.program.settings.vocabulary;
         let mut bytes = vec![0; vocabulary * 4];
         self.engine.read(slots.next_logits, &mut bytes)?;
@@ -162,11 +191,46 @@ impl Session {
         restore(&self.program.program, self.engine.as_mut(), tensors)
     }
 
+    /// Replaces the parameters that `values` has by those values, rounded into their formats;
+    /// moments and the others stay. Gives the names of the parameters that stayed.
+    ///
+    /// # Errors
+    /// [`Error::CheckpointMismatch`] for a parameter of another size; those of the backend.
+    pub fn load(&mut self, values: &BTreeMap<String, Vec<f32>>) -> Result<Vec<String>, Error> {
+        let mut stayed = Vec::new();
+        for (index, slot) in self.program.program.slots().iter().enumerate() {
+            if slot.kind != SlotKind::State || slot.role != Role::MasterWeight {
+                continue;
+            }
+            let Some(values) = values.get(&slot.name) else {
+                stayed.push(slot.name.clone());
+                continue;
+            };
+            let format = slot.dtype.format().unwrap_or(Format::F32);
+            let mut bytes = vec![0; values.len() * format.bytes()];
+            let fits = values.len() == slot.shape.numel();
+            let how = Conversion::SATURATE;
+            if !fits || encode_slice(format, how, Noise::default(), values, &mut bytes).is_err() {
+                return Err(Error::CheckpointMismatch {
+                    what: format!("tensor `{}`", slot.name),
+                    found: format!("{} elements", values.len()),
+                    expected: slot.shape.to_string(),
+                });
+            }
+            self.engine.write(SlotId::new(index), &bytes)?;
+        }
+        Ok(stayed)
+    }
+
     fn write_batches(&mut self, batches: &[Batch]) -> Result<(), Error> {
         let slots = self.program.slots;
         let all = |pick: fn(&Batch) -> &Vec<u32>| batches.iter().flat_map(pick).copied();
         self.write_u32(slots.tokens, all(|batch| &batch.inputs))?;
-        self.write_u32(slots.targets, all(|batch| &batch.targets))
+        self.write_u32(slots.targets, all(|batch| &batch.targets))?;
+        for (n, slot) in self.program.more_inputs.clone().into_iter().enumerate() {
+            self.write_u32(slot, batches.iter().flat_map(|batch| &batch.more[n]).copied())?;
+        }
+        Ok(())
     }
 
     fn write_u32(&mut self, slot: SlotId, values: impl Iterator<Item = u32>) -> Result<(), Error> {
@@ -184,6 +248,15 @@ impl Session {
         self.engine.read(slot, &mut bytes)?;
         Ok(floats(&bytes))
     }
+}
+
+/// What an evaluation finds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Mean loss in nats per prediction.
+    pub loss: f32,
+    /// Share of right predictions, if the model tells.
+    pub accuracy: Option<f64>,
 }
 
 /// What the gradients of one tensor lose in their format.
@@ -216,6 +289,9 @@ pub fn measure(
     engine.write(program.slots.step, &0u32.to_le_bytes())?;
     engine.write(program.slots.tokens, &bytes(&batch.inputs))?;
     engine.write(program.slots.targets, &bytes(&batch.targets))?;
+    for (&slot, values) in program.more_inputs.iter().zip(&batch.more) {
+        engine.write(slot, &bytes(values))?;
+    }
     let entry: EntryId = program.entry;
     engine.run(entry, 1)?;
     let mut read = |slot| -> Result<Vec<f32>, Error> {

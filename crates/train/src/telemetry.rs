@@ -29,6 +29,9 @@ pub enum Record {
         /// Mean validation loss in nats per token.
         #[serde(deserialize_with = "float_or_null")]
         loss: f32,
+        /// Share of right predictions, if the task has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        accuracy: Option<f64>,
     },
     /// Speed since the last such line; different on every run.
     Speed {
@@ -111,10 +114,10 @@ mod tests {
 
     #[test]
     fn a_loss_that_is_no_number_can_be_read_back() {
-        let record = Record::Evaluation { step: 1, loss: f32::INFINITY };
+        let record = Record::Evaluation { step: 1, loss: f32::INFINITY, accuracy: None };
         let line = serde_json::to_string(&record).expect("null for infinity");
         let read: Record = serde_json::from_str(&line).expect("its own line");
-        assert!(matches!(read, Record::Evaluation { step: 1, loss } if loss.is_nan()));
+        assert!(matches!(read, Record::Evaluation { step: 1, loss, .. } if loss.is_nan()));
     }
 
     #[test]

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::batch::{Batch, Sampler, Sweep};
+use crate::batch::{Batch, EvaluationBatches, TrainingBatches};
 use crate::checkpoint::{Checkpoint, State};
 use crate::config::Config;
 use crate::corpus::Corpus;
 use crate::loader::Loader;
 use crate::run_dir::RunDir;
 use crate::schedule::Schedule;
-use crate::session::Session;
+use crate::session::{Evaluation, Session};
+use crate::task::Data;
 use crate::telemetry::{Event, Observer, Record, float_or_null};
-use crate::tokenizer::Bytes;
 
 /// Batches that the loader keeps ready beyond those of one call of the engine.
 const READY_BATCHES: usize = 4;
@@ -37,6 +37,9 @@ pub struct Summary {
     /// Loss of the last evaluation, in nats per token.
     #[serde(deserialize_with = "float_or_null")]
     pub validation_loss: f32,
+    /// Share of right predictions in the last evaluation, if the task has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_accuracy: Option<f64>,
     /// Tokens trained on per second, in this sitting, without evaluations.
     pub tokens_per_s: f64,
     /// Bytes of the arena that the program was planned into.
@@ -57,43 +60,52 @@ pub struct Trainer {
     session: Session,
     config: Config,
     schedule: Schedule,
-    sampler: Sampler,
-    sweep: Sweep,
+    training: Box<dyn TrainingBatches>,
+    validation: Box<dyn EvaluationBatches>,
     corpus_sha256: String,
     steps_done: u64,
     last_loss: f32,
-    last_validation: Option<(u64, f32)>,
+    last_validation: Option<(u64, Evaluation)>,
     training_time: Duration,
     steps_this_sitting: u64,
     warned: bool,
 }
 
 impl Trainer {
-    /// A trainer at step 0 with freshly initialised state. `default_lr` is the recipe's own peak.
+    /// A trainer of a byte-level language model at step 0 with freshly initialised state.
+    /// `default_lr` is the recipe's own peak.
     ///
     /// # Errors
     /// [`Error::DataTooShort`] for a corpus with less than one sequence in a split;
     /// [`Error::Setting`]; those of the backend.
     pub fn new(
-        mut session: Session,
+        session: Session,
         config: &Config,
         default_lr: f64,
         corpus: &Corpus,
     ) -> Result<Self, Error> {
+        Self::with_data(session, config, default_lr, Data::bytes(config, corpus)?)
+    }
+
+    /// A trainer of any task at step 0 with freshly initialised state.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]; those of the backend.
+    pub fn with_data(
+        mut session: Session,
+        config: &Config,
+        default_lr: f64,
+        data: Data,
+    ) -> Result<Self, Error> {
         config.validate()?;
-        let (batch, seq) = (config.batch, config.model.seq);
-        let training = Bytes.encode(&corpus.training).into();
-        let validation = Bytes.encode(&corpus.validation).into();
-        let sampler = Sampler::new(training, "training", batch, seq, config.seed)?;
-        let sweep = Sweep::new(validation, "validation", batch, seq, config.eval_batches)?;
         session.init(config.seed)?;
         Ok(Self {
             session,
             config: config.clone(),
             schedule: config.schedule(default_lr),
-            sampler,
-            sweep,
-            corpus_sha256: corpus.sha256.clone(),
+            training: data.training,
+            validation: data.validation,
+            corpus_sha256: data.sha256,
             steps_done: 0,
             last_loss: f32::NAN,
             last_validation: None,
@@ -115,7 +127,7 @@ impl Trainer {
 
     /// The batch of the first pass of a step.
     pub fn batch(&mut self, step: u64) -> Batch {
-        self.sampler.batch(step * self.config.accumulate as u64)
+        self.training.batch(step * self.config.accumulate as u64)
     }
 
     /// Continues from a checkpoint.
@@ -133,7 +145,10 @@ impl Trainer {
             return Err(mismatch("text (SHA-256)", corpus_sha256, &self.corpus_sha256));
         }
         let own = self.config_json();
-        if *config != own {
+        // As this version writes it: what an older one left out has its default.
+        let found: Option<Config> = serde_json::from_value(config.clone()).ok();
+        let found = found.and_then(|found| serde_json::to_value(found).ok());
+        if found.as_ref().unwrap_or(config) != &own {
             return Err(mismatch("configuration", &config.to_string(), &own.to_string()));
         }
         self.session.restore(&checkpoint.tensors)?;
@@ -154,13 +169,13 @@ impl Trainer {
         Ok(Checkpoint { state, tensors: self.session.state()? })
     }
 
-    /// Mean loss on the validation split.
+    /// Mean loss, and accuracy if the task has one, on the validation split.
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn evaluate(&mut self) -> Result<f32, Error> {
-        let sweep = &self.sweep;
-        self.session.evaluate((0..sweep.len()).map(|index| sweep.batch(index)))
+    pub fn evaluate(&mut self) -> Result<Evaluation, Error> {
+        let validation = &self.validation;
+        self.session.measure((0..validation.count()).map(|index| validation.batch(index)))
     }
 
     /// Takes the steps that are left, evaluates and saves as configured, and at the end; stops
@@ -183,7 +198,7 @@ impl Trainer {
         let accumulate = self.config.accumulate as u64;
         let ahead = READY_BATCHES + (self.config.steps_per_call * accumulate).min(64) as usize;
         let first_pass = self.steps_done * accumulate;
-        let mut loader = Loader::start(self.sampler.clone(), first_pass, ahead)?;
+        let mut loader = Loader::start(self.training.copy(), first_pass, ahead)?;
         let mut saved_at = None;
         while self.steps_done < total && !stop.load(Ordering::Relaxed) {
             self.block(&mut loader, run, observer)?;
@@ -263,14 +278,15 @@ impl Trainer {
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
         let step = self.steps_done;
-        let loss = self.evaluate()?;
-        self.last_validation = Some((step, loss));
+        let evaluation = self.evaluate()?;
+        let Evaluation { loss, accuracy } = evaluation;
+        self.last_validation = Some((step, evaluation));
         let records = [
-            Record::Evaluation { step, loss },
+            Record::Evaluation { step, loss, accuracy },
             Record::Speed { step, tokens_per_s: self.tokens_per_s() },
         ];
         run.log(&records)?;
-        observer.event(&Event::Metric(Record::Evaluation { step, loss }));
+        observer.event(&Event::Metric(Record::Evaluation { step, loss, accuracy }));
         Ok(())
     }
 
@@ -302,7 +318,8 @@ impl Trainer {
             steps: self.steps_done,
             parameters: self.session.program().parameter_count,
             training_loss: self.last_loss,
-            validation_loss: self.last_validation.map_or(f32::NAN, |(_, loss)| loss),
+            validation_loss: self.last_validation.map_or(f32::NAN, |(_, found)| found.loss),
+            validation_accuracy: self.last_validation.and_then(|(_, found)| found.accuracy),
             tokens_per_s: self.tokens_per_s(),
             arena_bytes: self.session.program().program.arena_bytes(),
             allocated_bytes: report.allocated_bytes,

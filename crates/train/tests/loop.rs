@@ -15,7 +15,7 @@ use onesigma_train::checkpoint::{Checkpoint, Tensor};
 use onesigma_train::config::{Config, ModelConfig};
 use onesigma_train::corpus::{Corpus, Document};
 use onesigma_train::optimizer::Optimizer;
-use onesigma_train::program::{self, Model, Parameter, Settings, Target};
+use onesigma_train::program::{self, Inputs, Measures, Model, Parameter, Settings, Target};
 use onesigma_train::run_dir::RunDir;
 use onesigma_train::session::{Session, measure};
 use onesigma_train::telemetry::{Event, Record};
@@ -60,13 +60,12 @@ impl Model for Bigram {
         &self,
         graph: &mut Graph,
         parameters: &[ValueId],
-        tokens: ValueId,
-        targets: ValueId,
+        inputs: Inputs<'_>,
         _training: bool,
-    ) -> Result<ValueId> {
-        let logits = self.logits(graph, parameters, tokens)?;
+    ) -> Result<Measures> {
+        let logits = self.logits(graph, parameters, inputs.tokens)?;
         let op = Op::CrossEntropy { mult: 1.0, mean: true };
-        Ok(graph.op(op, &[logits, targets]).one()?)
+        Ok(graph.op(op, &[logits, inputs.targets]).one()?.into())
     }
 
     fn next_logits(
@@ -104,7 +103,7 @@ fn f32_recipe() -> Recipe {
 fn batch(rows: usize, first: u32) -> Batch {
     let tokens: Vec<u32> = (0..rows as u32 * 17).map(|i| (first + i * 7 + i * i) % 256).collect();
     let pick = |at: usize| tokens.chunks(17).flat_map(|row| row[at..at + 16].to_vec()).collect();
-    Batch { step: 0, inputs: pick(0), targets: pick(1) }
+    Batch { inputs: pick(0), targets: pick(1), ..Batch::default() }
 }
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
@@ -186,9 +185,9 @@ fn two_small_passes_equal_one_large_pass() {
     let split_loss = split.train(0, &[0.5], &[first.clone(), second.clone()]).expect("a step");
     let mut whole = session(&f32_recipe(), settings(4, 1, SGD));
     let both = Batch {
-        step: 0,
         inputs: [first.inputs, second.inputs].concat(),
         targets: [first.targets, second.targets].concat(),
+        ..Batch::default()
     };
     let whole_loss = whole.train(0, &[0.5], &[both]).expect("a step");
     assert!((split_loss[0] - whole_loss[0]).abs() < 1e-5);

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use onesigma::setup;
-use onesigma::train::batch::{Sampler, Sweep};
-use onesigma::train::tokenizer::Bytes;
+use onesigma::train::config::Config;
+use onesigma::train::session::Evaluation;
 
+use super::prepare::{Prepared, prepare};
 use super::source;
 
 /// Arguments of `onesigma eval`.
@@ -31,21 +32,22 @@ pub struct Arguments {
     gradients: bool,
 }
 
-/// Measures and prints the loss.
+/// Measures and prints the loss, and the accuracy of a task that has one.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let checkpoint = source::checkpoint(&arguments.run)?;
     let config = source::config(&checkpoint)?;
-    let corpus = match &arguments.data {
-        Some(data) => source::corpus(data, None)?,
-        None => source::corpus(&config.data, config.valid.as_deref())?,
-    };
+    let mut config = Config { eval_batches: arguments.batches.unwrap_or(1 << 24), ..config };
+    if let Some(data) = &arguments.data {
+        config.data.clone_from(data);
+        config.valid = None;
+    }
+    // The weights are those of the run, not of what it started from.
+    let run = Config { init_from: None, ..config.clone() };
+    let Prepared { mut data, pieces, .. } = prepare(run, Some(&arguments.run))?;
     let mut out = io::stdout().lock();
-    let (batch, seq) = (config.batch, config.model.seq);
     if arguments.gradients {
-        let tokens = Bytes.encode(&corpus.training).into();
-        let mut sampler = Sampler::new(tokens, "training", batch, seq, config.seed)?;
         let first = checkpoint.state.step * config.accumulate as u64;
-        let batch = sampler.batch(first);
+        let batch = data.training.batch(first);
         let tensors = setup::measure(&config, &checkpoint.tensors, &batch)?;
         writeln!(out, "{:>10}  {:>12}  {:<8}  tensor", "flushed", "of", "format")?;
         for tensor in tensors {
@@ -55,17 +57,30 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         return Ok(());
     }
-    let tokens = Bytes.encode(&corpus.validation).into();
-    let batches = arguments.batches.unwrap_or(usize::MAX);
-    let sweep = Sweep::new(tokens, "validation", batch, seq, batches)?;
     let mut session = source::session(&config, &checkpoint)?;
-    let loss = session.evaluate((0..sweep.len()).map(|index| sweep.batch(index)))?;
-    writeln!(
-        out,
-        "step {}: validation loss {loss:.4} nats per byte, {:.4} bits per byte, over {} tokens",
-        checkpoint.state.step,
-        loss / std::f32::consts::LN_2,
-        sweep.len() * batch * seq,
-    )?;
+    let count = data.validation.count();
+    let batches = (0..count).map(|index| data.validation.batch(index));
+    let Evaluation { loss, accuracy } = session.measure(batches)?;
+    let step = checkpoint.state.step;
+    match accuracy {
+        Some(accuracy) => {
+            let accuracy = 100.0 * accuracy;
+            let task = config.task().name();
+            writeln!(
+                out,
+                "step {step}: {task}, validation loss {loss:.4}, accuracy {accuracy:.2} %"
+            )?;
+        }
+        None => {
+            let unit = if pieces.is_some() { "token" } else { "byte" };
+            writeln!(
+                out,
+                "step {step}: validation loss {loss:.4} nats per {unit}, {:.4} bits per {unit}, over \
+                 {} tokens",
+                loss / std::f32::consts::LN_2,
+                count * config.batch * config.model.seq,
+            )?;
+        }
+    }
     Ok(())
 }

@@ -7,6 +7,7 @@ use anyhow::Result;
 use onesigma::train::generate::{Sampling, generate};
 use onesigma::train::tokenizer::Bytes;
 
+use super::prepare::tokenizer_of_run;
 use super::source;
 
 /// Arguments of `onesigma generate`.
@@ -45,6 +46,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut session = source::session(&config, &checkpoint)?;
     let mut out = io::stdout().lock();
     out.write_all(arguments.prompt.as_bytes())?;
+    if let Some(pieces) = tokenizer_of_run(&arguments.run)? {
+        let prompt = pieces.encode_text(arguments.prompt.as_bytes())?;
+        let mut tokens: Vec<u32> = prompt.iter().map(|&id| id.into()).collect();
+        let given = pieces.decode(&tokens)?.len();
+        generate(&mut session, &prompt, arguments.tokens, sampling, |token| {
+            tokens.push(token.into());
+            true
+        })?;
+        let text = pieces.decode(&tokens)?;
+        writeln!(out, "{}", text.get(given..).unwrap_or(&text))?;
+        return Ok(());
+    }
     let prompt = Bytes.encode(arguments.prompt.as_bytes());
     let mut written = Ok(());
     generate(&mut session, &prompt, arguments.tokens, sampling, |token| {

@@ -9,6 +9,8 @@ mod eval;
 mod formats;
 mod generate;
 mod numerics;
+mod prepare;
+mod profile;
 mod rules;
 mod run;
 mod settings;
@@ -36,7 +38,7 @@ Set ONESIGMA_LOG=debug to see what the library does.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Train a GPT, or continue a run
+    /// Train a GPT or a BERT, or continue a run
     Train(train::Arguments),
     /// Measure the validation loss of a run
     Eval(eval::Arguments),

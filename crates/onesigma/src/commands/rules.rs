@@ -1,8 +1,11 @@
 //! `onesigma rules`.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use onesigma::backends;
+use onesigma::ops::rules::answer_json;
 use onesigma::ops::{
     Attention, Parametrisation, ResidualRule, Scales, add_scales, cross_entropy_scales,
     dropout_scales, embedding_scales, gelu_scales, matmul_scales, norm_scales, residual_factors,
@@ -10,13 +13,27 @@ use onesigma::ops::{
 };
 use onesigma::train::Error;
 
+use super::Usage;
+
 /// Arguments of `onesigma rules`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   onesigma rules
-  onesigma rules --fan-in 768 --fan-out 3072 --batch 8192")]
+  onesigma rules --parametrisation u-mup --fan-in 768 --fan-out 3072 --batch 8192
+  onesigma rules --json cases.json > answers.json
+  echo '[{\"op\": \"gelu\", \"shapes\": {\"input\": [8, 16]}}]' | onesigma rules --json
+
+A case for --json is {\"op\", \"shapes\", \"args\", \"constraint\"}; it comes back with \"output\" and
+\"grads\", the ratios of the scaled to the plain op as the backend's kernels compute them on random
+operands, and \"expected\", the same from the formulas.")]
 pub struct Arguments {
+    /// Answer the cases of a JSON list, from a file or - for standard input
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    json: Option<PathBuf>,
+    /// With --json: the backend that measures
+    #[arg(long, value_name = "NAME", default_value = "cpu", requires = "json")]
+    backend: String,
     /// regular, unit, u-mup or mu-s: whose choices the scales follow
     #[arg(long, value_name = "NAME", default_value_t = Parametrisation::Unit)]
     parametrisation: Parametrisation,
@@ -43,8 +60,29 @@ pub struct Arguments {
     tau: f64,
 }
 
-/// Prints every rule with its scales for the given sizes.
+/// Answers cases, or prints every rule with its scales for the given sizes.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    match &arguments.json {
+        Some(path) => answer(path, &arguments.backend),
+        None => table(arguments),
+    }
+}
+
+/// Reads a list of cases and writes it back with measured and expected scales.
+fn answer(path: &Path, backend: &str) -> Result<()> {
+    let mut text = String::new();
+    let read = match path.to_str() {
+        Some("-") => io::stdin().lock().read_to_string(&mut text),
+        _ => std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text)),
+    };
+    read.map_err(|error| Usage(format!("cannot read the cases in {}: {error}", path.display())))?;
+    let backend = backends::open(backend)?;
+    let answers = answer_json(&text, backend.as_ref()).map_err(Error::from)?;
+    writeln!(io::stdout().lock(), "{answers}")?;
+    Ok(())
+}
+
+fn table(arguments: &Arguments) -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(
         out,

@@ -12,7 +12,7 @@ use onesigma::graph::{DType, Program, Slot, SlotId, SlotKind};
 use onesigma::train::checkpoint::{self, Tensor};
 use onesigma::train::session;
 
-use super::Usage;
+use super::{Usage, profile};
 
 /// Arguments of `onesigma run`.
 #[derive(Debug, clap::Args)]
@@ -56,6 +56,9 @@ pub struct Arguments {
     /// printed]
     #[arg(long = "output", value_name = "SLOT=@FILE")]
     outputs: Vec<String>,
+    /// Print where the time went, op by op, and write the trace to a file for Perfetto
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// Write the state after the run, as safetensors
     #[arg(long, value_name = "FILE")]
     save_state: Option<PathBuf>,
@@ -77,14 +80,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let entry = program.find_entry(entry).map_err(|error| Usage(error.to_string()))?;
     let inputs = inputs(&program, arguments)?;
     let outputs = outputs(&program, &arguments.outputs)?;
-    let mut engine = onesigma::backends::open(&arguments.backend)?.compile(&program)?;
+    let backend = onesigma::backends::open(&arguments.backend)?;
+    let mut engine = backend.compile(&program)?;
     let engine = engine.as_mut();
     make_state(&program, engine, arguments)?;
     for (slot, bytes) in &inputs {
         engine.write(*slot, bytes)?;
     }
     let times = arguments.times as usize;
+    if arguments.profile.is_some() {
+        profile::begin(engine)?;
+    }
     engine.run(entry, times)?;
+    if let Some(path) = &arguments.profile {
+        profile::end(&mut out, &program, engine, backend.as_ref(), path)?;
+    }
     let written = program.entries()[entry.index()].graph.writes();
     for &(slot, _) in written {
         let info = &program.slots()[slot.index()];

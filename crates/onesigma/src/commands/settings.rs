@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::ValueEnum;
 use onesigma::ops::Parametrisation;
-use onesigma::train::config::Config;
+use onesigma::train::Error;
+use onesigma::train::config::{Config, ModelType};
 use onesigma::train::schedule::Decay;
+use onesigma::train::task::Task;
 
 /// Flags over a configuration file over the defaults.
 #[derive(Debug, clap::Args)]
@@ -24,8 +26,26 @@ pub struct Settings {
     /// One of `onesigma backends` [default: cpu]
     #[arg(long)]
     backend: Option<String>,
-    /// A text file, a folder of them, or `cargo`: the text of this workspace's dependencies
-    /// [default: cargo]
+    /// gpt2, a decoder, or bert, an encoder [default: gpt2]
+    #[arg(long, value_name = "TYPE")]
+    model_type: Option<String>,
+    /// language-model, masked-lm, pre-training, classification or span [default: language-model,
+    /// for bert masked-lm]
+    #[arg(long)]
+    task: Option<String>,
+    /// Start from the weights of a run, a checkpoint or a Hugging Face folder, with its sizes and
+    /// tokeniser; heads that it lacks are new
+    #[arg(long, value_name = "RUN|DIR")]
+    init_from: Option<PathBuf>,
+    /// bytes, wordpiece (learned from the data), or a tokenizer.json, vocab.txt or a folder with
+    /// one [default: bytes, for bert wordpiece]
+    #[arg(long, value_name = "NAME|FILE|DIR")]
+    tokenizer: Option<String>,
+    /// Tokens of a vocabulary that is learned [default: 8192]
+    #[arg(long, value_name = "TOKENS")]
+    vocabulary: Option<usize>,
+    /// A text file, a folder of them, or `cargo`: the text of this workspace's dependencies; for
+    /// classification and span the examples [default: cargo]
     #[arg(long, value_name = "FILE|DIR")]
     data: Option<PathBuf>,
     /// A text to measure on [default: a part of the data is held back]
@@ -116,6 +136,21 @@ impl Settings {
         set(&mut model.heads, self.heads);
         set(&mut model.hidden, self.hidden);
         set(&mut model.seq, self.seq);
+        if let Some(name) = &self.model_type {
+            config.model_type = named("model type", name, &ModelType::NAMES)?;
+        }
+        if let Some(name) = &self.task {
+            config.task = Some(named("task", name, &Task::NAMES)?);
+        }
+        if let Some(path) = &self.init_from {
+            config.init_from = Some(data_name(path));
+        }
+        if let Some(name) = &self.tokenizer {
+            let is_path = !["bytes", "wordpiece"].contains(&name.as_str());
+            config.tokenizer =
+                Some(if is_path { data_name(Path::new(name)) } else { name.clone() });
+        }
+        set(&mut config.vocabulary, self.vocabulary);
         set(&mut config.recipe, self.recipe.clone());
         config.parametrisation = self.parametrisation.or(config.parametrisation);
         set(&mut config.backend, self.backend.clone());
@@ -146,6 +181,14 @@ impl Settings {
         config.validate()?;
         Ok(config)
     }
+}
+
+/// The value with a name.
+fn named<T: Copy>(kind: &'static str, name: &str, known: &[(&'static str, T)]) -> Result<T> {
+    let found = known.iter().find(|(own, _)| *own == name);
+    let known = || known.iter().map(|(own, _)| *own).collect::<Vec<_>>().join(", ");
+    let unknown = || Error::Unknown { kind, given: name.into(), known: known() };
+    Ok(found.map(|(_, value)| *value).ok_or_else(unknown)?)
 }
 
 fn set<T>(field: &mut T, value: Option<T>) {

@@ -11,12 +11,13 @@ use onesigma::train::checkpoint::Checkpoint;
 use onesigma::train::config::Config;
 use onesigma::train::run_dir::RunDir;
 use onesigma::train::session::Flushed;
+use onesigma::train::task::Data;
 use onesigma::train::telemetry::{Event, Observer};
 use onesigma::train::trainer::{Summary, Trainer};
 use onesigma::train::{Error, atomic};
 
+use super::prepare::{Prepared, TOKENIZER, prepare};
 use super::settings::Settings;
-use super::source;
 use crate::progress::Progress;
 
 /// Arguments of `onesigma train`.
@@ -28,6 +29,8 @@ Examples:
   onesigma train --recipe unit-fp8 --out runs/first
   onesigma train --data my-book.txt --layers 6 --hidden 256 --steps 5000 --out runs/book
   onesigma train --resume runs/book
+  onesigma train --model-type bert --data my-books --steps 5000 --out runs/bert
+  onesigma train --model-type bert --task classification --data sst2 --init-from runs/bert
   onesigma train --config runs/book/config.toml --recipe f32 --out runs/book-f32"
 )]
 pub struct Arguments {
@@ -50,7 +53,7 @@ pub struct Arguments {
 /// Trains, and leaves a run folder.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut observer = Progress::new(arguments.quiet);
-    let (config, mut trainer, mut run) = match &arguments.resume {
+    let Started { config, mut trainer, mut run } = match &arguments.resume {
         Some(root) => resume(root, &mut observer)?,
         None => start(arguments)?,
     };
@@ -67,21 +70,38 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     report(&summary, run.root())
 }
 
-fn start(arguments: &Arguments) -> Result<(Config, Trainer, RunDir)> {
+/// A run that is about to take steps.
+struct Started {
+    config: Config,
+    trainer: Trainer,
+    run: RunDir,
+}
+
+fn start(arguments: &Arguments) -> Result<Started> {
     let config = arguments.settings.config()?;
     let root = arguments.out.clone().unwrap_or_else(|| free_folder(&config.recipe));
     if root.join("config.toml").exists() {
         return Err(Error::RunExists { path: root }.into());
     }
-    let trainer = trainer(&config)?;
+    // The text first: it is what is most often wrong, and reading it is cheap.
+    let Prepared { config, data, pieces, weights } = prepare(config, None)?;
+    let mut trainer = trainer(&config, data)?;
+    if let Some(weights) = weights {
+        weights.load(trainer.session())?;
+    }
+    if let Some(pieces) = pieces {
+        std::fs::create_dir_all(&root).with_context(|| root.display().to_string())?;
+        pieces.save(&root.join(TOKENIZER))?;
+    }
     let run = RunDir::create(&root, &config)?;
-    Ok((config, trainer, run))
+    Ok(Started { config, trainer, run })
 }
 
 /// The run in `root` at its newest whole checkpoint, or at its start if it has none yet.
-fn resume(root: &Path, observer: &mut Progress) -> Result<(Config, Trainer, RunDir)> {
+fn resume(root: &Path, observer: &mut Progress) -> Result<Started> {
     let config: Config = RunDir::config(root)?;
-    let mut trainer = trainer(&config)?;
+    let Prepared { config, data, weights, .. } = prepare(config, Some(root))?;
+    let mut trainer = trainer(&config, data)?;
     match Checkpoint::latest(&root.join("checkpoints")) {
         Ok((path, checkpoint, warnings)) => {
             for warning in warnings {
@@ -90,19 +110,20 @@ fn resume(root: &Path, observer: &mut Progress) -> Result<(Config, Trainer, RunD
             trainer.restore(&checkpoint).with_context(|| path.display().to_string())?;
         }
         Err(Error::CheckpointMissing { .. }) => {
+            if let Some(weights) = weights {
+                weights.load(trainer.session())?;
+            }
             observer.event(&Event::Warning("no whole checkpoint yet: starting over".into()));
         }
         Err(error) => return Err(error.into()),
     }
     let run = RunDir::resume(root, trainer.steps_done())?;
-    Ok((config, trainer, run))
+    Ok(Started { config, trainer, run })
 }
 
-fn trainer(config: &Config) -> Result<Trainer> {
-    // The text first: it is what is most often wrong, and reading it is cheap.
-    let corpus = source::corpus(&config.data, config.valid.as_deref())?;
+fn trainer(config: &Config, data: Data) -> Result<Trainer> {
     let session = setup::session(config)?;
-    Ok(Trainer::new(session, config, setup::default_rate(config)?, &corpus)?)
+    Ok(Trainer::with_data(session, config, setup::default_rate(config)?, data)?)
 }
 
 /// `runs/RECIPE-N` with the first `N` that is free.
@@ -144,6 +165,9 @@ fn report(summary: &Summary, root: &Path) -> Result<()> {
         summary.tokens_per_s,
         mebibytes(summary.arena_bytes as f64),
     )?;
+    if let Some(accuracy) = summary.validation_accuracy {
+        writeln!(out, "validation accuracy {:.2} %", 100.0 * accuracy)?;
+    }
     if let Some(share) = summary.flushed_gradients {
         writeln!(out, "gradients flushed to zero: {:.3} %", 100.0 * share)?;
     }

@@ -54,7 +54,7 @@ pub fn snapshots(
     options: &Options,
 ) -> Result<Vec<Snapshot>> {
     let parts = Parts::new(config)?;
-    let step_graph = build_step(&parts.model, &parts.recipe, parts.settings)?;
+    let step_graph = build_step(parts.model.as_ref(), &parts.recipe, parts.settings)?;
     let probe = Probe::new(&step_graph)?;
     let schedule = config.schedule(setup::default_rate(config)?);
     let (batch, seq) = (config.batch, config.model.seq);

@@ -36,7 +36,8 @@ pub fn answer(case: Case, backend: &dyn Backend) -> Result<Answer> {
 /// list of [`Answer`]s in the same order.
 ///
 /// # Errors
-/// [`Error::CaseSyntax`] for text of another form; as [`answer`], for the first case that fails.
+/// [`Error::CaseSyntax`] for text of another form; [`Error::CaseOf`] for the first case that
+/// fails, with its number and the error of [`answer`].
 pub fn answer_json(text: &str, backend: &dyn Backend) -> Result<String> {
     #[derive(Deserialize)]
     struct Listed {
@@ -47,8 +48,12 @@ pub fn answer_json(text: &str, backend: &dyn Backend) -> Result<String> {
         true => serde_json::from_str::<Listed>(text).map_err(syntax)?.cases,
         false => serde_json::from_str(text).map_err(syntax)?,
     };
-    let answers: Vec<Answer> =
-        cases.into_iter().map(|case| answer(case, backend)).collect::<Result<_>>()?;
+    let count = cases.len();
+    let one = |(at, case)| {
+        let source = |error| Error::CaseOf { number: at + 1, count, source: Box::new(error) };
+        answer(case, backend).map_err(source)
+    };
+    let answers: Vec<Answer> = cases.into_iter().enumerate().map(one).collect::<Result<_>>()?;
     serde_json::to_string_pretty(&answers).map_err(syntax)
 }
 

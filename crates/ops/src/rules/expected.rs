@@ -3,9 +3,29 @@
 use super::{Case, Figures};
 use crate::{
     Attention, Linear, Parametrisation, Result, Scales, add_scales, cross_entropy_scales,
-    dropout_scales, embedding_scales, gelu_scales, matmul_scales, mse_loss_scales, norm_scales,
-    residual_factors, silu_glu_scales, silu_scales, softmax_scales,
+    dropout_scales, embedding_scales, gelu_scales, hardtanh_scales, matmul_scales, mse_loss_scales,
+    norm_scales, relu_scales, residual_factors, sigmoid_scales, silu_glu_scales, silu_scales,
+    softmax_scales, tanh_scales, weighted_add_scales,
 };
+use onesigma_graph::Shape;
+
+/// Operands of a weighted sum, as far as a case gives them.
+const WEIGHTED: [&str; 3] = ["input", "other", "third"];
+
+/// Element counts of the operands of a weighted sum and of its result.
+fn weighted_operands(case: &Case) -> Result<(Vec<usize>, usize)> {
+    let given = WEIGHTED.iter().filter(|operand| case.shapes.contains_key(**operand));
+    let mut numel = Vec::new();
+    let mut out = Shape::scalar();
+    for operand in given {
+        let shape = case.shape(operand)?;
+        numel.push(shape.numel());
+        out = out.broadcast(&shape).ok_or_else(|| {
+            case.wrong(format!("operand `{operand}`, {shape}, does not broadcast with {out}"))
+        })?;
+    }
+    Ok((numel, out.numel()))
+}
 
 /// The scales that the rules ask for.
 ///
@@ -37,6 +57,10 @@ pub fn expected(case: &Case) -> Result<Figures> {
         "gelu" => (gelu_scales(case.number("mult", 1.0)?, case.constraint()?)?, &["input"]),
         "silu" => (silu_scales(case.number("mult", 1.0)?, case.constraint()?)?, &["input"]),
         "silu_glu" => (silu_glu_scales(case.number("mult", 1.0)?)?, &["input", "gate"]),
+        "relu" => (relu_scales(case.constraint()?)?, &["input"]),
+        "tanh" => (tanh_scales(case.constraint()?)?, &["input"]),
+        "sigmoid" => (sigmoid_scales(case.constraint()?)?, &["input"]),
+        "hardtanh" => (hardtanh_scales(case.number("mult", 1.0)?, case.constraint()?)?, &["input"]),
         "softmax" => {
             let shape = case.shape("input")?;
             let dim = case.number("dim", -1.0)?;
@@ -68,6 +92,11 @@ pub fn expected(case: &Case) -> Result<Figures> {
             })?;
             let numel = [a.numel(), b.numel()];
             (add_scales(out.numel(), numel, case.constraint()?)?, &["input", "other"])
+        }
+        "weighted_add" => {
+            let (numel, out) = weighted_operands(case)?;
+            let weights = case.list("weights", &vec![1.0; numel.len()])?;
+            (weighted_add_scales(out, &numel, &weights, case.constraint()?)?, &WEIGHTED)
         }
         "residual_split" => {
             let (branch, skip) = residual_factors(case.tau()?)?;

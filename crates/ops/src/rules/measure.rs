@@ -4,8 +4,9 @@ use super::{Case, Figures};
 use crate::attention::scaled_attention;
 use crate::{
     Attention, GeluForm, Linear, Parametrisation, Result, Scales, add, attention, conv1d,
-    cross_entropy, dropout, embedding, gelu, layer_norm, linear, matmul, mse_loss, residual_add,
-    residual_apply, residual_factors, residual_split, rms_norm, silu, silu_glu, softmax,
+    cross_entropy, dropout, embedding, gelu, hardtanh, layer_norm, linear, matmul, mse_loss, relu,
+    residual_add, residual_apply, residual_factors, residual_split, rms_norm, sigmoid, silu,
+    silu_glu, softmax, tanh, weighted_add,
 };
 use onesigma_backend::{Backend, Engine};
 use onesigma_format::{Noise, philox};
@@ -32,9 +33,9 @@ pub(super) fn operand_names(case: &Case) -> Result<&'static [(&'static str, bool
             &[("input", false), ("weight", false), ("bias", false)]
         }
         "matmul" => &[("left", false), ("right", false)],
-        "gelu" | "silu" | "softmax" | "dropout" | "residual_split" | "residual_apply" => {
-            &[("input", false)]
-        }
+        "gelu" | "silu" | "relu" | "tanh" | "sigmoid" | "hardtanh" | "softmax" | "dropout"
+        | "residual_split" | "residual_apply" => &[("input", false)],
+        "weighted_add" => &[("input", false), ("other", false), ("third", false)],
         "silu_glu" => &[("input", false), ("gate", false)],
         "embedding" => &[("input", true), ("weight", false)],
         "cross_entropy" => &[("input", false), ("target", true)],
@@ -95,6 +96,16 @@ fn build(graph: &mut Graph, case: &Case, x: &Inputs<'_>, p: Parametrisation) -> 
         }
         "silu" => silu(graph, p, x.get("input")?, mult, constraint),
         "silu_glu" => silu_glu(graph, p, x.get("input")?, x.get("gate")?, mult),
+        "relu" => relu(graph, p, x.get("input")?, constraint),
+        "tanh" => tanh(graph, p, x.get("input")?, constraint),
+        "sigmoid" => sigmoid(graph, p, x.get("input")?, constraint),
+        "hardtanh" => hardtanh(graph, p, x.get("input")?, mult, constraint),
+        "weighted_add" => {
+            let given = ["input", "other", "third"].into_iter().filter_map(|name| x.optional(name));
+            let given: Vec<ValueId> = given.collect();
+            let weights = case.list("weights", &vec![1.0; given.len()])?;
+            weighted_add(graph, p, &given, &weights, constraint)
+        }
         "softmax" => {
             let axis = case.number("dim", -1.0)? as isize;
             softmax(graph, p, x.get("input")?, axis, mult, constraint)

@@ -41,6 +41,8 @@ use std::collections::BTreeMap;
 /// | `gelu` | `input` | `mult` (1), `approximate` (`none`) or `tanh` |
 /// | `silu` | `input` | `mult` (1) |
 /// | `silu_glu` | `input`, `gate` | `mult` (1) |
+/// | `relu`, `tanh`, `sigmoid` | `input` | |
+/// | `hardtanh` | `input` | `mult` (1) |
 /// | `softmax` | `input` | `dim` (-1), `mult` (1) |
 /// | `dropout` | `input` | `p` (0.5), `training` (true) |
 /// | `layer_norm` | `input`, `weight`?, `bias`? | `normalized_shape` (the weight's), `eps` (1e-5) |
@@ -49,6 +51,7 @@ use std::collections::BTreeMap;
 /// | `cross_entropy` | `input`, `target` (ids) | `reduction` (`mean`) or `sum`, `mult` (1) |
 /// | `mse_loss` | `input`, `target` | `reduction` (`mean`) or `sum` |
 /// | `add` | `input`, `other` | |
+/// | `weighted_add` | `input`, `other`, `third`? | `weights` (all 1) |
 /// | `residual_split` | `input` | `tau`, `which` (`residual` or `skip`) |
 /// | `residual_add` | `residual` and/or `skip`; one that is absent is 0 | `tau` |
 /// | `residual_apply` | `input` | `tau`, `fn` (`3*x`: a number times x) |
@@ -61,6 +64,10 @@ pub const OPS: &[&str] = &[
     "gelu",
     "silu",
     "silu_glu",
+    "relu",
+    "tanh",
+    "sigmoid",
+    "hardtanh",
     "softmax",
     "dropout",
     "layer_norm",
@@ -69,6 +76,7 @@ pub const OPS: &[&str] = &[
     "cross_entropy",
     "mse_loss",
     "add",
+    "weighted_add",
     "residual_split",
     "residual_add",
     "residual_apply",
@@ -171,11 +179,18 @@ impl Case {
     }
 
     fn numbers<const N: usize>(&self, name: &str, default: [f64; N]) -> Result<[f64; N]> {
-        let Some(value) = self.args.get(name) else { return Ok(default) };
-        let list: Option<Vec<f64>> =
-            value.as_array().and_then(|list| list.iter().map(|x| x.as_f64()).collect());
-        list.and_then(|list| list.try_into().ok())
-            .ok_or_else(|| self.wrong(format!("`{name}` is {value}, expected {N} numbers")))
+        let list = self.list(name, &default)?;
+        let found = list.len();
+        list.try_into()
+            .map_err(|_| self.wrong(format!("`{name}` has {found} numbers, expected {N}")))
+    }
+
+    fn list(&self, name: &str, default: &[f64]) -> Result<Vec<f64>> {
+        let Some(value) = self.args.get(name) else { return Ok(default.to_vec()) };
+        value
+            .as_array()
+            .and_then(|list| list.iter().map(|x| x.as_f64()).collect())
+            .ok_or_else(|| self.wrong(format!("`{name}` is {value}, expected a list of numbers")))
     }
 
     fn size(&self, name: &str, default: usize) -> Result<usize> {

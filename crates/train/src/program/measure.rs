@@ -36,6 +36,8 @@ pub struct MeasuringProgram {
     pub program: Program,
     /// Its slots for the host: `tokens`, `targets`, `seed` and `step` are read.
     pub slots: HostSlots,
+    /// Slots of the model's further inputs.
+    pub more_inputs: Vec<SlotId>,
     /// The entry.
     pub entry: EntryId,
     /// Tensors that it counts, in order.
@@ -59,7 +61,8 @@ pub fn build_measuring(
     let mut builder = Builder::new(model, recipe, settings, target)?;
     let (entry, measured, [flushed, nonzero]) = builder.measure_step()?;
     let program = Program::new(builder.module)?;
-    Ok(MeasuringProgram { program, slots: builder.slots, entry, measured, flushed, nonzero })
+    let (slots, more_inputs) = (builder.slots, builder.more_inputs);
+    Ok(MeasuringProgram { program, slots, more_inputs, entry, measured, flushed, nonzero })
 }
 
 impl Builder<'_> {

@@ -1,0 +1,138 @@
+//! What this machine can do at most, measured in a fraction of a second: multiply-adds without
+//! memory, and a copy without arithmetic.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use onesigma_backend::Device;
+use onesigma_backend::null::Rate;
+
+use crate::Isa;
+
+/// Vectors whose sums do not wait for each other: latency times throughput of a multiply-add.
+const CHAINS: usize = 12;
+const ROUNDS: usize = 400_000;
+/// Bytes that each thread copies: more than its share of the caches.
+const COPIED: usize = 32 << 20;
+
+/// Peak rates of the current pool's threads together.
+pub(crate) fn measure(memory_bytes: u64) -> Device {
+    let isa = Isa::current();
+    let single = rate(|| multiply_adds(isa));
+    let mut matmul = vec![Rate { bits: 32, flops: single }];
+    if isa == Isa::Avx512Bf16 {
+        // FP8 values are exact in BF16, and products of 8-bit formats run as its dot products.
+        matmul.insert(0, Rate { bits: 8, flops: rate(|| dot_products(isa)) });
+    }
+    Device {
+        name: format!("this machine, {} threads, measured", rayon::current_num_threads()),
+        memory_bytes,
+        bytes_per_second: copy_bandwidth(),
+        matmul,
+        flops: single / 2.0, // one operation where a multiply-add is two
+    }
+}
+
+/// Best of several runs of `work`, which gives its number of operations, on every thread at once.
+fn rate(work: impl Fn() -> usize + Sync) -> f64 {
+    let run = || {
+        let start = Instant::now();
+        let operations: usize = rayon::broadcast(|_| work()).into_iter().sum();
+        operations as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..5).map(|_| run()).fold(0.0, f64::max)
+}
+
+fn copy_bandwidth() -> f64 {
+    let threads = rayon::current_num_threads();
+    let pairs: Vec<_> = (0..threads)
+        .map(|_| std::sync::Mutex::new((vec![1_u8; COPIED], vec![2_u8; COPIED])))
+        .collect();
+    rate(|| {
+        let index = rayon::current_thread_index().unwrap_or_default();
+        let mut pair = pairs[index % threads].lock().unwrap_or_else(|error| error.into_inner());
+        let (from, to) = &mut *pair;
+        to.copy_from_slice(black_box(from));
+        black_box(to);
+        2 * COPIED
+    })
+}
+
+/// A loop of f32 multiply-adds; gives the number of operations.
+fn multiply_adds(isa: Isa) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    match isa {
+        // SAFETY: the instruction set was found on this machine.
+        Isa::Avx512 | Isa::Avx512Bf16 => return unsafe { wide512() },
+        // SAFETY: as above.
+        Isa::Avx2 => return unsafe { wide256() },
+        _ => {}
+    }
+    let _ = isa;
+    let mut sums = [[0.0_f32; 8]; CHAINS];
+    let (x, y) = (black_box(0.5), black_box(0.25));
+    for _ in 0..ROUNDS {
+        for sum in sums.as_flattened_mut() {
+            *sum = x * *sum + y;
+        }
+    }
+    black_box(sums);
+    ROUNDS * CHAINS * 8 * 2
+}
+
+/// A loop of BF16 dot products; gives the number of operations.
+fn dot_products(isa: Isa) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Bf16 {
+        // SAFETY: the instruction set was found on this machine.
+        return unsafe { dot512() };
+    }
+    multiply_adds(isa)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn wide512() -> usize {
+    use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps};
+    let (x, y) = (_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(0.25)));
+    let mut sums = [_mm512_setzero_ps(); CHAINS];
+    for _ in 0..ROUNDS {
+        for sum in &mut sums {
+            *sum = _mm512_fmadd_ps(x, *sum, y);
+        }
+    }
+    black_box(sums);
+    ROUNDS * CHAINS * 16 * 2
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn dot512() -> usize {
+    use std::arch::x86_64::{__m512bh, _mm512_dpbf16_ps, _mm512_set1_epi16, _mm512_setzero_ps};
+    let half = black_box(0x3f00_i16); // 0.5
+    // SAFETY: both are 512 bits of plain data.
+    let x: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi16(half)) };
+    let mut sums = [_mm512_setzero_ps(); CHAINS];
+    for _ in 0..ROUNDS {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, x, x);
+        }
+    }
+    black_box(sums);
+    ROUNDS * CHAINS * 32 * 2
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn wide256() -> usize {
+    use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_set1_ps, _mm256_setzero_ps};
+    let (x, y) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(0.25)));
+    let mut sums = [_mm256_setzero_ps(); CHAINS];
+    for _ in 0..ROUNDS {
+        for sum in &mut sums {
+            *sum = _mm256_fmadd_ps(x, *sum, y);
+        }
+    }
+    black_box(sums);
+    ROUNDS * CHAINS * 8 * 2
+}

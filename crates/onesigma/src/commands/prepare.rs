@@ -1,0 +1,261 @@
+//! From a configuration to its data, tokeniser and first weights.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use onesigma::ops::{Parametrisation, recipes};
+use onesigma::train::Error;
+use onesigma::train::checkpoint::Checkpoint;
+use onesigma::train::config::{Config, ModelType};
+use onesigma::train::model::Gpt;
+use onesigma::train::session::Session;
+use onesigma::train::task::{Data, Examples, Questions, Task};
+use onesigma::train::tokenizer::WordPieces;
+
+use super::source;
+
+/// File of a run folder that holds its tokeniser.
+pub const TOKENIZER: &str = "tokenizer.json";
+
+/// A configuration with nothing left open, and what it is about.
+pub struct Prepared {
+    /// Architecture and vocabulary are set.
+    pub config: Config,
+    /// Batches.
+    pub data: Data,
+    /// The tokeniser, unless it is that of bytes.
+    pub pieces: Option<WordPieces>,
+    /// Weights to start from.
+    pub weights: Option<Weights>,
+}
+
+/// Weights by the names of parameters, in the model's own parametrisation.
+pub struct Weights {
+    values: BTreeMap<String, Vec<f32>>,
+    origin: String,
+}
+
+/// What a configuration starts from.
+struct Start {
+    config: Config,
+    pieces: Option<WordPieces>,
+    weights: Weights,
+}
+
+/// Reads what a configuration names. `run` is the run folder, if it exists already: then its
+/// tokeniser is used.
+pub fn prepare(mut config: Config, run: Option<&Path>) -> Result<Prepared> {
+    let start = match &config.init_from {
+        Some(path) => Some(start(path, &config)?),
+        None => None,
+    };
+    let p = parametrisation(&config)?;
+    let mut pieces = match run {
+        Some(root) => tokenizer_of_run(root)?,
+        None => None,
+    };
+    if let Some(start) = &start {
+        adopt(&mut config, &start.config)?;
+        pieces = pieces.or_else(|| start.pieces.clone());
+    }
+    let data = match config.task() {
+        Task::LanguageModel => {
+            let corpus = source::corpus(&config.data, config.valid.as_deref())?;
+            let name = config.tokenizer.as_deref().unwrap_or("bytes");
+            if pieces.is_none() && name != "bytes" {
+                let training = String::from_utf8_lossy(&corpus.training);
+                pieces = Some(tokenizer(&config, name, training.lines())?);
+            }
+            match &pieces {
+                None => Data::bytes(&config, &corpus)?,
+                Some(pieces) => {
+                    let size = pieces.vocabulary();
+                    let derived = || Gpt::architecture(&config.model, size, p);
+                    let mut gpt = config.gpt.clone().unwrap_or_else(derived);
+                    gpt.vocab_size = size;
+                    config.gpt = Some(gpt);
+                    let training = pieces.encode_text(&corpus.training)?;
+                    let validation = pieces.encode_text(&corpus.validation)?;
+                    let sha256 = format!("{} {}", corpus.sha256, pieces.sha256()?);
+                    Data::language_model(&config, training, validation, sha256)?
+                }
+            }
+        }
+        Task::MaskedLm | Task::PreTraining => {
+            let corpus = source::corpus(&config.data, config.valid.as_deref())?;
+            let training = String::from_utf8_lossy(&corpus.training);
+            let own = own_pieces(&mut config, pieces.take(), || training.lines())?;
+            let data = Data::masked(&config, &corpus, &own)?;
+            pieces = Some(own);
+            data
+        }
+        Task::Classification => {
+            let mut examples = Examples::from_path(Path::new(&config.data))?;
+            let texts = || {
+                examples.training.iter().flat_map(|one| {
+                    std::iter::once(one.first.as_str()).chain(one.second.as_deref())
+                })
+            };
+            let own = own_pieces(&mut config, pieces.take(), texts)?;
+            if let Some(bert) = &mut config.bert {
+                match bert.id2label.clone().filter(|_| run.is_some()) {
+                    Some(classes) => examples.renumber(&classes)?,
+                    None => bert.id2label = Some(examples.id2label()),
+                }
+                bert.num_labels = None;
+            }
+            let data = Data::classification(&config, &examples, &own)?;
+            pieces = Some(own);
+            data
+        }
+        Task::Span => {
+            let questions = Questions::from_path(Path::new(&config.data))?;
+            let texts = || {
+                let texts = questions.training.iter();
+                texts.flat_map(|one| [one.question.as_str(), one.context.as_str()])
+            };
+            let own = own_pieces(&mut config, pieces.take(), texts)?;
+            let data = Data::span(&config, &questions, &own)?;
+            pieces = Some(own);
+            data
+        }
+        other => anyhow::bail!("no data for the task {}", other.name()),
+    };
+    Ok(Prepared { config, data, pieces, weights: start.map(|start| start.weights) })
+}
+
+/// The tokeniser of an encoder: what there is already, or what the configuration says; and its
+/// architecture, with that vocabulary.
+fn own_pieces<'a, I: Iterator<Item = &'a str> + Send>(
+    config: &mut Config,
+    pieces: Option<WordPieces>,
+    texts: impl Fn() -> I,
+) -> Result<WordPieces> {
+    let pieces = match pieces {
+        Some(pieces) => pieces,
+        None => {
+            let name = config.tokenizer.clone().unwrap_or_else(|| "wordpiece".into());
+            tokenizer(config, &name, texts())?
+        }
+    };
+    let mut bert = config.bert_architecture();
+    let is_given = config.bert.is_some();
+    if is_given && bert.vocab_size < pieces.vocabulary() {
+        return Err(Error::Setting {
+            name: "tokenizer",
+            given: format!("one of {} tokens", pieces.vocabulary()),
+            expected: format!("at most the {} rows of the model's table", bert.vocab_size),
+        }
+        .into());
+    }
+    if !is_given {
+        bert.vocab_size = pieces.vocabulary();
+    }
+    bert.pad_token_id = pieces.special().pad;
+    config.bert = Some(bert);
+    Ok(pieces)
+}
+
+/// A tokeniser by its name in a configuration; `wordpiece` is learned from texts.
+fn tokenizer<'a>(
+    config: &Config,
+    name: &str,
+    texts: impl Iterator<Item = &'a str> + Send,
+) -> Result<WordPieces> {
+    Ok(match name {
+        "wordpiece" => WordPieces::train(texts, config.vocabulary, true)?,
+        "bytes" => {
+            return Err(Error::Setting {
+                name: "--tokenizer",
+                given: "bytes".into(),
+                expected: "wordpiece or a file, for model type bert".into(),
+            }
+            .into());
+        }
+        path => WordPieces::from_path(Path::new(path), true)?,
+    })
+}
+
+/// The tokeniser that a run keeps, if it has one; `path` is the run folder or a checkpoint in it.
+pub fn tokenizer_of_run(path: &Path) -> Result<Option<WordPieces>> {
+    let above = |levels| path.ancestors().nth(levels).map(|folder| folder.join(TOKENIZER));
+    let candidates: [Option<PathBuf>; 2] = [above(0), above(2)];
+    let found = candidates.into_iter().flatten().find(|file| file.is_file());
+    Ok(found.map(|file| WordPieces::from_path(&file, true)).transpose()?)
+}
+
+/// The parametrisation of a configuration's recipe.
+pub fn parametrisation(config: &Config) -> Result<Parametrisation> {
+    let of_recipe = || Ok(recipes::parametrisation(&recipes::load(&config.recipe)?));
+    config.parametrisation.map_or_else(of_recipe, Ok)
+}
+
+/// Reads what a configuration starts from.
+fn start(path: &str, config: &Config) -> Result<Start> {
+    let folder = Path::new(path);
+    let checkpoint = source::checkpoint(folder)?;
+    let old = source::config(&checkpoint)?;
+    let values = values(&checkpoint);
+    let (own, theirs) = (parametrisation(config)?, parametrisation(&old)?);
+    if own != theirs {
+        return Err(Error::Setting {
+            name: "--init-from",
+            given: format!("a model in parametrisation {theirs:?}"),
+            expected: format!("one in {own:?}; convert it with `onesigma convert`"),
+        }
+        .into());
+    }
+    let weights = Weights { values, origin: path.into() };
+    Ok(Start { config: old, pieces: tokenizer_of_run(folder)?, weights })
+}
+
+/// The floats of a checkpoint by name.
+fn values(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<f32>> {
+    let tensors = checkpoint.tensors.iter();
+    tensors.filter_map(|tensor| Some((tensor.name.clone(), tensor.to_f32()?))).collect()
+}
+
+/// Takes over the architecture that weights are for.
+fn adopt(config: &mut Config, old: &Config) -> Result<()> {
+    if config.model_type != old.model_type {
+        let name = |kind: ModelType| {
+            let found = ModelType::NAMES.into_iter().find(|(_, own)| *own == kind);
+            found.map_or("", |(name, _)| name)
+        };
+        return Err(Error::Setting {
+            name: "--init-from",
+            given: format!("a model of type {}", name(old.model_type)),
+            expected: name(config.model_type).into(),
+        }
+        .into());
+    }
+    config.model =
+        onesigma::train::config::ModelConfig { seq: config.model.seq, ..old.model.clone() };
+    config.gpt = old.gpt.clone();
+    config.bert = (old.model_type == ModelType::Bert).then(|| old.bert_architecture());
+    Ok(())
+}
+
+impl Weights {
+    /// Puts the weights into a session; says which parameters are new. Only heads may be.
+    pub fn load(&self, session: &mut Session) -> Result<()> {
+        let new = session.load(&self.values).with_context(|| format!("in {}", self.origin))?;
+        let is_head = |name: &String| {
+            let heads = ["cls.", "classifier.", "qa_outputs.", "bert.pooler.", "lm_head."];
+            heads.iter().any(|head| name.starts_with(head))
+        };
+        if let Some(missing) = new.iter().find(|name| !is_head(name)) {
+            return Err(Error::CheckpointMismatch {
+                what: format!("tensor `{missing}`"),
+                found: "missing".into(),
+                expected: format!("the model's body in {}", self.origin),
+            }
+            .into());
+        }
+        if !new.is_empty() {
+            eprintln!("new: {}", new.join(", "));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,41 @@
+//! `--profile`: where the time of a run went.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use onesigma::backend::profile::Profile;
+use onesigma::backend::{Backend, Engine};
+use onesigma::graph::Program;
+
+/// Begins to record.
+pub fn begin(engine: &mut dyn Engine) -> Result<()> {
+    if !engine.record() {
+        bail!("this backend cannot record a profile; use `--backend cpu`");
+    }
+    Ok(())
+}
+
+/// Prints the table and writes the trace.
+pub fn end(
+    out: &mut impl Write,
+    program: &Program,
+    engine: &mut dyn Engine,
+    backend: &dyn Backend,
+    path: &Path,
+) -> Result<()> {
+    let (spans, limits) = (engine.take_spans(), backend.limits());
+    let profile = Profile::new(program, &spans, limits.as_ref())?;
+    if let Some(limits) = &limits {
+        write!(out, "{}: copy {:.1} GB/s", limits.name, limits.bytes_per_second / 1e9)?;
+        for rate in &limits.matmul {
+            write!(out, ", {} bits {:.0} GFLOP/s", rate.bits, rate.flops / 1e9)?;
+        }
+        writeln!(out)?;
+    }
+    out.write_all(profile.table().as_bytes())?;
+    fs::write(path, profile.trace()).with_context(|| format!("cannot write {}", path.display()))?;
+    writeln!(out, "trace: {} (open it at https://ui.perfetto.dev)", path.display())?;
+    Ok(())
+}
