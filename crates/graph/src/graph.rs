@@ -171,6 +171,32 @@ impl Graph {
         value
     }
 
+    /// Replaces the scales of a node: one `alpha` for each result, one `beta` for each operand. To
+    /// be done before the backward pass is built, which reads them.
+    ///
+    /// # Errors
+    /// [`Error::UnknownId`] for a node that is not here; [`Error::Attribute`] for other numbers of
+    /// scales, scales that are not finite, or a movement op's that are not 1.
+    pub fn set_scales(&mut self, id: NodeId, alpha: &[f64], beta: &[f64]) -> Result<()> {
+        let count = self.nodes.len();
+        let Some(node) = self.nodes.get_mut(id.index()) else {
+            return Err(Error::UnknownId { what: "node", index: id.index(), count });
+        };
+        if alpha.len() != node.outputs.len() || beta.len() != node.inputs.len() {
+            return Err(Error::Attribute {
+                node: node.name.clone(),
+                op: node.op.name(),
+                attribute: "scale",
+                found: format!("{} alpha, {} beta", alpha.len(), beta.len()),
+                expected: format!("{} and {}", node.outputs.len(), node.inputs.len()),
+            });
+        }
+        check_scales(&node.name, &node.op, alpha, beta)?;
+        node.alpha = alpha.to_vec();
+        node.beta = beta.to_vec();
+        Ok(())
+    }
+
     /// Writes a value to a slot when the entry ends; a later write to the slot replaces it.
     pub fn write(&mut self, slot: SlotId, value: ValueId) {
         self.writes.retain(|&(other, _)| other != slot);
@@ -398,15 +424,7 @@ impl NodeBuilder<'_> {
         beta.resize(inputs.len(), 1.0);
         let mut alpha = alpha.unwrap_or_default();
         alpha.resize(inferred.len(), 1.0);
-        if let Some(scale) = alpha.iter().chain(&beta).find(|scale| !scale.is_finite()) {
-            return Err(Error::Attribute {
-                node: name,
-                op: op.name(),
-                attribute: "scale",
-                found: scale.to_string(),
-                expected: "a finite number".to_owned(),
-            });
-        }
+        check_scales(&name, &op, &alpha, &beta)?;
         if let Some((_, how)) = dtype.filter(|&(_, how)| !is_conversion(how)) {
             return Err(Error::Attribute {
                 node: name,
@@ -414,15 +432,6 @@ impl NodeBuilder<'_> {
                 attribute: "rounding",
                 found: format!("{:?}", how.rounding),
                 expected: "8, 16 or 32 random bits".to_owned(),
-            });
-        }
-        if op.is_movement() && alpha.iter().chain(&beta).any(|&scale| scale != 1.0) {
-            return Err(Error::Attribute {
-                node: name,
-                op: op.name(),
-                attribute: "scale",
-                found: format!("alpha {alpha:?}, beta {beta:?}"),
-                expected: "1: movement ops copy elements; scale in a Map".to_owned(),
             });
         }
         let producer = NodeId::new(graph.nodes.len());
@@ -453,4 +462,25 @@ impl NodeBuilder<'_> {
         });
         Ok(outputs)
     }
+}
+
+/// Refuses scales that are not finite, and those of movement ops that are not 1.
+fn check_scales(node: &str, op: &Op, alpha: &[f64], beta: &[f64]) -> Result<()> {
+    let wrong = |found: String, expected: &str| {
+        Err(Error::Attribute {
+            node: node.to_owned(),
+            op: op.name(),
+            attribute: "scale",
+            found,
+            expected: expected.to_owned(),
+        })
+    };
+    if let Some(scale) = alpha.iter().chain(beta).find(|scale| !scale.is_finite()) {
+        return wrong(scale.to_string(), "a finite number");
+    }
+    if op.is_movement() && alpha.iter().chain(beta).any(|&scale| scale != 1.0) {
+        let found = format!("alpha {alpha:?}, beta {beta:?}");
+        return wrong(found, "1: movement ops copy elements; scale in a Map");
+    }
+    Ok(())
 }

@@ -34,6 +34,9 @@ pub enum Error {
         /// The name that was given.
         name: String,
     },
+    /// A graph breaks the cut-edge rule.
+    #[error(transparent)]
+    CutEdge(Box<crate::verify::Violation>),
     /// No parametrisation has this name.
     #[error("no parametrisation named `{name}`; there are: {known}")]
     UnknownParametrisation {

@@ -47,6 +47,7 @@ mod scales;
 mod softmax;
 mod sum;
 mod tanh;
+pub mod verify;
 mod weighted_add;
 
 pub use activation::{GeluForm, gelu, gelu_scales, silu, silu_glu, silu_glu_scales, silu_scales};
@@ -75,4 +76,5 @@ pub use scales::{Scales, log_mix};
 pub use softmax::{softmax, softmax_scales};
 pub use sum::{sum, sum_scales};
 pub use tanh::{tanh, tanh_scales};
+pub use verify::verify;
 pub use weighted_add::{weighted_add, weighted_add_scales};

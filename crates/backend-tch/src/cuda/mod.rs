@@ -6,6 +6,7 @@
 //! which there are two: the GPU, and an emulation on the host for tests.
 
 mod assemble;
+mod derived;
 pub(crate) mod device;
 #[cfg(feature = "emulate")]
 pub(crate) mod emulated;

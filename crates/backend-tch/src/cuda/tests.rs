@@ -10,6 +10,7 @@ use onesigma_train::optimizer::Optimizer;
 use onesigma_train::program::{Settings, Target};
 
 use super::assemble::{Instruction, Work, assemble};
+use super::derived::derive;
 use super::fuse::fuse;
 use super::ir::{AttentionSpec, Entry};
 use super::lower::{Abilities, is_fp8, lower};
@@ -50,7 +51,10 @@ fn step(recipe: &str) -> Result<Program, Box<dyn StdError>> {
 
 fn train_step(program: &Program) -> Result<(Entry, Vec<Instruction>), Box<dyn StdError>> {
     let entry = program.find_entry("train_step")?;
-    let mut lowered = lower(&program.entries()[entry.index()].graph, &Hopper)?;
+    let entries = program.entries().iter();
+    let mut all = entries.map(|e| lower(&e.graph, &Hopper)).collect::<Result<Vec<_>, _>>()?;
+    derive(&mut all, program.slots().len());
+    let mut lowered = all.swap_remove(entry.index());
     let tasks = fuse(&lowered);
     let mut instructions = assemble(&mut lowered, &tasks);
     plan(&mut lowered, &mut instructions);
@@ -119,8 +123,11 @@ fn nvrtc_compiles_every_kernel() -> Outcome {
     let mut seen = Vec::new();
     for recipe in ["unit-fp8", "bf16"] {
         let program = step(recipe)?;
-        for entry in program.entries() {
-            let mut lowered = lower(&entry.graph, &Hopper)?;
+        let entries = program.entries().iter();
+        let mut all = entries.map(|e| lower(&e.graph, &Hopper)).collect::<Result<Vec<_>, _>>()?;
+        let (_, refreshing) = derive(&mut all, program.slots().len());
+        all.extend(refreshing.into_iter().map(|(_, entry)| entry));
+        for mut lowered in all {
             let tasks = fuse(&lowered);
             for instruction in assemble(&mut lowered, &tasks) {
                 let Work::Kernel { kernel, .. } = &instruction.work else { continue };
