@@ -187,8 +187,10 @@ pub fn tokenizer_of_run(path: &Path) -> Result<Option<WordPieces>> {
 
 /// The parametrisation of a configuration's recipe.
 pub fn parametrisation(config: &Config) -> Result<Parametrisation> {
-    let of_recipe = || Ok(recipes::parametrisation(&recipes::load(&config.recipe)?));
-    config.parametrisation.map_or_else(of_recipe, Ok)
+    let of_recipe = || -> Result<Parametrisation, Error> {
+        Ok(recipes::parametrisation(&recipes::load(&config.recipe)?))
+    };
+    Ok(config.parametrisation.map_or_else(of_recipe, Ok)?)
 }
 
 /// Reads what a configuration starts from.

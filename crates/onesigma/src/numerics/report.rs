@@ -180,7 +180,7 @@ pub struct Request<'a> {
 pub fn model(request: &Request<'_>, options: &Options) -> Result<ModelReport> {
     let Request { name, config, start, corpus, after } = request;
     let parts = Parts::new(config)?;
-    let step = build_step(&parts.model, &parts.recipe, parts.settings)?;
+    let step = build_step(parts.model.as_ref(), &parts.recipe, parts.settings)?;
     let probe = Probe::new(&step)?;
     let mut known = Known::start(&probe.init);
     if let Some(corpus) = corpus {
