@@ -125,10 +125,10 @@ fn bert_cases() -> Vec<Case> {
                         BertTask::PreTraining => bert_pre_training_loss(
                             graph, params, c, p, inputs, masked, labels, true,
                         ),
-                        BertTask::Classification => {
-                            bert_classification_loss(graph, params, c, p, inputs, labels, true)
-                        }
-                        _ => bert_span_loss(graph, params, c, p, inputs, x[7], true),
+                        BertTask::Classification => bert_classification_loss(
+                            graph, params, c, p, inputs, labels, None, true,
+                        ),
+                        _ => bert_span_loss(graph, params, c, p, inputs, x[7], None, true),
                     };
                     Ok(out?.loss)
                 });
