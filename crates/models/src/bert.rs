@@ -367,8 +367,9 @@ impl<'a> Bert<'a> {
             // As in an embedding, each row is chosen P/(B T) times on average.
             let x = layers.lookup(rows, x, 1.0)?; // (P, C)
             let name = "cls.predictions.transform.dense";
-            let x = layers.linear(name, None, x, width, layers.p.hidden())?;
-            let x = layers.activate(x, config.hidden_act)?;
+            // Behind the last residual all edges are cut edges.
+            let x = layers.linear(name, None, x, width, Linear::unconstrained())?;
+            let x = layers.activate(x, config.hidden_act, Constraint::None)?;
             layers.norm("cls.predictions.transform.LayerNorm", None, x, epsilon) // (P, C)
         })?;
         let bias = Some("cls.predictions.bias");

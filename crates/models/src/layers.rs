@@ -9,8 +9,9 @@ use crate::params::{Init, ParamSpec, Params};
 use onesigma_graph::expr::{Expr, Term};
 use onesigma_graph::{Graph, Op, Role, ValueId};
 use onesigma_ops::{
-    Attention, GeluForm, Linear, OpScales, ParamKind, Parametrisation, dropout, embedding_scales,
-    gelu, layer_norm, linear, masked_attention, residual_apply, rms_norm, silu, silu_glu,
+    Attention, Constraint, GeluForm, Linear, OpScales, ParamKind, Parametrisation, dropout,
+    embedding_scales, gelu, layer_norm, linear, masked_attention, residual_apply, rms_norm, silu,
+    silu_glu,
 };
 
 /// What the layers of one model have in common.
@@ -275,14 +276,19 @@ impl Layers<'_> {
                 let gate = self.linear(&names.gate, layer, x, inner, options)?; // (B, T, F)
                 silu_glu(self.graph, self.p, up, gate, 1.0)?
             }
-            other => self.activate(up, other)?,
+            other => self.activate(up, other, self.p.scheme().constraint)?,
         }; // (B, T, F)
         self.branch_end(&names.down, layer, x, width, options) // (B, T, C)
     }
 
     /// An element-wise activation.
-    pub fn activate(&mut self, x: ValueId, activation: Activation) -> Result<ValueId> {
-        let (graph, p, constraint) = (&mut *self.graph, self.p, self.p.scheme().constraint);
+    pub fn activate(
+        &mut self,
+        x: ValueId,
+        activation: Activation,
+        constraint: Constraint,
+    ) -> Result<ValueId> {
+        let (graph, p) = (&mut *self.graph, self.p);
         Ok(match activation {
             Activation::Gelu => gelu(graph, p, x, GeluForm::Erf, 1.0, constraint)?,
             Activation::GeluNew => gelu(graph, p, x, GeluForm::Tanh, 1.0, constraint)?,
