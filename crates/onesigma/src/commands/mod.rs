@@ -5,9 +5,12 @@ use clap::{Parser, Subcommand};
 mod backends;
 mod compile;
 mod completions;
+mod convert;
+mod embed;
 mod eval;
 mod formats;
 mod generate;
+mod model;
 mod prepare;
 mod profile;
 mod rules;
@@ -43,6 +46,10 @@ enum Command {
     Eval(eval::Arguments),
     /// Continue a text with a trained model
     Generate(generate::Arguments),
+    /// Print embeddings of texts and their cosines, by a BERT
+    Embed(embed::Arguments),
+    /// Rewrite a model as a Hugging Face folder, in another parametrisation or format
+    Convert(convert::Arguments),
     /// Print the plan of a training program without running it
     Compile(compile::Arguments),
     /// Run an entry of a program file
@@ -75,6 +82,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Train(arguments) => train::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Embed(arguments) => embed::run(&arguments),
+        Command::Convert(arguments) => convert::run(&arguments),
         Command::Compile(arguments) => compile::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Formats(arguments) => formats::run(&arguments),
