@@ -10,7 +10,7 @@ use crate::layers::{AttentionNames, AttentionShape, BranchNorm, Layers, MlpNames
 use crate::params::{ParamSpec, Params};
 use crate::path::gradient_constant;
 use crate::readout::tied_lookup_factor;
-use onesigma_graph::{Graph, Op, Role, ValueId};
+use onesigma_graph::{Graph, Op, ReduceKind, Role, ValueId};
 use onesigma_ops::{
     Constraint, Linear, OpScales, Parametrisation, cross_entropy, masked_cross_entropy, sum, tanh,
 };
@@ -103,6 +103,43 @@ pub fn bert(
     training: bool,
 ) -> Result<ValueId> {
     Bert::new(graph, params, config, p, training)?.hidden(inputs)
+}
+
+/// Embeddings `[B, C]` of whole sequences: hidden states averaged over what is not padding, then
+/// normalised to length 1, as sentence encoders do (Sentence-BERT, arXiv 1908.10084).
+///
+/// # Errors
+/// As [`bert`].
+pub fn bert_embedding(
+    graph: &mut Graph,
+    params: &mut Params,
+    config: &BertConfig,
+    p: Parametrisation,
+    inputs: BertInputs,
+) -> Result<ValueId> {
+    let x = bert(graph, params, config, p, inputs, false)?; // (B, T, C)
+    graph.scoped("pooling", |graph| {
+        // The length takes out the number of positions, so that a sum does for the mean.
+        let sum = match inputs.mask {
+            Some(mask) => {
+                let column = graph.shape(mask).dims().iter().copied().chain([1]);
+                let column: Vec<usize> = column.collect();
+                let mask = graph.reshape(mask, column)?; // (B, T, 1)
+                graph.reduce(ReduceKind::Sum, &[x, mask], &[1], false, |x| {
+                    x[1].equal(0.0).select(0.0, x[0].clone())
+                })?
+            }
+            None => graph.reduce(ReduceKind::Sum, &[x], &[1], false, |x| x[0].clone())?,
+        };
+        let sum = sum.named("sum").role(Role::Statistic).one()?; // (B, C)
+        let square = graph
+            .reduce(ReduceKind::Sum, &[sum], &[-1], true, |x| x[0].square())?
+            .named("square")
+            .role(Role::Statistic)
+            .one()?; // (B, 1)
+        let normal = graph.map(&[sum, square], |x| x[0].clone() * x[1].max(1e-24).rsqrt())?;
+        Ok(normal.named("embedding").role(Role::Statistic).one()?) // (B, C)
+    })
 }
 
 /// Loss of masked tokens: the mean over the positions that count. Unit-scaled: the gradient scale

@@ -53,7 +53,7 @@ mod tensor_file;
 
 pub use bert::{
     BertInputs, BertLoss, MaskedTokens, bert, bert_classification_loss, bert_classify,
-    bert_masked_lm_loss, bert_pre_training_loss, bert_span, bert_span_loss,
+    bert_embedding, bert_masked_lm_loss, bert_pre_training_loss, bert_span, bert_span_loss,
 };
 pub use bert_config::{BertConfig, BertTask};
 pub use config::GptConfig;
