@@ -56,8 +56,11 @@ fn gpt_cases() -> Vec<Case> {
         ("tied", GptConfig { tie_word_embeddings: Some(true), ..base.clone() }),
         ("llama", llama.clone()),
         ("tied llama", GptConfig { tie_word_embeddings: Some(true), ..llama }),
-        ("post-norm", GptConfig { norm_position: NormPosition::Post, ..base.clone() }),
-        ("branch-end norm", GptConfig { norm_position: NormPosition::BranchEnd, ..base.clone() }),
+        ("post-norm", GptConfig { norm_position: Some(NormPosition::Post), ..base.clone() }),
+        (
+            "branch-end norm",
+            GptConfig { norm_position: Some(NormPosition::BranchEnd), ..base.clone() },
+        ),
         ("odd widths", GptConfig { n_inner: Some(20), residual_mult: 0.5, ..base }),
     ];
     let mut cases = Vec::new();
