@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::process::{self, root};
 use config::{Experiment, Mode};
 use data::DataFolder;
-use grid::Stage;
+use grid::{Run, Source};
 use report::Report;
 use runner::Runner;
 
@@ -68,10 +68,11 @@ pub struct Arguments {
 /// Runs and reports the experiments that are asked for.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mode = if arguments.quick { Mode::Quick } else { Mode::Full };
-    let mut experiments = select(config::all(&root())?, &arguments.names)?;
-    for experiment in &mut experiments {
+    let mut all = config::all(&root())?;
+    for experiment in &mut all {
         experiment.override_seeds(mode, arguments.seeds);
     }
+    let experiments = select(&all, &arguments.names)?;
     let out = root().join(&arguments.out);
     if arguments.list {
         return list(&experiments, &out);
@@ -80,6 +81,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.report_only {
         for experiment in &experiments {
             data.check(experiment)?;
+            if let Some(before) = &experiment.from {
+                let before = select(&all, std::slice::from_ref(before))?;
+                before.into_iter().try_for_each(|before| data.check(before))?;
+            }
         }
     }
     let binary = match arguments.report_only {
@@ -88,18 +93,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = arguments.jobs.unwrap_or(cores).max(1);
+    let runner = Runner {
+        binary: binary.as_deref(),
+        data: &data,
+        out: &out,
+        mode,
+        threads: (cores / jobs).max(1),
+        commit: report::commit(),
+    };
     for experiment in &experiments {
         let started = Instant::now();
-        let folder = out.join(&experiment.name).join(mode.name());
-        let runner = Runner {
-            binary: binary.as_deref(),
-            data: &data,
-            folder: &folder,
-            threads: (cores / jobs).max(1),
-            commit: report::commit(),
-        };
         println!("{}: {} ({})", experiment.name, experiment.title, mode.name());
-        take(experiment, mode, &runner, jobs, &folder)?;
+        take(experiment, &all, &runner, jobs)?;
         println!("{}: took {:.0} s\n", experiment.name, started.elapsed().as_secs_f64());
     }
     if let Some(copy) = binary {
@@ -116,38 +121,49 @@ fn copy(binary: &Path, out: &Path) -> Result<PathBuf> {
     Ok(copy)
 }
 
-/// Searches rates, takes every run that is missing, and reports.
+/// Searches rates, takes every run that is missing, and reports; gives the runs. An experiment that
+/// this one starts from is taken first.
 fn take(
     experiment: &Experiment,
-    mode: Mode,
+    all: &[Experiment],
     runner: &Runner<'_>,
     jobs: usize,
-    folder: &Path,
-) -> Result<()> {
+) -> Result<Vec<Run>> {
+    let mode = runner.mode;
+    let source = match &experiment.from {
+        None => None,
+        Some(name) => {
+            let before = select(all, std::slice::from_ref(name))?;
+            let before = before.first().with_context(|| format!("no experiment `{name}`"))?;
+            let runs = take(before, all, runner, jobs)?;
+            Some(Source { experiment: name.clone(), runs })
+        }
+    };
+    let source = source.as_ref();
     let mut points = experiment.points(mode)?;
-    let tuned = tune::rates(experiment, mode, &points, runner, jobs)?;
+    let tuned = tune::rates(experiment, mode, &points, source, runner, jobs)?;
     tune::apply(experiment, &tuned, &mut points)?;
-    let runs = grid::runs(experiment, mode, &points, Stage::Main);
-    let total = runs.len();
-    let results = runner::parallel(jobs, runs, |run| runner.result(&run, experiment.metric))?;
+    let runs = grid::runs(experiment, mode, &points, source)?;
+    let results = runner::parallel(jobs, runs.clone(), |run| runner.result(&run, experiment))?;
     let results: Vec<_> = results.into_iter().flatten().collect();
-    let report = Report::new(experiment, mode, &points, tuned, results, total);
-    report.write(&root(), folder)
+    let report = Report::new(experiment, mode, &points, tuned, results, runs.len());
+    report.write(&root(), &runner.folder(&experiment.name))?;
+    Ok(runs)
 }
 
 /// The experiments with the given names, or all.
-fn select(all: Vec<Experiment>, names: &[String]) -> Result<Vec<Experiment>> {
+fn select<'a>(all: &'a [Experiment], names: &[String]) -> Result<Vec<&'a Experiment>> {
     for name in names {
         if !all.iter().any(|experiment| experiment.name == *name) {
             let known: Vec<_> = all.iter().map(|experiment| &experiment.name[..]).collect();
             bail!("no experiment `{name}`, expected some of: {}", known.join(", "));
         }
     }
-    let wanted = |one: &Experiment| names.is_empty() || names.contains(&one.name);
-    Ok(all.into_iter().filter(wanted).collect())
+    let wanted = |one: &&Experiment| names.is_empty() || names.contains(&one.name);
+    Ok(all.iter().filter(wanted).collect())
 }
 
-fn list(experiments: &[Experiment], out: &Path) -> Result<()> {
+fn list(experiments: &[&Experiment], out: &Path) -> Result<()> {
     for experiment in experiments {
         println!("{}: {}", experiment.name, experiment.title);
         for mode in [Mode::Quick, Mode::Full] {

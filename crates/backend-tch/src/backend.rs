@@ -5,18 +5,21 @@ use std::rc::Rc;
 use onesigma_backend::{Backend, Caps, Engine, OpByOp, Result, Support};
 use onesigma_graph::{DType, Op, Program};
 
-use crate::NAME;
 use crate::cpu::TorchKernels;
 use crate::cuda::device::Device;
 use crate::cuda::engine::DeviceEngine;
+
+type Open = fn() -> Result<Rc<dyn Device>>;
 
 /// Where programs run.
 enum Target {
     Cpu(OpByOp<TorchKernels>),
     /// Makes the device of an engine.
     Device {
-        open: fn() -> Result<Rc<dyn Device>>,
+        name: &'static str,
+        open: Open,
         caps: Caps,
+        profile: bool,
     },
 }
 
@@ -35,22 +38,46 @@ impl TchBackend {
         Self(Target::Cpu(OpByOp::new(TorchKernels)))
     }
 
+    /// On the first GPU.
+    ///
+    /// # Errors
+    /// [`Unavailable`](onesigma_backend::Error::Unavailable) without a GPU of compute capability
+    /// 8.9 or later, its driver, or libtorch's CUDA half; the message says what to install.
+    pub fn cuda() -> Result<Self> {
+        Self::on(crate::cuda::NAME, || Ok(Rc::new(crate::cuda::gpu::CudaDevice::open()?)))
+    }
+
     /// The CUDA kernels, run on the host; for tests.
     ///
     /// # Errors
     /// [`Unavailable`](onesigma_backend::Error::Unavailable) without a C++ compiler.
     #[cfg(feature = "emulate")]
     pub fn emulated() -> Result<Self> {
-        let open: fn() -> Result<Rc<dyn Device>> =
-            || Ok(Rc::new(crate::cuda::emulated::Emulated::open()?));
+        Self::on("emulated", || Ok(Rc::new(crate::cuda::emulated::Emulated::open()?)))
+    }
+
+    fn on(name: &'static str, open: Open) -> Result<Self> {
         let caps = open()?.caps();
-        Ok(Self(Target::Device { open, caps }))
+        Ok(Self(Target::Device { name, open, caps, profile: false }))
+    }
+
+    /// Engines on the GPU measure every instruction and list the times in the notes of their
+    /// report; nothing is replayed. Other devices stay as they are.
+    #[must_use]
+    pub fn profiled(mut self) -> Self {
+        if let Target::Device { profile, .. } = &mut self.0 {
+            *profile = true;
+        }
+        self
     }
 }
 
 impl Backend for TchBackend {
     fn name(&self) -> &str {
-        NAME
+        match &self.0 {
+            Target::Cpu(backend) => backend.name(),
+            Target::Device { name, .. } => name,
+        }
     }
 
     fn caps(&self) -> Caps {
@@ -70,7 +97,9 @@ impl Backend for TchBackend {
     fn compile(&self, program: &Program) -> Result<Box<dyn Engine>> {
         match &self.0 {
             Target::Cpu(backend) => backend.compile(program),
-            Target::Device { open, .. } => Ok(Box::new(DeviceEngine::new(program, open()?)?)),
+            Target::Device { open, profile, .. } => {
+                Ok(Box::new(DeviceEngine::new(program, open()?, *profile)?))
+            }
         }
     }
 }

@@ -7,5 +7,3 @@ mod cpu;
 mod cuda;
 
 pub use backend::TchBackend;
-
-pub(crate) const NAME: &str = "tch";

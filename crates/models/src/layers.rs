@@ -61,6 +61,15 @@ pub(crate) struct AttentionShape {
     pub options: Attention,
 }
 
+/// The norm of a residual branch.
+#[derive(Clone, Copy)]
+pub(crate) struct BranchNorm<'a> {
+    pub position: NormPosition,
+    pub name: &'a str,
+    /// Factor on the epsilon.
+    pub epsilon: f64,
+}
+
 /// Names of an MLP's linear layers; `gate` for a gated activation.
 pub(crate) struct MlpNames {
     pub up: String,
@@ -111,9 +120,11 @@ impl Layers<'_> {
         Ok(dropout(self.graph, self.p, x, probability, self.training)?)
     }
 
-    /// A norm `<name>.weight`, `<name>.bias` over the last axis.
-    pub fn norm(&mut self, name: &str, layer: Index, x: ValueId) -> Result<ValueId> {
+    /// A norm `<name>.weight`, `<name>.bias` over the last axis, with a multiple of the style's
+    /// epsilon.
+    pub fn norm(&mut self, name: &str, layer: Index, x: ValueId, factor: f64) -> Result<ValueId> {
         let (p, style) = (self.p, self.style);
+        let eps = style.eps * factor;
         let shape = [self.graph.shape(x).last()];
         let mut param = |suffix: &str, given: bool, init, kind| -> Result<Option<ValueId>> {
             if !given {
@@ -130,8 +141,8 @@ impl Layers<'_> {
         };
         self.scoped(last_word(name), |model| {
             Ok(match style.norm {
-                Norm::LayerNorm => layer_norm(model.graph, p, x, weight, bias, 1, style.eps)?,
-                Norm::RmsNorm => rms_norm(model.graph, p, x, weight, 1, style.eps)?,
+                Norm::LayerNorm => layer_norm(model.graph, p, x, weight, bias, 1, eps)?,
+                Norm::RmsNorm => rms_norm(model.graph, p, x, weight, 1, eps)?,
             })
         })
     }
@@ -191,26 +202,27 @@ impl Layers<'_> {
         &mut self,
         x: ValueId,
         tau: f64,
-        (position, norm): (NormPosition, &str),
+        at: BranchNorm<'_>,
         layer: Index,
         branch: impl FnOnce(&mut Layers<'_>, ValueId) -> Result<ValueId>,
     ) -> Result<ValueId> {
+        let BranchNorm { position, name, epsilon } = at;
         let Layers { graph, params, p, style, training } = self;
         let (p, style, training) = (*p, *style, *training);
         let y = residual_apply(graph, p, x, tau, |graph, x| {
             let mut model = Layers { graph, params, p, style, training };
             let x = match position {
-                NormPosition::Pre => model.norm(norm, layer, x)?,
+                NormPosition::Pre => model.norm(name, layer, x, epsilon)?,
                 _ => x,
             };
             let x = branch(&mut model, x)?;
             match position {
-                NormPosition::BranchEnd => model.norm(norm, layer, x),
+                NormPosition::BranchEnd => model.norm(name, layer, x, epsilon),
                 _ => Ok(x),
             }
         })?;
         match position {
-            NormPosition::Post => self.norm(norm, layer, y),
+            NormPosition::Post => self.norm(name, layer, y, epsilon),
             _ => Ok(y),
         }
     }

@@ -31,6 +31,18 @@ pub const BACKENDS: &[Entry] = &[
         summary: "candle-core: CUDA, Metal or the processor",
         open: || Ok(Box::new(onesigma_backend_candle::backend()?)),
     },
+    #[cfg(feature = "tch")]
+    Entry {
+        name: "cuda",
+        summary: "NVIDIA GPU, FP8 on the tensor cores",
+        open: || Ok(Box::new(onesigma_backend_tch::TchBackend::cuda()?)),
+    },
+    #[cfg(feature = "tch")]
+    Entry {
+        name: "tch-cpu",
+        summary: "processor, through libtorch",
+        open: || Ok(Box::new(onesigma_backend_tch::TchBackend::cpu())),
+    },
 ];
 
 /// Opens the backend called `name`.

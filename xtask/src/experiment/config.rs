@@ -34,6 +34,10 @@ impl Mode {
 pub enum Metric {
     /// Loss on the validation text in bits per byte.
     BitsPerByte,
+    /// Loss on the validation text in nats per predicted token.
+    NatsPerToken,
+    /// Share of the validation examples that are classified wrongly, in percent.
+    ErrorRate,
 }
 
 impl Metric {
@@ -41,20 +45,35 @@ impl Metric {
     pub fn label(self) -> &'static str {
         match self {
             Self::BitsPerByte => "bits per byte",
+            Self::NatsPerToken => "nats per masked token",
+            Self::ErrorRate => "error rate in %",
         }
     }
 
-    /// From nats per byte.
-    pub fn of(self, validation_loss: f64) -> f64 {
-        match self {
-            Self::BitsPerByte => validation_loss / std::f64::consts::LN_2,
-        }
+    /// From a loss in nats per token and the share of right answers; none if the run has diverged.
+    pub fn of(self, loss: Option<f64>, accuracy: Option<f64>) -> Option<f64> {
+        let value = match self {
+            Self::BitsPerByte => loss? / std::f64::consts::LN_2,
+            Self::NatsPerToken => loss?,
+            Self::ErrorRate => 100.0 * (1.0 - accuracy.filter(|_| loss.is_some())?),
+        };
+        Some(value).filter(|value| *value <= self.of_a_guess())
     }
 
     /// What a model that knows nothing gets: a run that ends above it has diverged.
-    pub fn of_a_guess(self) -> f64 {
+    fn of_a_guess(self) -> f64 {
         match self {
             Self::BitsPerByte => 8.0,
+            Self::NatsPerToken => 12.0,
+            Self::ErrorRate => 100.0,
+        }
+    }
+
+    /// Digits after the point in tables.
+    pub fn digits(self) -> usize {
+        match self {
+            Self::BitsPerByte | Self::NatsPerToken => 4,
+            Self::ErrorRate => 2,
         }
     }
 }
@@ -314,6 +333,12 @@ pub struct Experiment {
     pub metric: Metric,
     /// The texts that it needs. Settings name them by the same paths.
     pub files: Vec<DataFile>,
+    /// Another experiment: every run starts from the weights of that one's run with the same
+    /// labels and seed.
+    pub from: Option<String>,
+    /// Whether the weights of finished runs are kept, for experiments that start from them.
+    #[serde(default, rename = "keep-weights")]
+    pub keep_weights: bool,
     /// Settings of every run, as in a run's `config.toml`.
     pub settings: Table,
     /// The points; all grids together.

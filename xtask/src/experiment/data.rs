@@ -36,14 +36,18 @@ impl DataFolder {
         Ok(())
     }
 
-    /// Settings with the full paths of the texts in place of the short ones.
-    pub fn resolve(&self, settings: &Table) -> Table {
+    /// Settings with full paths in place of the short ones: of the texts, and of the run among
+    /// `others` that it starts from.
+    pub fn resolve(&self, settings: &Table, others: impl Fn(&str) -> PathBuf) -> Table {
         let mut settings = settings.clone();
+        if let Some(Value::String(path)) = settings.get_mut("init_from") {
+            *path = others(path).to_string_lossy().into_owned();
+        }
         for key in ["data", "valid"] {
-            if let Some(Value::String(path)) = settings.get_mut(key).filter(|v| v.is_str()) {
-                if path != "cargo" {
-                    *path = self.root.join(&path).to_string_lossy().into_owned();
-                }
+            if let Some(Value::String(path)) = settings.get_mut(key)
+                && path != "cargo"
+            {
+                *path = self.root.join(&path).to_string_lossy().into_owned();
             }
         }
         settings
@@ -73,7 +77,7 @@ mod tests {
         for word in ["`books`", "corpus/b.txt", "a book", "/nowhere/corpus/b.txt", "--data"] {
             assert!(error.contains(word), "no `{word}` in: {error}");
         }
-        let settings = folder.resolve(&experiment.settings);
+        let settings = folder.resolve(&experiment.settings, |run| run.into());
         assert_eq!(settings["data"].as_str(), Some("/nowhere/corpus/b.txt"));
     }
 }

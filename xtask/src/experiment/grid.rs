@@ -40,11 +40,42 @@ pub struct Run {
     pub settings: Table,
 }
 
+/// Runs that others start from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Their experiment.
+    pub experiment: String,
+    /// The runs.
+    pub runs: Vec<Run>,
+}
+
+impl Source {
+    /// The run with all of its labels among `labels`, and with the seed, or else the first seed.
+    fn of(&self, labels: &Labels, seed: u64) -> Result<&Run> {
+        let same = |source: &&Run| {
+            source.labels.iter().all(|(name, label)| labels.get(name) == Some(label))
+        };
+        let nearest = |source: &&Run| (source.seed != seed, source.seed);
+        let found = self.runs.iter().filter(same).min_by_key(nearest);
+        found.with_context(|| format!("`{}` has no run for {labels:?}", self.experiment))
+    }
+}
+
 impl Run {
     /// A run of a point.
-    pub fn new(columns: &[&str], point: &Point, seed: u64, stage: Stage) -> Self {
+    pub fn new(
+        columns: &[&str],
+        point: &Point,
+        seed: u64,
+        stage: Stage,
+        source: Option<&Source>,
+    ) -> Result<Self> {
         let mut settings = point.settings.clone();
         settings.insert("seed".into(), Value::Integer(seed as i64));
+        if let Some(source) = source {
+            let place = format!("{}/{}", source.experiment, source.of(&point.labels, seed)?.id);
+            settings.insert("init_from".into(), Value::String(place));
+        }
         let mut id = String::new();
         if stage == Stage::Tune {
             id.push_str("tune-");
@@ -57,7 +88,7 @@ impl Run {
         // Map order, so that equal settings have equal digests.
         let digest = fnv1a(&serde_json::to_string(&settings).unwrap_or_default());
         id.push_str(&format!("s{seed}-{digest:016x}"));
-        Self { id, labels: point.labels.clone(), seed, settings }
+        Ok(Self { id, labels: point.labels.clone(), seed, settings })
     }
 }
 
@@ -68,11 +99,16 @@ fn fnv1a(text: &str) -> u64 {
 }
 
 /// The runs of points, all points of one seed before the next.
-pub fn runs(experiment: &Experiment, mode: Mode, points: &[Point], stage: Stage) -> Vec<Run> {
+pub fn runs(
+    experiment: &Experiment,
+    mode: Mode,
+    points: &[Point],
+    source: Option<&Source>,
+) -> Result<Vec<Run>> {
     let columns = experiment.columns();
     (0..experiment.size(mode).seeds)
         .flat_map(|seed| points.iter().map(move |point| (seed, point)))
-        .map(|(seed, point)| Run::new(&columns, point, seed, stage))
+        .map(|(seed, point)| Run::new(&columns, point, seed, Stage::Main, source))
         .collect()
 }
 
@@ -240,7 +276,7 @@ mod tests {
         assert_eq!(quick.len(), 3);
         assert_eq!(quick[0].settings["steps"], 5.into());
 
-        let runs = runs(&experiment, Mode::Full, &full, Stage::Main);
+        let runs = runs(&experiment, Mode::Full, &full, None)?;
         assert_eq!(runs.len(), 15);
         assert!(runs[5].id.starts_with("f32-16-s1-"), "{}", runs[5].id);
         let distinct: BTreeSet<_> = runs.iter().map(|run| &run.id).collect();
@@ -252,11 +288,29 @@ mod tests {
     fn a_run_is_known_by_its_settings() -> Result<()> {
         let experiment = experiment(("", ""))?;
         let point = &experiment.points(Mode::Full)?[0];
-        let id = |point: &Point| Run::new(&["recipe"], point, 0, Stage::Main).id;
+        let run = |point: &Point, source: Option<&Source>| {
+            Run::new(&["recipe"], point, 7, Stage::Main, source)
+        };
         let mut other = point.clone();
-        assert_eq!(id(point), id(&other));
+        assert_eq!(run(point, None)?.id, run(&other, None)?.id);
         set_path(&mut other.settings, "model.hidden", 17.into());
-        assert_ne!(id(point), id(&other));
+        assert_ne!(run(point, None)?.id, run(&other, None)?.id);
+
+        // Seed 7 starts from the source's seed 7, whose labels are among its own.
+        let sources = runs(&experiment, Mode::Full, std::slice::from_ref(point), None)?;
+        let mut source = Source { experiment: "before".into(), runs: sources };
+        let begun = run(point, Some(&source))?;
+        let init = |run: &Run| run.settings["init_from"].as_str().map(str::to_owned);
+        assert_eq!(init(&begun), Some(format!("before/{}", source.runs[0].id)));
+        source.runs[2].seed = 7;
+        assert_eq!(
+            init(&run(point, Some(&source))?),
+            Some(format!("before/{}", source.runs[2].id))
+        );
+        source.runs.iter_mut().for_each(|run| {
+            run.labels.insert("recipe".into(), "other".into());
+        });
+        assert!(run(point, Some(&source)).is_err());
         Ok(())
     }
 

@@ -219,6 +219,7 @@ impl<'a> Report<'a> {
         let rates: std::collections::BTreeSet<_> =
             self.rows.iter().filter_map(|row| row.rate.map(f64::to_bits)).collect();
         let has_rate = rates.len() > 1 && !columns.contains(&"lr");
+        let digits = self.experiment.metric.digits();
         let has_flushed = self.rows.iter().any(|row| row.flushed_gradients.is_some());
         let mut rows = Vec::new();
         let mut head: Vec<String> = columns.iter().map(|name| (*name).to_owned()).collect();
@@ -236,8 +237,8 @@ impl<'a> Report<'a> {
             if has_rate {
                 cells.push(row.rate.map_or_else(none, number));
             }
-            cells.push(row.spread.text(4));
-            cells.push(row.spread.interval.map_or_else(none, |half| format!("± {half:.4}")));
+            cells.push(row.spread.text(digits));
+            cells.push(row.spread.interval.map_or_else(none, |half| format!("± {half:.digits$}")));
             if has_flushed {
                 let percent = |share: f64| format!("{:.2} %", 100.0 * share);
                 cells.push(row.flushed_gradients.map_or_else(none, percent));
@@ -354,7 +355,7 @@ mod tests {
             labels: point.labels.clone(),
             seed,
             value,
-            training: value,
+            training_loss: value,
             flushed_gradients: Some(0.25),
             rate: None,
             steps: 10,

@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::config::{Labels, Metric};
+use super::config::{Experiment, Labels, Mode};
 use super::data::DataFolder;
 use super::grid::Run;
 
@@ -25,8 +25,9 @@ pub struct RunResult {
     pub seed: u64,
     /// The metric; none if the run has diverged.
     pub value: Option<f64>,
-    /// The metric on the training text, mean of the last tenth of the steps.
-    pub training: Option<f64>,
+    /// Loss on the training text in nats per token, mean of the last tenth of the steps; none if
+    /// it is not finite.
+    pub training_loss: Option<f64>,
     /// Share of gradient elements that the recipe's formats flush to zero at the last weights.
     pub flushed_gradients: Option<f64>,
     /// Its learning rate.
@@ -52,6 +53,7 @@ struct Summary {
     steps: u64,
     parameters: u64,
     validation_loss: Option<f64>,
+    validation_accuracy: Option<f64>,
     tokens_per_s: f64,
     flushed_gradients: Option<f64>,
     corpus_sha256: String,
@@ -64,8 +66,10 @@ pub struct Runner<'a> {
     pub binary: Option<&'a Path>,
     /// The texts.
     pub data: &'a DataFolder,
-    /// Holds `runs/`.
-    pub folder: &'a Path,
+    /// Holds a folder for each experiment.
+    pub out: &'a Path,
+    /// The size that is run.
+    pub mode: Mode,
     /// Threads of each run.
     pub threads: usize,
     /// Commit of the workspace.
@@ -75,8 +79,8 @@ pub struct Runner<'a> {
 impl Runner<'_> {
     /// The result of a run: the one that is there, or after starting or continuing it; none if it
     /// is not finished and nothing may be run.
-    pub fn result(&self, run: &Run, metric: Metric) -> Result<Option<RunResult>> {
-        let folder = self.folder.join("runs").join(&run.id);
+    pub fn result(&self, run: &Run, experiment: &Experiment) -> Result<Option<RunResult>> {
+        let folder = self.folder(&experiment.name).join("runs").join(&run.id);
         let path = folder.join("result.json");
         if let Ok(text) = fs::read(&path) {
             let result = serde_json::from_slice(&text);
@@ -85,16 +89,23 @@ impl Runner<'_> {
         let Some(binary) = self.binary else { return Ok(None) };
         let started = Instant::now();
         self.train(binary, run, &folder).with_context(|| format!("run {}", run.id))?;
-        let mut result = read(run, metric, &folder)?;
+        let mut result = read(run, experiment, &folder)?;
         result.seconds = started.elapsed().as_secs_f64();
         result.commit.clone_from(&self.commit);
         write_whole(&path, &serde_json::to_string_pretty(&result)?)?;
-        // The result is all that is needed of it from now on.
-        let checkpoints = folder.join("checkpoints");
-        fs::remove_dir_all(&checkpoints).with_context(|| checkpoints.display().to_string())?;
+        if !experiment.keep_weights {
+            // The result is all that is needed of it from now on.
+            let checkpoints = folder.join("checkpoints");
+            fs::remove_dir_all(&checkpoints).with_context(|| checkpoints.display().to_string())?;
+        }
         let value = result.value.map_or("diverged".into(), |value| format!("{value:.4}"));
         println!("  {} {value} ({:.0} s)", run.id, result.seconds);
         Ok(Some(result))
+    }
+
+    /// Where an experiment's runs and reports are.
+    pub fn folder(&self, experiment: &str) -> PathBuf {
+        self.out.join(experiment).join(self.mode.name())
     }
 
     /// Starts or continues a run and waits for its end.
@@ -108,7 +119,12 @@ impl Runner<'_> {
             command.arg("--resume").arg(folder);
         } else {
             let config = folder.join("settings.toml");
-            write_whole(&config, &toml::to_string(&self.data.resolve(&run.settings))?)?;
+            let other = |place: &str| {
+                let (experiment, id) = place.split_once('/').unwrap_or(("", place));
+                self.folder(experiment).join("runs").join(id)
+            };
+            let settings = self.data.resolve(&run.settings, other);
+            write_whole(&config, &toml::to_string(&settings)?)?;
             command.arg("--config").arg(config).arg("--out").arg(folder);
         }
         let log = folder.join("log.txt");
@@ -126,7 +142,7 @@ impl Runner<'_> {
 }
 
 /// The result that a run folder holds.
-fn read(run: &Run, metric: Metric, folder: &Path) -> Result<RunResult> {
+fn read(run: &Run, experiment: &Experiment, folder: &Path) -> Result<RunResult> {
     let path = folder.join("summary.json");
     let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let summary: Summary = serde_json::from_slice(&text)
@@ -138,7 +154,6 @@ fn read(run: &Run, metric: Metric, folder: &Path) -> Result<RunResult> {
         run.id,
         summary.steps
     );
-    let value = |loss: f64| Some(metric.of(loss)).filter(|value| *value <= metric.of_a_guess());
     let losses = losses(folder)?;
     let last = &losses[losses.len() - losses.len().div_ceil(10)..];
     let training = last.iter().sum::<f64>() / last.len() as f64;
@@ -146,8 +161,8 @@ fn read(run: &Run, metric: Metric, folder: &Path) -> Result<RunResult> {
         id: run.id.clone(),
         labels: run.labels.clone(),
         seed: run.seed,
-        value: summary.validation_loss.and_then(value),
-        training: value(training),
+        value: experiment.metric.of(summary.validation_loss, summary.validation_accuracy),
+        training_loss: Some(training).filter(|loss| loss.is_finite()),
         flushed_gradients: summary.flushed_gradients,
         rate: run.settings.get("lr").and_then(toml::Value::as_float),
         steps: summary.steps,
@@ -271,7 +286,22 @@ END
         let mut point = Point { labels: Labels::new(), settings: toml::Table::new() };
         set_path(&mut point.settings, "model.hidden", hidden.into());
         set_path(&mut point.settings, "steps", 1.into());
-        Run::new(&[], &point, 0, Stage::Main)
+        Run::new(&[], &point, 0, Stage::Main, None).expect("no source")
+    }
+
+    fn experiment() -> Experiment {
+        let text = r#"
+            title = "T"
+            question = "?"
+            metric = "bits-per-byte"
+            files = []
+            settings = {}
+            grids = [{ axes = [{ name = "seq", key = "model.seq", values = [1] }] }]
+            figure = { kind = "lines", x = "seq", series = [] }
+            quick = { seeds = 1 }
+            full = { seeds = 1 }
+        "#;
+        Experiment::from_toml("test", text).expect("an experiment")
     }
 
     fn scratch(name: &str) -> PathBuf {
@@ -287,20 +317,19 @@ END
         let binary = stand_in(&folder, false);
         let data = DataFolder::new(&folder);
         let commit = "c".to_owned();
-        let runner =
-            Runner { binary: Some(&binary), data: &data, folder: &folder, threads: 1, commit };
-        let metric = Metric::BitsPerByte;
-        let first = runner.result(&run(8), metric).expect("a run").expect("a result");
+        let (out, mode, experiment) = (&folder, Mode::Quick, experiment());
+        let runner = Runner { binary: Some(&binary), data: &data, out, mode, threads: 1, commit };
+        let first = runner.result(&run(8), &experiment).expect("a run").expect("a result");
         assert_eq!((first.value, first.steps), (Some(1.0), 1));
-        assert_eq!(runner.result(&run(8), metric).expect("no run"), Some(first));
-        runner.result(&run(9), metric).expect("another run");
+        assert_eq!(runner.result(&run(8), &experiment).expect("no run"), Some(first));
+        runner.result(&run(9), &experiment).expect("another run");
         let calls = fs::read_to_string(folder.join("calls")).expect("the calls");
         assert_eq!(calls.lines().count(), 2, "{calls}");
-        assert_eq!(finished(&folder.join("runs")).expect("the folder"), 2);
+        assert_eq!(finished(&runner.folder("test").join("runs")).expect("the folder"), 2);
 
         let reader = Runner { binary: None, ..runner };
-        assert!(reader.result(&run(8), metric).expect("a look").is_some());
-        assert!(reader.result(&run(10), metric).expect("a look").is_none());
+        assert!(reader.result(&run(8), &experiment).expect("a look").is_some());
+        assert!(reader.result(&run(10), &experiment).expect("a look").is_none());
         fs::remove_dir_all(folder).expect("its own folder");
     }
 
@@ -310,11 +339,11 @@ END
         let binary = stand_in(&folder, true);
         let data = DataFolder::new(&folder);
         let commit = String::new();
-        let runner =
-            Runner { binary: Some(&binary), data: &data, folder: &folder, threads: 1, commit };
-        let error = runner.result(&run(8), Metric::BitsPerByte).expect_err("it dies");
+        let (out, mode, experiment) = (&folder, Mode::Quick, experiment());
+        let runner = Runner { binary: Some(&binary), data: &data, out, mode, threads: 1, commit };
+        let error = runner.result(&run(8), &experiment).expect_err("it dies");
         assert!(format!("{error:#}").contains("error: killed"), "{error:#}");
-        assert!(runner.result(&run(8), Metric::BitsPerByte).expect("it lives").is_some());
+        assert!(runner.result(&run(8), &experiment).expect("it lives").is_some());
         let calls = fs::read_to_string(folder.join("calls")).expect("the calls");
         let [first, second] = &calls.lines().collect::<Vec<_>>()[..] else { panic!("{calls}") };
         assert!(first.contains("--config") && second.contains("--resume"), "{calls}");

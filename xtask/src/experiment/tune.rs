@@ -9,7 +9,7 @@ use serde::Serialize;
 use toml::Value;
 
 use super::config::{Experiment, Labels, Mode, Tune};
-use super::grid::{Point, Run, Stage, overlay, set_path};
+use super::grid::{Point, Run, Source, Stage, overlay, set_path};
 use super::runner::{Runner, parallel};
 
 /// Values that a search tries at most.
@@ -41,6 +41,7 @@ pub fn rates(
     experiment: &Experiment,
     mode: Mode,
     points: &[Point],
+    source: Option<&Source>,
     runner: &Runner<'_>,
     jobs: usize,
 ) -> Result<Vec<Tuned>> {
@@ -50,7 +51,7 @@ pub fn rates(
     ensure!(!searched.is_empty(), "tune: no point of the {} size is searched", mode.name());
     let one = |point: &Point| -> Result<Option<Tuned>> {
         let found = search(start(tune, point)?, tune.factor, |value| {
-            measure(experiment, tune, point, value, runner)
+            measure(experiment, tune, point, value, source, runner)
         });
         let Some(tried) = found? else { return Ok(None) };
         let labels = group(tune, &point.labels)?;
@@ -96,6 +97,7 @@ fn measure(
     tune: &Tune,
     point: &Point,
     value: f64,
+    source: Option<&Source>,
     runner: &Runner<'_>,
 ) -> Result<Option<Option<f64>>> {
     let mut point = point.clone();
@@ -103,8 +105,8 @@ fn measure(
     set_path(&mut point.settings, &tune.key, Value::Float(value));
     let mut sum = Some(0.0);
     for &seed in &tune.seeds {
-        let run = Run::new(&experiment.columns(), &point, seed, Stage::Tune);
-        let Some(result) = runner.result(&run, experiment.metric)? else { return Ok(None) };
+        let run = Run::new(&experiment.columns(), &point, seed, Stage::Tune, source)?;
+        let Some(result) = runner.result(&run, experiment)? else { return Ok(None) };
         sum = sum.zip(result.value).map(|(sum, value)| sum + value);
     }
     Ok(Some(sum.map(|sum| sum / tune.seeds.len() as f64)))

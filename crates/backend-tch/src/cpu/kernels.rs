@@ -5,9 +5,9 @@ use onesigma_graph::expr::{BinaryOp, Expr, Instr, UnaryOp};
 use onesigma_graph::{DType, Op, ReduceKind, Shape};
 use tch::{IndexOp, Kind, Tensor};
 
+use super::NAME;
 use super::expression::evaluate;
 use super::tensor::{codes, decoded, encoded, failed, from_codes, sizes};
-use crate::NAME;
 
 /// Kernels that call libtorch.
 #[derive(Clone, Copy, Debug, Default)]

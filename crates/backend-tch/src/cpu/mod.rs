@@ -9,3 +9,7 @@ mod kernels;
 mod tensor;
 
 pub(crate) use kernels::{TorchKernels, types_fit};
+pub(crate) use tensor::kind;
+
+/// Name of the backend.
+pub(crate) const NAME: &str = "tch-cpu";

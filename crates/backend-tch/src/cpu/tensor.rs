@@ -5,7 +5,7 @@ use onesigma_format::{Format, decode_slice, encode_slice};
 use onesigma_graph::{DType, Shape, Value};
 use tch::{Device, Kind, Tensor};
 
-use crate::NAME;
+use super::NAME;
 
 /// Any error of libtorch or of a codec, with its first line: the rest is a C++ stack trace.
 pub(crate) fn failed(error: impl std::fmt::Display) -> Error {

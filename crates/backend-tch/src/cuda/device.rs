@@ -64,6 +64,9 @@ pub(crate) trait Device: Abilities {
     /// Queues the gradients of attention.
     fn attention_grad(&self, spec: &AttentionSpec, inputs: [u64; 6]) -> Result<[Rc<dyn Held>; 3]>;
 
+    /// Milliseconds that what `queue` queues takes; 0 if the device has no clock.
+    fn time(&self, queue: &mut dyn FnMut() -> Result<()>) -> Result<f32>;
+
     /// Waits until the queue is empty.
     fn synchronize(&self) -> Result<()>;
 

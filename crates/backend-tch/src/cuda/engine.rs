@@ -7,11 +7,13 @@ use onesigma_backend::{Engine, Error, Report, Result, inputs_read};
 use onesigma_graph::{EntryId, Program, SlotId, SlotKind};
 
 use super::assemble::{Instruction, Param, Work, assemble};
+use super::derived::{Derived, derive};
 use super::device::{Device, Function, Held, Prepared, Replay};
 use super::fuse::fuse;
 use super::ir::{Entry as Lowered, Home, TensorId};
 use super::lower::lower;
 use super::plan::{Plan, aligned, plan};
+use super::profile::Profile;
 
 /// A slot with its frames.
 struct Slot {
@@ -53,23 +55,40 @@ struct Entry {
     plan: Plan,
     inputs: Vec<usize>,
     outputs: Vec<usize>,
+    /// Copies of state that it reads.
+    copies_read: Vec<usize>,
     runs: usize,
     replay: Option<Replay>,
     /// What the captured entry uses of the library's memory.
     held: Vec<Rc<dyn Held>>,
 }
 
+/// A copy of a state slot; it has the slot with the number of the program's slots plus its own.
+struct Copy {
+    source: usize,
+    /// Whether it is a copy of what the slot holds now.
+    fresh: bool,
+}
+
 /// The engine.
 pub(crate) struct DeviceEngine {
     device: Rc<dyn Device>,
+    /// Those of the program, then those of the copies.
     slots: Vec<Slot>,
+    copies: Vec<Copy>,
+    /// Those of the program, then those that refresh copies.
     entries: Vec<Entry>,
+    /// Number of the program's entries.
+    entry_count: usize,
+    /// Entry that refreshes the copies of a slot.
+    refreshing: HashMap<usize, usize>,
     seed: Option<usize>,
     step: Option<usize>,
     /// First byte of the temporary tensors.
     temporaries: u64,
     arena: (u64, usize),
     planned_bytes: usize,
+    profile: Option<Profile>,
 }
 
 impl Drop for DeviceEngine {
@@ -86,27 +105,51 @@ impl Drop for DeviceEngine {
 }
 
 impl DeviceEngine {
-    pub(crate) fn new(program: &Program, device: Rc<dyn Device>) -> Result<Self> {
+    /// With `profile` every instruction is measured on its own, and nothing is replayed.
+    pub(crate) fn new(program: &Program, device: Rc<dyn Device>, profile: bool) -> Result<Self> {
         program.validate()?;
-        let mut entries = Vec::new();
+        let mut lowered = Vec::new();
         for entry in program.entries() {
-            let mut lowered = lower(&entry.graph, &*device)?;
+            lowered.push(lower(&entry.graph, &*device)?);
+        }
+        let first_copy = program.slots().len();
+        let (derived, refreshers) = derive(&mut lowered, first_copy);
+        let mut refreshing = HashMap::new();
+        for (source, entry) in refreshers {
+            refreshing.insert(source, lowered.len());
+            lowered.push(entry);
+        }
+        let mut entries = Vec::new();
+        for (at, mut lowered) in lowered.into_iter().enumerate() {
             let tasks = fuse(&lowered);
             let mut instructions = assemble(&mut lowered, &tasks);
             let plan = plan(&mut lowered, &mut instructions);
-            let kind = |slot: usize| program.slots()[slot].kind;
-            let reads = inputs_read(program, entry).into_iter().map(SlotId::index);
-            let inputs = reads.filter(|&slot| kind(slot) == SlotKind::Input).collect();
+            let kind = |slot: usize| program.slots().get(slot).map(|slot| slot.kind);
+            let own = program.entries().get(at);
+            let reads = own.map_or(Vec::new(), |entry| inputs_read(program, entry));
+            let reads = reads.into_iter().map(SlotId::index);
+            let inputs = reads.filter(|&slot| kind(slot) == Some(SlotKind::Input)).collect();
             let writes = lowered.writes.iter().map(|&(slot, _)| slot);
-            let outputs = writes.filter(|&slot| kind(slot) == SlotKind::Output).collect();
+            let outputs = writes.filter(|&slot| kind(slot) == Some(SlotKind::Output)).collect();
+            let copies = |instruction: &Instruction| -> Vec<usize> {
+                let slot = |&tensor: &TensorId| match lowered.tensors[tensor].home {
+                    Home::Slot(slot) => slot.checked_sub(first_copy),
+                    _ => None,
+                };
+                instruction.reads.iter().filter_map(slot).collect()
+            };
+            let mut copies_read: Vec<usize> = instructions.iter().flat_map(copies).collect();
+            copies_read.sort_unstable();
+            copies_read.dedup();
             entries.push(Entry {
-                name: entry.name.clone(),
+                name: own.map_or_else(|| "refresh".to_owned(), |entry| entry.name.clone()),
                 lowered,
                 instructions,
                 ready: Vec::new(),
                 plan,
                 inputs,
                 outputs,
+                copies_read,
                 runs: 0,
                 replay: None,
                 held: Vec::new(),
@@ -118,32 +161,47 @@ impl DeviceEngine {
             offsets.push(at);
             at += aligned(slot.bytes());
         }
+        let slot_bytes = at;
+        for copy in &derived {
+            offsets.push(at);
+            at += aligned(copy.bytes());
+        }
+        tracing::debug!(slot_bytes, copy_bytes = at - slot_bytes, "planned");
         let temporary_bytes = entries.iter().map(|entry| entry.plan.bytes).max().unwrap_or(0);
         let bytes = (at + temporary_bytes).max(1);
         let arena = device.allocate(bytes)?;
-        let slots = program
-            .slots()
-            .iter()
+        let own = program.slots().iter().map(|slot| (slot.name.clone(), slot.kind, slot.bytes()));
+        let more = derived.iter().map(|copy: &Derived| {
+            (format!("copy of slot {}", copy.source), SlotKind::State, copy.bytes())
+        });
+        let slots = own
+            .chain(more)
             .zip(offsets)
-            .map(|(slot, offset)| Slot {
-                name: slot.name.clone(),
-                kind: slot.kind,
+            .map(|((name, kind, bytes), offset)| Slot {
+                name,
+                kind,
                 address: arena + offset as u64,
-                bytes: slot.bytes(),
+                bytes,
                 frames: Vec::new(),
                 staging: None,
                 staged: false,
             })
             .collect();
+        let copies =
+            derived.iter().map(|copy| Copy { source: copy.source, fresh: false }).collect();
         let mut engine = Self {
             device,
             slots,
+            copies,
             entries,
+            entry_count: program.entries().len(),
+            refreshing,
             seed: program.seed().map(SlotId::index),
             step: program.step().map(SlotId::index),
             temporaries: arena + at as u64,
             arena: (arena, bytes),
             planned_bytes: program.arena_bytes(),
+            profile: profile.then(Profile::default),
         };
         engine.prepare()?;
         Ok(engine)
@@ -207,52 +265,90 @@ impl DeviceEngine {
     /// Queues every instruction of an entry; gives what it used of the library's memory.
     fn queue(&self, entry: &Entry) -> Result<Vec<Rc<dyn Held>>> {
         let mut held: HashMap<TensorId, Rc<dyn Held>> = HashMap::new();
-        let mut used = Vec::new();
-        let slot = |slot: Option<usize>| slot.map_or(0, |slot| self.slots[slot].address);
-        let mut arguments: Vec<u64> = Vec::new();
-        for (at, (instruction, ready)) in entry.instructions.iter().zip(&entry.ready).enumerate() {
-            let address = |tensor: TensorId| self.address(entry, tensor, &held);
-            match (&instruction.work, *ready) {
-                (Work::Kernel { kernel, params }, Ready::Kernel(function)) => {
-                    arguments.clear();
-                    arguments.extend(params.iter().map(|param| match *param {
-                        Param::Tensor(tensor) => address(tensor),
-                        Param::Seed => slot(self.seed),
-                        Param::Step => slot(self.step),
-                    }));
-                    self.device.launch(function, kernel, &arguments)?;
+        for (at, instruction) in entry.instructions.iter().enumerate() {
+            match &self.profile {
+                Some(profile) if entry.runs > 0 => {
+                    let time = self.device.time(&mut || self.queue_one(entry, at, &mut held))?;
+                    profile.add(&entry.name, at, &instruction.label, time);
                 }
-                (Work::Product { left, right, out, .. }, Ready::Product(prepared)) => {
-                    let [left, right, out] = [*left, *right, *out].map(address);
-                    self.device.multiply(prepared, left, right, out)?;
-                }
-                (Work::Attention { spec, inputs, out, lse }, _) => {
-                    let made = self.device.attention(spec, inputs.map(address))?;
-                    for (tensor, made) in [*out, *lse].into_iter().zip(made) {
-                        held.insert(tensor, made);
-                    }
-                }
-                (Work::AttentionGrad { spec, inputs, outs }, _) => {
-                    let made = self.device.attention_grad(spec, inputs.map(address))?;
-                    for (tensor, made) in outs.iter().zip(made) {
-                        held.insert(*tensor, made);
-                    }
-                }
-                (Work::Copy { from, to }, _) => {
-                    let bytes = entry.lowered.tensors[*from].bytes();
-                    self.device.copy(address(*from), address(*to), bytes)?;
-                }
-                _ => {}
+                _ => self.queue_one(entry, at, &mut held)?,
             }
             // The library may use memory again as soon as the last reader is queued.
             let dead = |tensor: &TensorId| entry.plan.last[*tensor] <= Some(at);
-            let gone: Vec<TensorId> = held.keys().copied().filter(|tensor| dead(tensor)).collect();
+            let gone: Vec<TensorId> = held.keys().copied().filter(dead).collect();
             for tensor in gone {
                 held.remove(&tensor);
             }
         }
-        used.extend(held.into_values());
-        Ok(used)
+        Ok(held.into_values().collect())
+    }
+
+    fn queue_one(
+        &self,
+        entry: &Entry,
+        at: usize,
+        held: &mut HashMap<TensorId, Rc<dyn Held>>,
+    ) -> Result<()> {
+        let slot = |slot: Option<usize>| slot.map_or(0, |slot| self.slots[slot].address);
+        let address = |tensor: TensorId| self.address(entry, tensor, held);
+        match (&entry.instructions[at].work, entry.ready[at]) {
+            (Work::Kernel { kernel, params }, Ready::Kernel(function)) => {
+                let arguments: Vec<u64> = params
+                    .iter()
+                    .map(|param| match *param {
+                        Param::Tensor(tensor) => address(tensor),
+                        Param::Seed => slot(self.seed),
+                        Param::Step => slot(self.step),
+                    })
+                    .collect();
+                self.device.launch(function, kernel, &arguments)
+            }
+            (Work::Product { left, right, out, .. }, Ready::Product(prepared)) => {
+                let [left, right, out] = [*left, *right, *out].map(address);
+                self.device.multiply(prepared, left, right, out)
+            }
+            (Work::Attention { spec, inputs, out, lse }, _) => {
+                let made = self.device.attention(spec, inputs.map(address))?;
+                held.extend([*out, *lse].into_iter().zip(made));
+                Ok(())
+            }
+            (Work::AttentionGrad { spec, inputs, outs }, _) => {
+                let made = self.device.attention_grad(spec, inputs.map(address))?;
+                held.extend(outs.iter().copied().zip(made));
+                Ok(())
+            }
+            (Work::Copy { from, to }, _) => {
+                let bytes = entry.lowered.tensors[*from].bytes();
+                self.device.copy(address(*from), address(*to), bytes)
+            }
+            (work, _) => {
+                let reason = format!("{work:?} was not prepared");
+                Err(Error::Device { backend: super::NAME.to_owned(), reason })
+            }
+        }
+    }
+
+    /// Makes the copies that an entry reads anew, where the host wrote what they are copies of.
+    fn refresh(&mut self, at: usize) -> Result<()> {
+        let stale: Vec<usize> = self.entries[at]
+            .copies_read
+            .iter()
+            .filter(|&&copy| !self.copies[copy].fresh)
+            .map(|&copy| self.copies[copy].source)
+            .collect();
+        for source in stale {
+            if let Some(&entry) = self.refreshing.get(&source) {
+                self.queue(&self.entries[entry])?;
+                self.mark(source, true);
+            }
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, source: usize, fresh: bool) {
+        for copy in self.copies.iter_mut().filter(|copy| copy.source == source) {
+            copy.fresh = fresh;
+        }
     }
 
     fn run_step(&mut self, at: usize) -> Result<()> {
@@ -260,7 +356,7 @@ impl DeviceEngine {
             return self.device.replay(replay);
         }
         // The first run loads what is loaded lazily; the second is captured.
-        if self.entries[at].runs > 0 {
+        if self.entries[at].runs > 0 && self.profile.is_none() {
             let (device, mut held) = (Rc::clone(&self.device), Vec::new());
             let entry = &self.entries[at];
             let captured = device.capture(&mut || {
@@ -306,6 +402,7 @@ impl DeviceEngine {
                 self.device.upload(address, &state.frames)?;
             }
         }
+        self.refresh(at)?;
         let mut results = Vec::new();
         for &slot in &outputs {
             results.push(self.stage(slot, self.slots[slot].bytes * times)?);
@@ -328,6 +425,12 @@ impl DeviceEngine {
                 self.device.copy(state.address, to, state.bytes)?;
             }
         }
+        // An entry that writes a slot writes its copies too.
+        let written: Vec<usize> =
+            self.entries[at].lowered.writes.iter().map(|&(slot, _)| slot).collect();
+        for slot in written {
+            self.mark(slot, true);
+        }
         for (&slot, address) in outputs.iter().zip(&results) {
             let mut frames = vec![0; self.slots[slot].bytes * times];
             self.device.download(*address, &mut frames)?;
@@ -337,8 +440,9 @@ impl DeviceEngine {
     }
 
     fn slot(&self, id: SlotId) -> Result<&Slot> {
-        let count = self.slots.len();
-        self.slots.get(id.index()).ok_or(Error::UnknownSlot { index: id.index(), count })
+        let (index, count) = (id.index(), self.slots.len() - self.copies.len());
+        let slot = self.slots.get(index).filter(|_| index < count);
+        slot.ok_or(Error::UnknownSlot { index, count })
     }
 }
 
@@ -366,7 +470,9 @@ impl Engine for DeviceEngine {
             state.staged = false;
             return Ok(());
         }
-        self.device.upload(state.address, bytes)
+        self.device.upload(state.address, bytes)?;
+        self.mark(slot.index(), false);
+        Ok(())
     }
 
     fn read(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()> {
@@ -396,8 +502,8 @@ impl Engine for DeviceEngine {
     }
 
     fn run(&mut self, entry: EntryId, times: usize) -> Result<()> {
-        let (index, count) = (entry.index(), self.entries.len());
-        let Some(entry) = self.entries.get(index) else {
+        let (index, count) = (entry.index(), self.entry_count);
+        let Some(entry) = self.entries.get(index).filter(|_| index < count) else {
             return Err(Error::UnknownEntry { index, count });
         };
         if times == 0 {
@@ -417,11 +523,12 @@ impl Engine for DeviceEngine {
         let staging: usize =
             self.slots.iter().filter_map(|slot| slot.staging).map(|(_, bytes)| bytes).sum();
         let mut notes = Vec::new();
-        for entry in &self.entries {
+        for entry in &self.entries[..self.entry_count] {
             let kernels = entry.instructions.len();
             let replayed = if entry.replay.is_some() { ", replayed" } else { "" };
             notes.push(format!("{}: {kernels} launches{replayed}", entry.name));
         }
+        notes.extend(self.profile.as_ref().map(Profile::table));
         Report {
             planned_bytes: self.planned_bytes,
             allocated_bytes: self.arena.1 + staging + self.device.library_bytes(),

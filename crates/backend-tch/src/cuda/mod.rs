@@ -6,18 +6,24 @@
 //! which there are two: the GPU, and an emulation on the host for tests.
 
 mod assemble;
+mod derived;
 pub(crate) mod device;
 #[cfg(feature = "emulate")]
 pub(crate) mod emulated;
 pub(crate) mod engine;
 mod fuse;
+pub(crate) mod gpu;
 mod ir;
 mod lower;
 mod plan;
+mod profile;
 mod source;
 
 use onesigma_backend::Support;
 use onesigma_graph::{DType, Op};
+
+/// Name of the backend.
+pub(crate) const NAME: &str = "cuda";
 
 /// What a device makes of an op: everything that its types allow. Fused ops without kernels of
 /// their own, and AdamW, which fusion makes one kernel again, run as their decomposition.
@@ -27,3 +33,6 @@ pub(crate) fn supports(op: &Op, inputs: &[DType], output: DType) -> Support {
         true => Support::Native,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,14 +59,6 @@ impl Stat {
         }
         self
     }
-
-    fn scaled(mut self, factor: f64) -> Self {
-        self.mean *= factor;
-        for pair in &mut self.pairs {
-            *pair *= factor * factor;
-        }
-        self
-    }
 }
 
 /// What varies: an operand or a coordinate.
@@ -84,6 +76,22 @@ enum Variable<'a> {
 
 /// A part of a product: a register or its reciprocal.
 type Factor = (u16, bool);
+
+/// A number times registers that are no products.
+#[derive(Clone, Debug)]
+struct Product {
+    factor: f64,
+    factors: Vec<Factor>,
+}
+
+impl Product {
+    fn value(&self, registers: &[f64]) -> f64 {
+        self.factors.iter().fold(self.factor, |product, &(register, inverse)| {
+            let value = registers[usize::from(register)];
+            if inverse { product / value } else { product * value }
+        })
+    }
+}
 
 struct Study<'a> {
     expr: &'a Expr,
@@ -154,34 +162,90 @@ impl<'a> Study<'a> {
     }
 
     fn stat(&self, register: u16) -> Stat {
-        if self.depends(register) == 0 {
-            return Stat::constant(self.value(register), self.count());
+        let mut sum = Vec::new();
+        self.terms(register, 1.0, &mut sum);
+        self.sum(&sum)
+    }
+
+    /// A sum, taken apart as far as it goes.
+    fn sum(&self, terms: &[Product]) -> Stat {
+        let groups = group(terms, |term| self.depends_on(term));
+        match &groups[..] {
+            [single] => self.connected_sum(single),
+            _ => groups.iter().fold(Stat::constant(0.0, self.count()), |sum, group| {
+                sum.plus(&self.connected_sum(group))
+            }),
         }
-        let mut terms = Vec::new();
-        self.terms(register, 1.0, &mut terms);
-        let groups = group(&terms, |&(_, term)| self.depends(term));
-        if let [single] = &groups[..] {
-            return match single[..] {
-                [(factor, term)] => self.product(term).scaled(factor),
-                _ => self.leaf(&[(register, false)]),
-            };
+    }
+
+    /// A sum whose terms share variables.
+    fn connected_sum(&self, terms: &[Product]) -> Stat {
+        if let [term] = terms {
+            return self.product(term);
         }
-        groups.iter().fold(Stat::constant(0.0, self.count()), |sum, group| {
-            let own = match group[..] {
-                [(factor, term)] => self.stat(term).scaled(factor),
-                _ => self.sampled(
-                    &|registers| {
-                        group.iter().map(|&(f, term)| f * registers[usize::from(term)]).sum()
-                    },
-                    group.iter().fold(0, |all, &(_, term)| all | self.depends(term)),
-                ),
-            };
-            sum.plus(&own)
+        match self.common_operand(terms) {
+            Some((operand, rest)) => self.operand(operand).times(&self.sum(&rest)),
+            None => self.function(terms),
+        }
+    }
+
+    /// An operand that is a factor of every term and in nothing else, with what is left.
+    fn common_operand(&self, terms: &[Product]) -> Option<(usize, Vec<Product>)> {
+        let operands = self.variables.len() - self.dims.len();
+        (0..operands).find_map(|operand| {
+            let rest = terms.iter().map(|term| self.without(term, operand)).collect::<Option<_>>();
+            Some((operand, rest?))
         })
     }
 
-    /// Terms of a sum with their factors.
-    fn terms(&self, register: u16, factor: f64, terms: &mut Vec<(f64, u16)>) {
+    /// A product without its one factor that depends on an operand, if that is the operand itself.
+    fn without(&self, term: &Product, operand: usize) -> Option<Product> {
+        let depends = |&(register, _): &Factor| self.depends(register) >> operand & 1 == 1;
+        let (own, others): (Vec<Factor>, Vec<Factor>) =
+            term.factors.iter().copied().partition(depends);
+        let is_operand = |register| match self.instr(register) {
+            Instr::Input(n) => self.same[usize::from(n)] == operand,
+            _ => false,
+        };
+        match own[..] {
+            [(register, false)] if is_operand(register) => {
+                Some(Product { factor: term.factor, factors: others })
+            }
+            _ => None,
+        }
+    }
+
+    /// A product, taken apart as far as it goes.
+    fn product(&self, term: &Product) -> Stat {
+        let groups = group(&term.factors, |&(factor, _)| self.depends(factor));
+        let start = Stat::constant(term.factor, self.count());
+        groups.iter().fold(start, |product, group| {
+            let own = match group[..] {
+                [(factor, false)] => self.atom(factor),
+                _ => self.function(&[Product { factor: 1.0, factors: group.clone() }]),
+            };
+            product.times(&own)
+        })
+    }
+
+    /// A register that is no product.
+    fn atom(&self, register: u16) -> Stat {
+        match self.instr(register) {
+            Instr::Input(n) => self.operand(self.same[usize::from(n)]),
+            Instr::Binary(BinaryOp::Add | BinaryOp::Sub, ..) | Instr::Unary(UnaryOp::Neg, _) => {
+                self.stat(register)
+            }
+            Instr::Select(condition, yes, no)
+                if self.depends(condition) & (self.depends(yes) | self.depends(no)) == 0 =>
+            {
+                self.select(condition, yes, no)
+            }
+            _ => self.function(&[Product { factor: 1.0, factors: vec![(register, false)] }]),
+        }
+    }
+
+    /// Terms of a sum.
+    fn terms(&self, register: u16, factor: f64, terms: &mut Vec<Product>) {
         match self.instr(register) {
             Instr::Unary(UnaryOp::Neg, a) => self.terms(a, -factor, terms),
             Instr::Binary(BinaryOp::Add, a, b) => {
@@ -192,56 +256,43 @@ impl<'a> Study<'a> {
                 self.terms(a, factor, terms);
                 self.terms(b, -factor, terms);
             }
-            Instr::Binary(BinaryOp::Mul, a, b) if self.depends(a) == 0 => {
-                self.terms(b, factor * self.value(a), terms);
+            _ => {
+                let mut product = Product { factor, factors: Vec::new() };
+                self.factors(register, false, &mut product);
+                // A number times a sum is a sum.
+                match product.factors[..] {
+                    [(only, false)] if only != register => self.terms(only, product.factor, terms),
+                    _ => terms.push(product),
+                }
             }
-            Instr::Binary(BinaryOp::Mul, a, b) if self.depends(b) == 0 => {
-                self.terms(a, factor * self.value(b), terms);
-            }
-            Instr::Binary(BinaryOp::Div, a, b) if self.depends(b) == 0 => {
-                self.terms(a, factor / self.value(b), terms);
-            }
-            _ => terms.push((factor, register)),
         }
     }
 
-    /// A register that is no sum.
-    fn product(&self, register: u16) -> Stat {
-        if let Instr::Input(n) = self.instr(register) {
-            return self.operand(self.same[usize::from(n)]);
-        }
-        if let Instr::Select(condition, yes, no) = self.instr(register)
-            && self.depends(condition) & (self.depends(yes) | self.depends(no)) == 0
-        {
-            return self.select(condition, yes, no);
-        }
-        let mut factors = Vec::new();
-        self.factors(register, &mut factors);
-        let groups = group(&factors, |&(factor, _)| self.depends(factor));
-        match &groups[..] {
-            [single] => self.leaf(single),
-            _ => groups.iter().fold(Stat::constant(1.0, self.count()), |product, group| {
-                let own = match group[..] {
-                    [(factor, false)] => self.stat(factor),
-                    _ => self.leaf(group),
-                };
-                product.times(&own)
-            }),
-        }
-    }
-
-    fn factors(&self, register: u16, factors: &mut Vec<Factor>) {
+    /// Factors of a product; constants are multiplied out.
+    fn factors(&self, register: u16, inverse: bool, product: &mut Product) {
         match self.instr(register) {
+            _ if self.depends(register) == 0 => {
+                let value = self.value(register);
+                product.factor *= if inverse { value.recip() } else { value };
+            }
+            Instr::Unary(UnaryOp::Neg, a) => {
+                product.factor = -product.factor;
+                self.factors(a, inverse, product);
+            }
             Instr::Binary(BinaryOp::Mul, a, b) => {
-                self.factors(a, factors);
-                self.factors(b, factors);
+                self.factors(a, inverse, product);
+                self.factors(b, inverse, product);
             }
             Instr::Binary(BinaryOp::Div, a, b) => {
-                self.factors(a, factors);
-                factors.push((b, true));
+                self.factors(a, inverse, product);
+                self.factors(b, !inverse, product);
             }
-            _ => factors.push((register, false)),
+            _ => product.factors.push((register, inverse)),
         }
+    }
+
+    fn depends_on(&self, term: &Product) -> u64 {
+        term.factors.iter().fold(0, |all, &(register, _)| all | self.depends(register))
     }
 
     /// An operand as it is.
@@ -276,20 +327,11 @@ impl<'a> Study<'a> {
         Stat { mean: p * yes.mean + (1.0 - p) * no.mean, pairs }
     }
 
-    /// A product that cannot be taken apart.
-    fn leaf(&self, factors: &[Factor]) -> Stat {
-        if let [(register, false)] = *factors
-            && let Instr::Input(n) = self.instr(register)
-        {
-            return self.operand(self.same[usize::from(n)]);
-        }
-        let depends = factors.iter().fold(0, |all, &(register, _)| all | self.depends(register));
-        let function = |registers: &[f64]| {
-            factors.iter().fold(1.0, |product, &(register, inverse)| {
-                let value = registers[usize::from(register)];
-                if inverse { product / value } else { product * value }
-            })
-        };
+    /// A sum that cannot be taken apart.
+    fn function(&self, terms: &[Product]) -> Stat {
+        let depends = terms.iter().fold(0, |all, term| all | self.depends_on(term));
+        let function =
+            |registers: &[f64]| terms.iter().map(|term| term.value(registers)).sum::<f64>();
         if let Some(variable) = single(depends)
             && let Variable::Operand { moments, correlation } = &self.variables[variable]
         {
@@ -340,52 +382,58 @@ impl<'a> Study<'a> {
         Stat { mean: coefficients[0], pairs }
     }
 
-    /// A function of several variables, by sampling pairs of them.
+    /// A function of several variables, by sampling pairs of them. What pairs share is measured
+    /// against independent pairs from the same points, so that it vanishes where nothing is
+    /// shared: sums over many pairs would blow up what is left of the sampling error.
     fn sampled(&self, function: &dyn Fn(&[f64]) -> f64, depends: u64) -> Stat {
         let active: Vec<usize> = bits(depends as usize).collect();
         let sequence = Sequence::new(2 * active.len().max(1));
-        let mut first = vec![0.0; self.variables.len()];
-        let mut sums = vec![0.0; self.count()];
-        let (mut mean, mut count) = (0.0, 0.0f64);
         // Axis sets that look alike to every active variable share their samples.
         let keys: Vec<Vec<u64>> = (0..self.count())
             .map(|axes| active.iter().map(|&v| self.key(v, axes)).collect())
             .collect();
-        let unique: Vec<Axes> = (0..self.count())
+        let unique: Vec<Axes> = (1..self.count())
             .filter(|&axes| keys[..axes].iter().all(|k| *k != keys[axes]))
             .collect();
+        let mut shared = vec![0.0; self.count()];
+        let (mut mean, mut square, mut count) = (0.0, 0.0, 0.0f64);
+        let mut values = vec![0.0; self.variables.len()];
         for point in 0..POINTS {
-            for (at, &variable) in active.iter().enumerate() {
-                first[variable] = self.draw(variable, &sequence, point, at);
-            }
-            let y = function(&self.registers(&first));
-            if !y.is_finite() {
+            let mut at = |axes: Option<Axes>, first: bool| {
+                for (at, &variable) in active.iter().enumerate() {
+                    values[variable] = if first {
+                        self.draw(variable, &sequence, point, at)
+                    } else {
+                        self.redraw(variable, &sequence, point, at, active.len(), axes)
+                    };
+                }
+                function(&self.registers(&values))
+            };
+            let y = at(None, true);
+            let apart = at(None, false);
+            if !(y.is_finite() && apart.is_finite()) {
                 continue;
             }
             count += 1.0;
             mean += y;
-            sums[0] += y * y;
-            for &axes in unique.iter().filter(|&&axes| axes != 0) {
-                let mut second = first.clone();
-                for (at, &variable) in active.iter().enumerate() {
-                    second[variable] =
-                        self.redraw(variable, &sequence, point, at, active.len(), axes);
-                }
-                let other = function(&self.registers(&second));
+            square += y * y;
+            for &axes in &unique {
+                let other = at(Some(axes), false);
                 if other.is_finite() {
-                    sums[axes] += y * other;
+                    shared[axes] += y * (other - apart);
                 }
             }
         }
         let count = count.max(1.0);
+        let mean = mean / count;
         let pairs = keys
             .iter()
-            .map(|key| {
-                let same = keys.iter().position(|other| other == key).unwrap_or(0);
-                sums[same] / count
+            .map(|key| match keys.iter().position(|other| other == key) {
+                Some(axes) if axes > 0 => mean * mean + shared[axes] / count,
+                _ => square / count,
             })
             .collect();
-        Stat { mean: mean / count, pairs }
+        Stat { mean, pairs }
     }
 
     /// What decides how a pair of a variable is drawn.
@@ -408,7 +456,8 @@ impl<'a> Study<'a> {
         }
     }
 
-    /// The partner of [`draw`](Self::draw) whose index differs in `axes`.
+    /// The partner of [`draw`](Self::draw) whose index differs in `axes`; independent of it if
+    /// there are none given.
     fn redraw(
         &self,
         variable: usize,
@@ -416,24 +465,34 @@ impl<'a> Study<'a> {
         point: usize,
         at: usize,
         active: usize,
-        axes: Axes,
+        axes: Option<Axes>,
     ) -> f64 {
         match &self.variables[variable] {
             Variable::Operand { moments, correlation } => {
-                let r = correlation[axes];
+                let r = axes.map_or(0.0, |axes| correlation[axes]);
                 let z = r * sequence.normal(point, at)
                     + (1.0 - r * r).max(0.0).sqrt() * sequence.normal(point, active + at);
                 moments.element(z, || below(z))
             }
             Variable::Coordinate { axis, extent } => {
-                let first = (sequence.at(point, at) * *extent as f64).floor();
-                if axes >> axis & 1 == 0 || *extent < 2 {
-                    return first;
+                let extent = *extent as f64;
+                let first = (sequence.at(point, at) * extent).floor();
+                let second = sequence.at(point, active + at);
+                match axes {
+                    None => (second * extent).floor(),
+                    Some(axes) if axes >> axis & 1 == 0 || extent < 2.0 => first,
+                    Some(_) => (first + 1.0 + (second * (extent - 1.0)).floor()) % extent,
                 }
-                let other = (*extent - 1) as f64;
-                let shift = 1.0 + (sequence.at(point, active + at) * other).floor();
-                (first + shift) % *extent as f64
             }
+        }
+    }
+
+    /// The law of an operand, if a register is one.
+    fn operand_law(&self, register: u16) -> Option<&Law> {
+        let Instr::Input(n) = self.instr(register) else { return None };
+        match &self.variables[self.same[usize::from(n)]] {
+            Variable::Operand { moments, .. } => Some(moments.law()),
+            Variable::Coordinate { .. } => None,
         }
     }
 
@@ -441,23 +500,18 @@ impl<'a> Study<'a> {
     fn law(&self, register: u16) -> Law {
         let mut terms = Vec::new();
         self.terms(register, 1.0, &mut terms);
-        let plain = |&(_, term): &(f64, u16)| match self.instr(term) {
-            Instr::Const(_) => true,
-            Instr::Input(n) => match &self.variables[self.same[usize::from(n)]] {
-                Variable::Operand { moments, .. } => *moments.law() == Law::Normal,
-                Variable::Coordinate { .. } => false,
-            },
-            _ => false,
-        };
-        if terms.iter().all(plain) {
-            return Law::Normal;
-        }
-        if let [(factor, term)] = terms[..]
-            && let Instr::Input(n) = self.instr(term)
-            && let Variable::Operand { moments, .. } = &self.variables[self.same[usize::from(n)]]
-            && factor > 0.0
-        {
-            return moments.law().clone();
+        let laws: Option<Vec<(f64, &Law)>> = terms
+            .iter()
+            .filter(|term| !term.factors.is_empty())
+            .map(|term| match term.factors[..] {
+                [(only, false)] => Some((term.factor, self.operand_law(only)?)),
+                _ => None,
+            })
+            .collect();
+        match laws.as_deref() {
+            Some(laws) if laws.iter().all(|&(_, law)| *law == Law::Normal) => return Law::Normal,
+            Some([(factor, law)]) if *factor > 0.0 && terms.len() == 1 => return (*law).clone(),
+            _ => {}
         }
         let active: Vec<usize> = bits(self.depends(register) as usize).collect();
         let sequence = Sequence::new(active.len().max(1));
@@ -480,7 +534,7 @@ fn single(set: u64) -> Option<usize> {
 }
 
 /// Splits parts into groups that share no variable.
-fn group<T: Copy>(parts: &[T], depends: impl Fn(&T) -> u64) -> Vec<Vec<T>> {
+fn group<T: Clone>(parts: &[T], depends: impl Fn(&T) -> u64) -> Vec<Vec<T>> {
     let mut groups: Vec<(u64, Vec<T>)> = Vec::new();
     for part in parts {
         let mut all = depends(part);
@@ -493,7 +547,7 @@ fn group<T: Copy>(parts: &[T], depends: impl Fn(&T) -> u64) -> Vec<Vec<T>> {
             }
             !joins
         });
-        members.push(*part);
+        members.push(part.clone());
         groups.push((all, members));
     }
     groups.into_iter().map(|(_, group)| group).collect()

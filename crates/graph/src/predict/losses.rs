@@ -44,6 +44,45 @@ pub fn losses(moments: &Moments, format: Format) -> Losses {
     }
 }
 
+/// Expected shares of the elements by exponent: entry `i` is the share with
+/// `2^(first + i) <= |x| < 2^(first + i + 1)`, for all exponents that hold more than a millionth.
+/// Elements that are exactly zero are in none.
+pub fn exponents(moments: &Moments) -> (i32, Vec<f64>) {
+    let rms = moments.rms();
+    if rms == 0.0 {
+        return (0, Vec::new());
+    }
+    let top = rms.log2().ceil() as i32 + 8;
+    let mut shares = vec![0.0; 48];
+    let first = top - shares.len() as i32 + 1;
+    match moments.law() {
+        Law::Normal if moments.sigma() > 1e-6 * rms => {
+            let x = Normal { mean: moments.mean(), sigma: moments.sigma() };
+            for (exponent, share) in (first..).zip(&mut shares) {
+                let from = f64::from(exponent).exp2();
+                *share = x.mass(from, 2.0 * from);
+            }
+        }
+        Law::Normal => {
+            let exponent = moments.mean().abs().log2().floor() as i32;
+            shares[(exponent - first).max(0) as usize] = 1.0;
+        }
+        law @ Law::Points(_) => {
+            for (x, weight) in law.points().into_iter().flatten() {
+                let exponent = (rms * x).abs().log2().floor();
+                if exponent.is_finite() {
+                    let at = (exponent as i32 - first).clamp(0, shares.len() as i32 - 1);
+                    shares[at as usize] += weight;
+                }
+            }
+        }
+    }
+    let kept = |share: &f64| *share > 1e-6;
+    let low = shares.iter().position(kept).unwrap_or(0);
+    let high = shares.iter().rposition(kept).unwrap_or(0);
+    (first + low as i32, shares[low..=high].to_vec())
+}
+
 fn of_points(points: impl Iterator<Item = (f64, f64)>, format: Format) -> Losses {
     let mut losses = Losses::default();
     let (mut signal, mut noise) = (0.0, 0.0);
@@ -183,6 +222,19 @@ mod tests {
         assert!((found / expected - 1.0).abs() < 1e-6, "{found} not {expected}");
         let found = losses(&normal(0.0, 56.0), Format::E4M3).overflow;
         assert!((found / (2.0 * above(8.0)) - 1.0).abs() < 1e-6, "{found}");
+    }
+
+    #[test]
+    fn exponents_hold_everything() {
+        for moments in [normal(0.0, 1.0), normal(3.0, 0.5), normal(-0.25, 0.0)] {
+            let (first, shares) = exponents(&moments);
+            assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-4, "{moments:?}");
+            assert!(first > -25 && first + shares.len() as i32 <= 4, "{first} {}", shares.len());
+        }
+        let (first, shares) = exponents(&normal(0.0, 1.0));
+        // P(1/2 <= |z| < 1) = 0.617075 - 0.317311.
+        assert!((shares[(-1 - first) as usize] - 0.299_764).abs() < 1e-5);
+        assert_eq!(exponents(&normal(-0.25, 0.0)), (-2, vec![1.0]));
     }
 
     #[test]

@@ -33,7 +33,7 @@ mod softmax;
 mod update;
 
 pub use law::{Law, Points};
-pub use losses::{Losses, losses};
+pub use losses::{Losses, exponents, losses};
 pub use moments::{Axes, Moments};
 
 use crate::{Graph, Op, SlotId, ValueId};

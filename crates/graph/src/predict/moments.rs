@@ -43,7 +43,7 @@ impl Moments {
                 pairs[axes] = pairs[real];
             }
         }
-        let square = pairs[0];
+        let square = pairs[0].max(0.0);
         for pair in &mut pairs {
             *pair = pair.clamp(-square, square);
         }

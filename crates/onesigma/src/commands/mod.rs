@@ -5,9 +5,13 @@ use clap::{Parser, Subcommand};
 mod backends;
 mod compile;
 mod completions;
+mod convert;
+mod embed;
 mod eval;
 mod formats;
 mod generate;
+mod model;
+mod numerics;
 mod prepare;
 mod profile;
 mod rules;
@@ -43,6 +47,10 @@ enum Command {
     Eval(eval::Arguments),
     /// Continue a text with a trained model
     Generate(generate::Arguments),
+    /// Print embeddings of texts and their cosines, by a BERT
+    Embed(embed::Arguments),
+    /// Rewrite a model as a Hugging Face folder, in another parametrisation or format
+    Convert(convert::Arguments),
     /// Print the plan of a training program without running it
     Compile(compile::Arguments),
     /// Run an entry of a program file
@@ -51,6 +59,8 @@ enum Command {
     Formats(formats::Arguments),
     /// List the unit-scaling rules with their scales for given sizes
     Rules(rules::Arguments),
+    /// Predict and measure what formats do to every tensor of a model
+    Numerics(numerics::Arguments),
     /// List the backends that are built in and the devices they see
     Backends(backends::Arguments),
     /// Print a completion script for a shell
@@ -75,10 +85,13 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Train(arguments) => train::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Embed(arguments) => embed::run(&arguments),
+        Command::Convert(arguments) => convert::run(&arguments),
         Command::Compile(arguments) => compile::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Formats(arguments) => formats::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
+        Command::Numerics(arguments) => numerics::run(&arguments),
         Command::Backends(arguments) => backends::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     }

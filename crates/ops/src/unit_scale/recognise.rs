@@ -137,6 +137,7 @@ pub(super) fn recognise(s: &Structure<'_>, index: usize) -> Option<Layer> {
                 mult: logit_scale * (head_size as f64).sqrt(),
                 dropout: 0.0,
                 training: true,
+                scale_keys: None,
             };
             Some(Layer::Attention { options, keys: shape(1).dims()[1], head_size })
         }
@@ -178,6 +179,7 @@ fn product(s: &Structure<'_>, index: usize, node: &Node) -> Layer {
             mult,
             dropout: dropout_behind(s, node.inputs[0]),
             training: true,
+            scale_keys: None,
         };
         return Layer::Mixture { options, keys: k, head_size };
     }

@@ -65,11 +65,9 @@ pub(crate) fn encode(dtype: DType, how: Conversion, value: &str, random: &str) -
         Rounding::Down => "DOWN",
         Rounding::Stochastic { .. } => "STOCHASTIC",
     };
-    format!(
-        "encode_any<{}, {rule}, {special}, {}>({value}, {random})",
-        arguments(format),
-        random_bits(how)
-    )
+    let bits = random_bits(how);
+    let random = if bits == 0 { "0u" } else { random };
+    format!("encode_any<{}, {rule}, {special}, {bits}>({value}, {random})", arguments(format))
 }
 
 /// Statement that reads `n` codes at `index` into the array `into`.

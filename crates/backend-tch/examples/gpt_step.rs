@@ -1,0 +1,174 @@
+//! Times training steps of a GPT on the GPU: one line of JSON for a size and a recipe.
+//!
+//! The model is the one of `onesigma train` (RMS norms without parameters, no biases), at any
+//! size. With `--profile` every kernel is timed on its own.
+#![allow(clippy::print_stdout)] // it is a program
+
+use std::error::Error;
+use std::time::Instant;
+
+use clap::Parser;
+use onesigma_backend::Backend;
+use onesigma_backend_tch::TchBackend;
+use onesigma_graph::{Graph, ValueId};
+use onesigma_models::config::{Activation, Norm};
+use onesigma_models::{GptConfig, Params, gpt_loss, gpt_next};
+use onesigma_ops::{Parametrisation, recipes};
+use onesigma_train::batch::Batch;
+use onesigma_train::optimizer::Optimizer;
+use onesigma_train::program::{Model, Parameter, Settings, Target, build};
+use onesigma_train::session::Session;
+
+#[derive(Parser)]
+struct Arguments {
+    #[arg(long, default_value = "unit-fp8")]
+    recipe: String,
+    #[arg(long, default_value_t = 2048)]
+    hidden: usize,
+    #[arg(long, default_value_t = 8)]
+    layers: usize,
+    #[arg(long, default_value_t = 16)]
+    heads: usize,
+    #[arg(long, default_value_t = 1024)]
+    seq: usize,
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+    #[arg(long, default_value_t = 32768)]
+    vocab: usize,
+    /// Steps of one call of the engine.
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    /// Calls that are timed, after two that are not.
+    #[arg(long, default_value_t = 5)]
+    calls: usize,
+    /// `cuda` or `cpu`.
+    #[arg(long, default_value = "cuda")]
+    backend: String,
+    #[arg(long)]
+    profile: bool,
+}
+
+struct Gpt {
+    config: GptConfig,
+    parametrisation: Parametrisation,
+}
+
+impl Gpt {
+    fn params(&self, values: &[ValueId]) -> onesigma_train::Result<Params> {
+        let names = self.config.parameters(self.parametrisation)?.into_iter().map(|spec| spec.name);
+        Ok(Params::new(names.zip(values.iter().copied())))
+    }
+}
+
+impl Model for Gpt {
+    fn parameters(&self) -> onesigma_train::Result<Vec<Parameter>> {
+        let specs = self.config.parameters(self.parametrisation)?;
+        Ok(specs.into_iter().map(|spec| Parameter { spec, lr_scale: 1.0 }).collect())
+    }
+
+    fn loss(
+        &self,
+        graph: &mut Graph,
+        parameters: &[ValueId],
+        tokens: ValueId,
+        targets: ValueId,
+        training: bool,
+    ) -> onesigma_train::Result<ValueId> {
+        let mut params = self.params(parameters)?;
+        let (config, p) = (&self.config, self.parametrisation);
+        Ok(gpt_loss(graph, &mut params, config, p, tokens, targets, training)?.loss)
+    }
+
+    fn next_logits(
+        &self,
+        graph: &mut Graph,
+        parameters: &[ValueId],
+        tokens: ValueId,
+        position: ValueId,
+    ) -> onesigma_train::Result<ValueId> {
+        let mut params = self.params(parameters)?;
+        let (config, p) = (&self.config, self.parametrisation);
+        Ok(gpt_next(graph, &mut params, config, p, tokens, position)?)
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let a = Arguments::parse();
+    let recipe = recipes::load(&a.recipe)?;
+    let parametrisation = recipes::parametrisation(&recipe);
+    let config = GptConfig {
+        vocab_size: a.vocab,
+        n_positions: a.seq,
+        n_embd: a.hidden,
+        n_layer: a.layers,
+        n_head: a.heads,
+        norm: Norm::RmsNorm,
+        norm_affine: false,
+        bias: false,
+        tie_word_embeddings: Some(false),
+        activation_function: Activation::GeluNew,
+        ..GptConfig::default()
+    };
+    let model = Gpt { config, parametrisation };
+    let settings = Settings {
+        batch: a.batch,
+        seq: a.seq,
+        vocabulary: a.vocab,
+        accumulate: 1,
+        optimizer: Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.01 },
+    };
+    let backend: Box<dyn Backend> = match a.backend.as_str() {
+        "cuda" if a.profile => Box::new(TchBackend::cuda()?.profiled()),
+        "cuda" => Box::new(TchBackend::cuda()?),
+        _ => Box::new(onesigma_backend_cpu::CpuBackend::new()),
+    };
+    let start = Instant::now();
+    let supports = |op: &_, inputs: &[_], output| backend.supports(op, inputs, output);
+    let program = build(&model, &recipe, settings, Target { supports: &supports, strict: false })?;
+    let parameters = program.parameter_count;
+    let engine = backend.compile(&program.program)?;
+    let mut session = Session::new(program, engine);
+    session.init(0)?;
+    let prepared = start.elapsed().as_secs_f64();
+
+    let numel = a.batch * a.seq;
+    let batches: Vec<Batch> = (0..a.steps)
+        .map(|step| {
+            let token = |i: usize| {
+                let mixed = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ step as u64;
+                (mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 33) as u32 % a.vocab as u32
+            };
+            Batch {
+                step: step as u64,
+                inputs: (0..numel).map(token).collect(),
+                targets: (1..=numel).map(token).collect(),
+            }
+        })
+        .collect();
+    let rate = if parametrisation.is_scaled() { 0.01 } else { 1e-4 };
+    let rates = vec![rate; a.steps];
+    let mut losses = session.train(0, &rates, &batches)?;
+    losses.extend(session.train(a.steps as u64, &rates, &batches)?);
+    let mut times = Vec::new();
+    for call in 0..a.calls {
+        let start = Instant::now();
+        let first = (call + 2) * a.steps;
+        losses.extend(session.train(first as u64, &rates, &batches)?);
+        times.push(start.elapsed().as_secs_f64() * 1e3 / a.steps as f64);
+    }
+    times.sort_by(f64::total_cmp);
+    let report = session.report();
+    let result = serde_json::json!({
+        "recipe": a.recipe, "backend": a.backend, "device": backend.caps().device,
+        "hidden": a.hidden, "layers": a.layers, "seq": a.seq, "batch": a.batch, "vocab": a.vocab,
+        "parameters": parameters, "ms": times[times.len() / 2], "least_ms": times[0],
+        "planned_gib": report.planned_bytes as f64 / f64::from(1 << 30),
+        "allocated_gib": report.allocated_bytes as f64 / f64::from(1 << 30),
+        "prepared_s": prepared, "losses": losses,
+    });
+    println!("{result}");
+    for note in report.notes {
+        println!("{note}");
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! What lowering and fusion make of a training step, and that NVRTC compiles it. No GPU needed.
+
+use std::error::Error as StdError;
+use std::ffi::CString;
+
+use cudarc::nvrtc::result as nvrtc;
+use onesigma_graph::Program;
+use onesigma_ops::recipes;
+use onesigma_train::optimizer::Optimizer;
+use onesigma_train::program::{Settings, Target};
+
+use super::assemble::{Instruction, Work, assemble};
+use super::derived::derive;
+use super::fuse::fuse;
+use super::ir::{AttentionSpec, Entry};
+use super::lower::{Abilities, is_fp8, lower};
+use super::plan::plan;
+use super::source::PRELUDE;
+use super::source::matmul::Product;
+
+type Outcome = Result<(), Box<dyn StdError>>;
+
+/// What an H100 runs.
+struct Hopper;
+
+impl Abilities for Hopper {
+    fn runs_product(&self, product: &Product) -> bool {
+        super::gpu::runs_product(product)
+    }
+
+    fn runs_attention(&self, spec: &AttentionSpec) -> bool {
+        super::gpu::runs_attention(spec)
+    }
+}
+
+fn step(recipe: &str) -> Result<Program, Box<dyn StdError>> {
+    let recipe = recipes::load(recipe)?;
+    let size = onesigma_train::config::ModelConfig { layers: 2, heads: 4, hidden: 256, seq: 128 };
+    let model = onesigma_train::model::Gpt::new(&size, recipes::parametrisation(&recipe))?;
+    let settings = Settings {
+        batch: 2,
+        seq: 128,
+        vocabulary: 256,
+        accumulate: 1,
+        optimizer: Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.1 },
+    };
+    let supports = |op: &_, inputs: &[_], output| super::supports(op, inputs, output);
+    let target = Target { supports: &supports, strict: true };
+    Ok(onesigma_train::program::build(&model, &recipe, settings, target)?.program)
+}
+
+fn train_step(program: &Program) -> Result<(Entry, Vec<Instruction>), Box<dyn StdError>> {
+    let entry = program.find_entry("train_step")?;
+    let entries = program.entries().iter();
+    let mut all = entries.map(|e| lower(&e.graph, &Hopper)).collect::<Result<Vec<_>, _>>()?;
+    derive(&mut all, program.slots().len());
+    let mut lowered = all.swap_remove(entry.index());
+    let tasks = fuse(&lowered);
+    let mut instructions = assemble(&mut lowered, &tasks);
+    plan(&mut lowered, &mut instructions);
+    Ok((lowered, instructions))
+}
+
+fn count(instructions: &[Instruction], of: impl Fn(&Work) -> bool) -> usize {
+    instructions.iter().filter(|instruction| of(&instruction.work)).count()
+}
+
+#[test]
+fn an_fp8_step_runs_its_products_on_tensor_cores() -> Outcome {
+    let program = step("unit-fp8")?;
+    let (lowered, instructions) = train_step(&program)?;
+    let products = |fp8: bool| {
+        count(
+            &instructions,
+            |work| matches!(work, Work::Product { product, .. } if is_fp8(product) == fp8),
+        )
+    };
+    // Per layer 6 linear layers, forward and two gradients each; the readout in F16.
+    assert_eq!((products(true), products(false)), (2 * 6 * 3, 3));
+    assert_eq!(count(&instructions, |work| matches!(work, Work::Attention { .. })), 2);
+    assert_eq!(count(&instructions, |work| matches!(work, Work::AttentionGrad { .. })), 2);
+    let kernels = count(&instructions, |work| matches!(work, Work::Kernel { .. }));
+    if std::env::var_os("ONESIGMA_SHOW").is_some() {
+        for instruction in &instructions {
+            let describe = |tensors: &[usize]| {
+                let name = |&tensor: &usize| {
+                    let info = &lowered.tensors[tensor];
+                    format!("{tensor}:{} {:?}", info.dtype, info.home)
+                };
+                tensors.iter().map(name).collect::<Vec<_>>().join(", ")
+            };
+            println!(
+                "{}\n    {} -> {}",
+                instruction.label,
+                describe(&instruction.reads),
+                describe(&instruction.makes)
+            );
+        }
+    }
+    println!("{kernels} kernels");
+    Ok(())
+}
+
+#[test]
+fn no_write_is_a_copy() -> Outcome {
+    // Weights and moments are updated in their slots.
+    for recipe in ["unit-fp8", "bf16"] {
+        let program = step(recipe)?;
+        let (_, instructions) = train_step(&program)?;
+        let copies = count(&instructions, |work| matches!(work, Work::Copy { .. }));
+        assert_eq!(copies, 0, "{recipe}");
+    }
+    Ok(())
+}
+
+#[test]
+fn nvrtc_compiles_every_kernel() -> Outcome {
+    // SAFETY: looks for a library of CUDA.
+    if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
+        println!("skipped: libnvrtc is not here");
+        return Ok(());
+    }
+    let mut seen = Vec::new();
+    for recipe in ["unit-fp8", "bf16"] {
+        let program = step(recipe)?;
+        let entries = program.entries().iter();
+        let mut all = entries.map(|e| lower(&e.graph, &Hopper)).collect::<Result<Vec<_>, _>>()?;
+        let (_, refreshing) = derive(&mut all, program.slots().len());
+        all.extend(refreshing.into_iter().map(|(_, entry)| entry));
+        for mut lowered in all {
+            let tasks = fuse(&lowered);
+            for instruction in assemble(&mut lowered, &tasks) {
+                let Work::Kernel { kernel, .. } = &instruction.work else { continue };
+                if seen.contains(&kernel.source) {
+                    continue;
+                }
+                seen.push(kernel.source.clone());
+                let source = CString::new(format!("{PRELUDE}\n{}", kernel.source))?;
+                let program = nvrtc::create_program(&source, None)?;
+                let options = ["--gpu-architecture=sm_90", "--std=c++17", "-default-device"];
+                // SAFETY: the program was created just now and is destroyed once.
+                let compiled = unsafe { nvrtc::compile_program(program, &options) };
+                if compiled.is_err() {
+                    // SAFETY: as above.
+                    let log = unsafe { nvrtc::get_program_log(program) }?;
+                    let log: String = log.iter().map(|&c| c as u8 as char).collect();
+                    panic!("{}: {log}\n{}", kernel.label, kernel.source);
+                }
+                if let Some(folder) = std::env::var_os("ONESIGMA_CUBIN") {
+                    let folder = std::path::PathBuf::from(folder);
+                    let name = format!("{:02}", seen.len());
+                    std::fs::write(folder.join(format!("{name}.cu")), source.to_bytes())?;
+                    let mut bytes = 0;
+                    // SAFETY: the size is asked for first.
+                    let image = unsafe {
+                        cudarc::nvrtc::sys::nvrtcGetCUBINSize(program, &mut bytes).result()?;
+                        let mut image = vec![0_u8; bytes];
+                        let to = image.as_mut_ptr().cast();
+                        cudarc::nvrtc::sys::nvrtcGetCUBIN(program, to).result()?;
+                        image
+                    };
+                    std::fs::write(folder.join(format!("{name}.cubin")), image)?;
+                    println!("{name} {}", kernel.label);
+                }
+                // SAFETY: as above.
+                unsafe { nvrtc::destroy_program(program) }?;
+            }
+        }
+    }
+    println!("{} kernels", seen.len());
+    Ok(())
+}
