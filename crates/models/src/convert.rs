@@ -103,7 +103,7 @@ impl Epsilons {
             // The branch is, which has the regular size.
             NormPosition::BranchEnd => 1.0,
         };
-        // That of the head lies on a cut edge.
+        // The head is behind all cycles, where no constraint is.
         let activation = activation_scale(scaled, activation, Constraint::None)?;
         Ok(Self {
             embedding: factor(stream),
@@ -114,7 +114,7 @@ impl Epsilons {
     }
 }
 
-/// Forward scale of an activation.
+/// Forward scale of an activation under a constraint.
 fn activation_scale(
     p: Parametrisation,
     activation: Activation,
@@ -184,6 +184,12 @@ impl Constants {
     /// Forward scale of a hidden layer.
     fn hidden(&self, fan_in: usize, fan_out: usize) -> Result<f64> {
         let rule = || self.p.hidden().scales(fan_in, fan_out, 1);
+        Ok(self.p.scheme().linear.choose(rule)?.alpha)
+    }
+
+    /// Forward scale of a layer behind all cycles.
+    fn free(&self, fan_in: usize, fan_out: usize) -> Result<f64> {
+        let rule = || Linear::unconstrained().scales(fan_in, fan_out, 1);
         Ok(self.p.scheme().linear.choose(rule)?.alpha)
     }
 
@@ -362,14 +368,13 @@ fn bert(
     let hidden = if position == NormPosition::BranchEnd { last.recip() } else { 1.0 };
     let mut pooled = 1.0;
     if task.has_pooler() {
-        let rule = || Linear::unconstrained().scales(width, width, 1);
-        let alpha = p.scheme().linear.choose(rule)?.alpha;
+        let alpha = all.free(width, width)?;
         all.linear("bert.pooler.dense", alpha, hidden, 1.0);
         pooled = p.scheme().activation.choose(|| tanh_scales(Constraint::None))?.alpha;
     }
     match task {
         BertTask::MaskedLm | BertTask::PreTraining => {
-            let alpha = all.hidden(width, width)?;
+            let alpha = all.free(width, width)?;
             all.linear("cls.predictions.transform.dense", alpha, hidden, 1.0);
             let alpha = all.readout(width, config.vocab_size)?;
             all.set("cls.predictions.decoder.weight", alpha.recip());

@@ -173,7 +173,7 @@ impl Rule<'_> {
             .map(|apart| count(apart) * updates.pair(apart))
             .sum::<f64>()
             / (total - 1.0).max(1.0);
-        let law = row_law(&ids, total, updates.pair(0), apart);
+        let law = row_law(&ids, rows, total, updates.pair(0), apart);
         Moments::new(dims, mean, law, |axes| {
             let column = if axes & 0b10 != 0 { 1 << last } else { 0 };
             let same_row = axes & 1 == 0;
@@ -227,15 +227,16 @@ fn id_moments(shape: &Shape, ids: &Ids) -> Option<Moments> {
     })
 }
 
-/// The law of sums of `total` updates by row: a row of probability `p` gets a Poisson number of
+/// The law of sums of `total` updates over `rows`: a row of probability `p` gets a Poisson number of
 /// them, `n` with energy `n own + n (n-1) apart`.
-fn row_law(ids: &Ids, total: f64, own: f64, apart: f64) -> Law {
+fn row_law(ids: &Ids, rows: f64, total: f64, own: f64, apart: f64) -> Law {
     let energy = |n: f64| (n * own + n * (n - 1.0).max(0.0) * apart).max(0.0).sqrt();
-    let each = 1.0 / ids.count() as f64;
-    let mut deviations = Vec::new();
+    let each = 1.0 / rows;
+    // Rows beyond the last id that occurs stay zero.
+    let mut deviations = vec![(1.0 - each * ids.count() as f64, 0.0)];
     for &p in ids.frequencies() {
         let rate = total * p;
-        if rate > 30.0 {
+        if rate == 0.0 || rate > 30.0 {
             deviations.push((each, energy(rate)));
             continue;
         }
