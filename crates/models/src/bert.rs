@@ -5,14 +5,14 @@
 use crate::Result;
 use crate::bert_config::{BertConfig, BertTask};
 use crate::config::{Norm, NormPosition};
-use crate::layers::{AttentionNames, AttentionShape, Layers, MlpNames, Style};
+use crate::convert::Epsilons;
+use crate::layers::{AttentionNames, AttentionShape, BranchNorm, Layers, MlpNames, Style};
 use crate::params::{ParamSpec, Params};
 use crate::path::gradient_constant;
 use crate::readout::tied_lookup_factor;
-use onesigma_graph::{Graph, Op, Role, ValueId};
+use onesigma_graph::{Graph, Op, ReduceKind, Role, ValueId};
 use onesigma_ops::{
-    Attention, Constraint, Linear, OpScales, Parametrisation, cross_entropy, masked_cross_entropy,
-    sum, tanh,
+    Constraint, Linear, OpScales, Parametrisation, cross_entropy, masked_cross_entropy, sum, tanh,
 };
 
 /// What a BERT reads.
@@ -57,7 +57,7 @@ impl BertConfig {
     pub fn parameters(&self, task: BertTask, p: Parametrisation) -> Result<Vec<ParamSpec>> {
         self.validate()?;
         Params::list(|graph, params, tokens| {
-            let mut model = Bert::new(graph, params, self, p, false);
+            let mut model = Bert::new(graph, params, self, p, false)?;
             let inputs = BertInputs { tokens, segments: None, mask: None };
             let x = model.hidden(inputs)?;
             if task.has_pooler() {
@@ -102,7 +102,44 @@ pub fn bert(
     inputs: BertInputs,
     training: bool,
 ) -> Result<ValueId> {
-    Bert::new(graph, params, config, p, training).hidden(inputs)
+    Bert::new(graph, params, config, p, training)?.hidden(inputs)
+}
+
+/// Embeddings `[B, C]` of whole sequences: hidden states averaged over what is not padding, then
+/// normalised to length 1, as sentence encoders do (Sentence-BERT, arXiv 1908.10084).
+///
+/// # Errors
+/// As [`bert`].
+pub fn bert_embedding(
+    graph: &mut Graph,
+    params: &mut Params,
+    config: &BertConfig,
+    p: Parametrisation,
+    inputs: BertInputs,
+) -> Result<ValueId> {
+    let x = bert(graph, params, config, p, inputs, false)?; // (B, T, C)
+    graph.scoped("pooling", |graph| {
+        // The length takes out the number of positions, so that a sum does for the mean.
+        let sum = match inputs.mask {
+            Some(mask) => {
+                let column = graph.shape(mask).dims().iter().copied().chain([1]);
+                let column: Vec<usize> = column.collect();
+                let mask = graph.reshape(mask, column)?; // (B, T, 1)
+                graph.reduce(ReduceKind::Sum, &[x, mask], &[1], false, |x| {
+                    x[1].equal(0.0).select(0.0, x[0].clone())
+                })?
+            }
+            None => graph.reduce(ReduceKind::Sum, &[x], &[1], false, |x| x[0].clone())?,
+        };
+        let sum = sum.named("sum").role(Role::Statistic).one()?; // (B, C)
+        let square = graph
+            .reduce(ReduceKind::Sum, &[sum], &[-1], true, |x| x[0].square())?
+            .named("square")
+            .role(Role::Statistic)
+            .one()?; // (B, 1)
+        let normal = graph.map(&[sum, square], |x| x[0].clone() * x[1].max(1e-24).rsqrt())?;
+        Ok(normal.named("embedding").role(Role::Statistic).one()?) // (B, C)
+    })
 }
 
 /// Loss of masked tokens: the mean over the positions that count. Unit-scaled: the gradient scale
@@ -119,7 +156,7 @@ pub fn bert_masked_lm_loss(
     masked: MaskedTokens,
     training: bool,
 ) -> Result<BertLoss> {
-    let mut model = Bert::new(graph, params, config, p, training);
+    let mut model = Bert::new(graph, params, config, p, training)?;
     let x = model.hidden(inputs)?; // (B, T, C)
     let (loss, logits) = model.masked_loss(x, masked)?;
     Ok(BertLoss { loss, logits, next_sentence: None })
@@ -143,7 +180,7 @@ pub fn bert_pre_training_loss(
     follows: ValueId,
     training: bool,
 ) -> Result<BertLoss> {
-    let mut model = Bert::new(graph, params, config, p, training);
+    let mut model = Bert::new(graph, params, config, p, training)?;
     let x = model.hidden(inputs)?; // (B, T, C)
     // The weights of the split are known when both losses stand: build them on plain copies.
     let constants = model.head_constants(x, masked, follows)?;
@@ -170,7 +207,7 @@ pub fn bert_classify(
     inputs: BertInputs,
     training: bool,
 ) -> Result<ValueId> {
-    let mut model = Bert::new(graph, params, config, p, training);
+    let mut model = Bert::new(graph, params, config, p, training)?;
     let x = model.hidden(inputs)?; // (B, T, C)
     let pooled = model.pool(x)?; // (B, C)
     model.classify(pooled) // (B, classes)
@@ -208,7 +245,7 @@ pub fn bert_span(
     inputs: BertInputs,
     training: bool,
 ) -> Result<ValueId> {
-    let mut model = Bert::new(graph, params, config, p, training);
+    let mut model = Bert::new(graph, params, config, p, training)?;
     let x = model.hidden(inputs)?; // (B, T, C)
     model.span(x) // (2, B, T)
 }
@@ -256,6 +293,7 @@ fn mean_loss(
 struct Bert<'a> {
     layers: Layers<'a>,
     config: &'a BertConfig,
+    epsilons: Epsilons,
 }
 
 impl<'a> Bert<'a> {
@@ -265,7 +303,8 @@ impl<'a> Bert<'a> {
         config: &'a BertConfig,
         p: Parametrisation,
         training: bool,
-    ) -> Self {
+    ) -> Result<Self> {
+        config.validate()?;
         let style = Style {
             std: config.initializer_range,
             branch_end: 1.0,
@@ -275,7 +314,8 @@ impl<'a> Bert<'a> {
             bias: true,
             dropout: config.hidden_dropout_prob,
         };
-        Self { layers: Layers { graph, params, p, style, training }, config }
+        let epsilons = config.epsilons(p)?;
+        Ok(Self { layers: Layers { graph, params, p, style, training }, config, epsilons })
     }
 
     fn is_pre_norm(&self) -> bool {
@@ -285,21 +325,21 @@ impl<'a> Bert<'a> {
     /// Hidden states after the last layer, and in a pre-norm model the last norm.
     fn hidden(&mut self, inputs: BertInputs) -> Result<ValueId> {
         let config = self.config;
-        config.validate()?;
         let (batch, seq) = match *self.layers.graph.shape(inputs.tokens).dims() {
             [batch, seq] => (batch, seq),
             _ => (0, 0),
         };
         config.validate_batch(batch, seq)?;
         let is_pre_norm = self.is_pre_norm();
+        let norm = (!is_pre_norm).then_some(self.epsilons.embedding);
         let mut x = self.layers.scoped("embedding", |layers| {
-            embed(layers, config, inputs, seq, is_pre_norm) // (B, T, C)
+            embed(layers, config, inputs, seq, norm) // (B, T, C)
         })?;
         for layer in 0..config.num_hidden_layers {
             x = self.layer(layer, x, inputs.mask)?; // (B, T, C)
         }
         match is_pre_norm {
-            true => self.layers.norm("bert.encoder.ln", None, x),
+            true => self.layers.norm("bert.encoder.ln", None, x, self.epsilons.last),
             false => Ok(x),
         }
     }
@@ -327,12 +367,7 @@ impl<'a> Bert<'a> {
             head_size: config.head_size(),
             mask,
             rotary: None,
-            options: Attention {
-                causal: false,
-                mult: config.attention_mult,
-                dropout: config.attention_probs_dropout_prob,
-                training: self.layers.training,
-            },
+            options: config.attention(self.layers.training),
         };
         let mlp = MlpNames {
             up: name("intermediate.dense"),
@@ -340,15 +375,18 @@ impl<'a> Bert<'a> {
             down: name("output.dense"),
         };
         let (inner, activation) = (config.intermediate_size, config.hidden_act);
+        let epsilons = [0, 1].map(|n| self.epsilons.sums[2 * layer + n]);
         self.layers.in_layer(layer as u32, |layers| {
             let x = layers.scoped("attention", |layers| {
-                let norm = (position, attention_norm.as_str());
+                let name = attention_norm.as_str();
+                let norm = BranchNorm { position, name, epsilon: epsilons[0] };
                 layers.residual(x, attention_tau, norm, index, |layers, x| {
                     layers.attention(&names, index, x, shape)
                 })
             })?; // (B, T, C)
             layers.scoped("mlp", |layers| {
-                layers.residual(x, mlp_tau, (position, &mlp_norm), index, |layers, x| {
+                let norm = BranchNorm { position, name: &mlp_norm, epsilon: epsilons[1] };
+                layers.residual(x, mlp_tau, norm, index, |layers, x| {
                     layers.mlp(&mlp, index, x, inner, activation)
                 })
             }) // (B, T, C)
@@ -357,7 +395,7 @@ impl<'a> Bert<'a> {
 
     /// Logits `[P, V]` of rows `U32 [P]` of `x [B, T, C]`.
     fn decode(&mut self, x: ValueId, rows: ValueId) -> Result<ValueId> {
-        let (config, layers) = (self.config, &mut self.layers);
+        let (config, layers, epsilon) = (self.config, &mut self.layers, self.epsilons.head);
         let (width, vocabulary) = (config.hidden_size, config.vocab_size);
         let count = layers.graph.shape(x).rows();
         let tied = config.tied(layers.p);
@@ -366,9 +404,10 @@ impl<'a> Bert<'a> {
             // As in an embedding, each row is chosen P/(B T) times on average.
             let x = layers.lookup(rows, x, 1.0)?; // (P, C)
             let name = "cls.predictions.transform.dense";
-            let x = layers.linear(name, None, x, width, layers.p.hidden())?;
-            let x = layers.activate(x, config.hidden_act)?;
-            layers.norm("cls.predictions.transform.LayerNorm", None, x) // (P, C)
+            // Behind the last residual all edges are cut edges.
+            let x = layers.linear(name, None, x, width, Linear::unconstrained())?;
+            let x = layers.activate(x, config.hidden_act, Constraint::None)?;
+            layers.norm("cls.predictions.transform.LayerNorm", None, x, epsilon) // (P, C)
         })?;
         let bias = Some("cls.predictions.bias");
         match tied {
@@ -456,6 +495,7 @@ impl<'a> Bert<'a> {
                 training: self.layers.training,
             },
             config: self.config,
+            epsilons: self.epsilons.clone(),
         };
         let (masked_loss, _) = trial.masked_loss(x, masked)?;
         let (next_loss, _) = trial.next_sentence_loss(x, follows)?;
@@ -478,13 +518,14 @@ impl<'a> Bert<'a> {
     }
 }
 
-/// Sum of token, position and segment embeddings, with its norm unless the model is pre-norm.
+/// Sum of token, position and segment embeddings, with a norm of this factor on its epsilon unless
+/// the model is pre-norm.
 fn embed(
     layers: &mut Layers<'_>,
     config: &BertConfig,
     inputs: BertInputs,
     seq: usize,
-    is_pre_norm: bool,
+    norm: Option<f64>,
 ) -> Result<ValueId> {
     let (p, width) = (layers.p, config.hidden_size);
     let factor = if config.tied(p) { tied_lookup_factor(3) } else { 1.0 };
@@ -501,8 +542,8 @@ fn embed(
     };
     // Every table is a cut edge, so each keeps its ideal scale.
     let mut x = sum(layers.graph, p, &[words, positions, segments])?; // (B, T, C)
-    if !is_pre_norm {
-        x = layers.norm("bert.embeddings.LayerNorm", None, x)?;
+    if let Some(epsilon) = norm {
+        x = layers.norm("bert.embeddings.LayerNorm", None, x, epsilon)?;
     }
     layers.dropout(x, config.hidden_dropout_prob)
 }

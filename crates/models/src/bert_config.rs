@@ -1,8 +1,9 @@
 //! Configuration of BERT, with the names of Hugging Face's `config.json`.
 
 use crate::config::{Activation, NormPosition, Range, check_range, wrong};
+use crate::convert::{Epsilons, StreamScale};
 use crate::{Error, Result};
-use onesigma_ops::{Parametrisation, TransformerResidual};
+use onesigma_ops::{Attention, Parametrisation, TransformerResidual};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -105,6 +106,11 @@ pub struct BertConfig {
     pub residual_attn_ratio: f64,
     /// Factor on the logits of attention.
     pub attention_mult: f64,
+    /// Scaled models only: number of keys whose attention scale is used at every sequence length;
+    /// if not given, each length has its own.
+    pub attention_keys: Option<usize>,
+    /// What a converted model remembers, so that its epsilons are exact.
+    pub stream_scale: Option<StreamScale>,
     /// Factor on the logits of the loss.
     pub loss_mult: f64,
 }
@@ -135,6 +141,8 @@ impl Default for BertConfig {
             residual_mult: 1.0,
             residual_attn_ratio: 1.0,
             attention_mult: 1.0,
+            attention_keys: None,
+            stream_scale: None,
             loss_mult: 1.0,
         }
     }
@@ -232,6 +240,38 @@ impl BertConfig {
     /// Whether the decoder of masked tokens is the token embedding.
     pub fn tied(&self, p: Parametrisation) -> bool {
         self.tie_word_embeddings.unwrap_or(!p.is_scaled())
+    }
+
+    /// [`taus`](Self::taus) of all branches.
+    pub(crate) fn all_taus(&self, p: Parametrisation) -> Result<Vec<f64>> {
+        let layers = (0..self.num_hidden_layers).map(|layer| self.taus(p, layer));
+        Ok(layers.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// Factors on the epsilons of the norms.
+    pub(crate) fn epsilons(&self, p: Parametrisation) -> Result<Epsilons> {
+        let (position, activation) = (self.norm_position, self.hidden_act);
+        let mut scale = self.stream_scale;
+        let mut epsilons = Epsilons::of(p, scale, position, activation, |p| self.all_taus(p))?;
+        if position != NormPosition::Pre {
+            // The embeddings have a norm of their own, behind which the stream starts at 1.
+            scale = scale.map(|scale| StreamScale { stream: 1.0, ..scale });
+            let embedding = epsilons.embedding;
+            epsilons = Epsilons::of(p, scale, position, activation, |p| self.all_taus(p))?;
+            epsilons.embedding = embedding;
+        }
+        Ok(epsilons)
+    }
+
+    /// Options of the attention.
+    pub(crate) fn attention(&self, training: bool) -> Attention {
+        Attention {
+            causal: false,
+            mult: self.attention_mult,
+            dropout: self.attention_probs_dropout_prob,
+            training,
+            scale_keys: self.attention_keys,
+        }
     }
 
     /// `tau` of the attention and the MLP branch of a layer.

@@ -1,7 +1,8 @@
 //! Configuration of GPT, with the names of Hugging Face's `config.json`.
 
+use crate::convert::{Epsilons, StreamScale};
 use crate::{Error, Result};
-use onesigma_ops::{NormPlacement, Parametrisation, TransformerResidual};
+use onesigma_ops::{Attention, NormPlacement, Parametrisation, TransformerResidual};
 use serde::{Deserialize, Serialize};
 
 /// Activation of the MLP.
@@ -131,6 +132,11 @@ pub struct GptConfig {
     pub residual_attn_ratio: f64,
     /// Factor on the logits of attention.
     pub attention_mult: f64,
+    /// Scaled models only: number of keys whose attention scale is used at every sequence length;
+    /// if not given, each length has its own.
+    pub attention_keys: Option<usize>,
+    /// What a converted model remembers, so that its epsilons are exact.
+    pub stream_scale: Option<StreamScale>,
     /// Factor on the logits of the loss.
     pub loss_mult: f64,
 }
@@ -163,6 +169,8 @@ impl Default for GptConfig {
             residual_mult: 1.0,
             residual_attn_ratio: 1.0,
             attention_mult: 1.0,
+            attention_keys: None,
+            stream_scale: None,
             loss_mult: 1.0,
         }
     }
@@ -294,6 +302,29 @@ impl GptConfig {
         let (rule, branches) = (p.scheme().residual, 2 * self.n_layer);
         let attention = weights.tau(rule, 2 * layer, branches)?;
         Ok([attention, weights.tau(rule, 2 * layer + 1, branches)?])
+    }
+
+    /// [`taus`](Self::taus) of all branches.
+    pub(crate) fn all_taus(&self, p: Parametrisation) -> Result<Vec<f64>> {
+        let layers: Result<Vec<_>> = (0..self.n_layer).map(|layer| self.taus(p, layer)).collect();
+        Ok(layers?.concat())
+    }
+
+    /// Factors on the epsilons of the norms.
+    pub(crate) fn epsilons(&self, p: Parametrisation) -> Result<Epsilons> {
+        let (position, activation) = (self.norm_position(p), self.activation_function);
+        Epsilons::of(p, self.stream_scale, position, activation, |p| self.all_taus(p))
+    }
+
+    /// Options of the attention.
+    pub(crate) fn attention(&self, training: bool) -> Attention {
+        Attention {
+            causal: true,
+            mult: self.attention_mult,
+            dropout: self.attn_pdrop,
+            training,
+            scale_keys: self.attention_keys,
+        }
     }
 
     /// Where the norm of a branch stands.

@@ -1,5 +1,7 @@
 //! The error type of this crate.
 
+use std::path::PathBuf;
+
 /// What can go wrong while a model is configured or built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -26,6 +28,62 @@ pub enum Error {
     #[error("config.json: {reason}")]
     ConfigSyntax {
         /// What the parser said, with line and column.
+        reason: String,
+    },
+    /// A configuration of another program asks for something that is not built.
+    #[error("config.json: `{field}` is {found}, supported: {expected}")]
+    Unsupported {
+        /// Name of the field.
+        field: String,
+        /// Its value.
+        found: String,
+        /// What is supported.
+        expected: String,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// The verb: `read`, `write` or `create`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file of weights that cannot be used.
+    #[error("{path}: {reason}")]
+    TensorFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file of weights lacks a tensor.
+    #[error("no tensor `{name}` among the weights, which the configuration asks for")]
+    MissingTensor {
+        /// Its name.
+        name: String,
+    },
+    /// A file of weights has a tensor that the model does not have.
+    #[error("tensor `{name}` is among the weights, and the configuration has no use for it")]
+    UnexpectedTensor {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor in a file of weights has another shape than the model's.
+    #[error("tensor `{name}` has shape {found}, the configuration asks for {expected}")]
+    TensorShape {
+        /// Its name.
+        name: String,
+        /// The shape in the file.
+        found: String,
+        /// The shape that is needed.
+        expected: String,
+    },
+    /// A model cannot be converted.
+    #[error("cannot convert this model: {reason}")]
+    Convert {
+        /// Why, and what to do.
         reason: String,
     },
     /// A parameter is needed that was not given.

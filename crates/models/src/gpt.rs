@@ -3,12 +3,15 @@
 //! Legend of shapes: B batch, T sequence, C width, H heads, D head size, F MLP width, V vocabulary.
 
 use crate::config::{NormPosition, Positions};
-use crate::layers::{AttentionNames, AttentionShape, Layers, MlpNames, Style, rotary_tables};
+use crate::convert::Epsilons;
+use crate::layers::{
+    AttentionNames, AttentionShape, BranchNorm, Layers, MlpNames, Style, rotary_tables,
+};
 use crate::params::{ParamSpec, Params};
 use crate::readout::tied_lookup_factor;
 use crate::{GptConfig, Result};
 use onesigma_graph::{Graph, Op, ValueId};
-use onesigma_ops::{Attention, Parametrisation, cross_entropy, sum};
+use onesigma_ops::{Parametrisation, cross_entropy, sum};
 
 impl GptConfig {
     /// Every parameter of the model, in the order of the forward pass.
@@ -52,7 +55,7 @@ pub fn gpt(
     tokens: ValueId,
     training: bool,
 ) -> Result<ValueId> {
-    let mut model = Gpt::new(graph, params, config, p, training);
+    let mut model = Gpt::new(graph, params, config, p, training)?;
     let x = model.hidden(tokens)?; // (B, T, C)
     model.readout(x) // (B, T, V)
 }
@@ -91,7 +94,7 @@ pub fn gpt_next(
     tokens: ValueId,
     last: ValueId,
 ) -> Result<ValueId> {
-    let mut model = Gpt::new(graph, params, config, p, false);
+    let mut model = Gpt::new(graph, params, config, p, false)?;
     let x = model.hidden(tokens)?; // (B, T, C)
     let graph = &mut *model.layers.graph;
     let rows = graph.shape(x).rows();
@@ -104,6 +107,7 @@ pub fn gpt_next(
 struct Gpt<'a> {
     layers: Layers<'a>,
     config: &'a GptConfig,
+    epsilons: Epsilons,
 }
 
 impl<'a> Gpt<'a> {
@@ -113,7 +117,8 @@ impl<'a> Gpt<'a> {
         config: &'a GptConfig,
         p: Parametrisation,
         training: bool,
-    ) -> Self {
+    ) -> Result<Self> {
+        config.validate()?;
         let style = Style {
             std: config.initializer_range,
             // As in GPT-2.
@@ -124,13 +129,13 @@ impl<'a> Gpt<'a> {
             bias: config.bias,
             dropout: config.resid_pdrop,
         };
-        Self { layers: Layers { graph, params, p, style, training }, config }
+        let epsilons = config.epsilons(p)?;
+        Ok(Self { layers: Layers { graph, params, p, style, training }, config, epsilons })
     }
 
     /// Hidden states after the last norm.
     fn hidden(&mut self, tokens: ValueId) -> Result<ValueId> {
         let config = self.config;
-        config.validate()?;
         let (batch, seq) = match *self.layers.graph.shape(tokens).dims() {
             [batch, seq] => (batch, seq),
             _ => (0, 0),
@@ -149,7 +154,7 @@ impl<'a> Gpt<'a> {
         }
         match config.norm_position(self.layers.p) {
             NormPosition::Post => Ok(x),
-            _ => self.layers.norm("transformer.ln_f", None, x), // (B, T, C)
+            _ => self.layers.norm("transformer.ln_f", None, x, self.epsilons.last), // (B, T, C)
         }
     }
 
@@ -170,19 +175,15 @@ impl<'a> Gpt<'a> {
             head_size: config.head_size(),
             mask: None,
             rotary,
-            options: Attention {
-                causal: true,
-                mult: config.attention_mult,
-                dropout: config.attn_pdrop,
-                training: self.layers.training,
-            },
+            options: config.attention(self.layers.training),
         };
         let mlp =
             MlpNames { up: name("mlp.c_fc"), gate: name("mlp.c_gate"), down: name("mlp.c_proj") };
         let norms = [name("ln_1"), name("ln_2")];
         let (inner, activation) = (config.inner(), config.activation_function);
         let position = config.norm_position(self.layers.p);
-        let at = |n: usize| (position, norms[n].as_str());
+        let epsilons = &self.epsilons.sums[2 * layer..];
+        let at = |n: usize| BranchNorm { position, name: &norms[n], epsilon: epsilons[n] };
         self.layers.in_layer(layer as u32, |layers| {
             let x = layers.scoped("attention", |layers| {
                 layers.residual(x, attention_tau, at(0), index, |layers, x| {

@@ -9,8 +9,9 @@ use crate::params::{Init, ParamSpec, Params};
 use onesigma_graph::expr::{Expr, Term};
 use onesigma_graph::{Graph, Op, Role, ValueId};
 use onesigma_ops::{
-    Attention, GeluForm, Linear, OpScales, ParamKind, Parametrisation, dropout, embedding_scales,
-    gelu, layer_norm, linear, masked_attention, residual_apply, rms_norm, silu, silu_glu,
+    Attention, Constraint, GeluForm, Linear, OpScales, ParamKind, Parametrisation, dropout,
+    embedding_scales, gelu, layer_norm, linear, masked_attention, residual_apply, rms_norm, silu,
+    silu_glu,
 };
 
 /// What the layers of one model have in common.
@@ -59,6 +60,15 @@ pub(crate) struct AttentionShape {
     /// Cosines and sines of the rotation of queries and keys.
     pub rotary: Option<[ValueId; 2]>,
     pub options: Attention,
+}
+
+/// The norm of a residual branch.
+#[derive(Clone, Copy)]
+pub(crate) struct BranchNorm<'a> {
+    pub position: NormPosition,
+    pub name: &'a str,
+    /// Factor on the epsilon.
+    pub epsilon: f64,
 }
 
 /// Names of an MLP's linear layers; `gate` for a gated activation.
@@ -116,9 +126,11 @@ impl Layers<'_> {
         Ok(dropout(self.graph, self.p, x, probability, self.training)?)
     }
 
-    /// A norm `<name>.weight`, `<name>.bias` over the last axis.
-    pub fn norm(&mut self, name: &str, layer: Index, x: ValueId) -> Result<ValueId> {
+    /// A norm `<name>.weight`, `<name>.bias` over the last axis, with a multiple of the style's
+    /// epsilon.
+    pub fn norm(&mut self, name: &str, layer: Index, x: ValueId, factor: f64) -> Result<ValueId> {
         let (p, style) = (self.p, self.style);
+        let eps = style.eps * factor;
         let shape = [self.graph.shape(x).last()];
         let mut param = |suffix: &str, given: bool, init, kind| -> Result<Option<ValueId>> {
             if !given {
@@ -135,8 +147,8 @@ impl Layers<'_> {
         };
         self.scoped(last_word(name), |model| {
             Ok(match style.norm {
-                Norm::LayerNorm => layer_norm(model.graph, p, x, weight, bias, 1, style.eps)?,
-                Norm::RmsNorm => rms_norm(model.graph, p, x, weight, 1, style.eps)?,
+                Norm::LayerNorm => layer_norm(model.graph, p, x, weight, bias, 1, eps)?,
+                Norm::RmsNorm => rms_norm(model.graph, p, x, weight, 1, eps)?,
             })
         })
     }
@@ -196,26 +208,27 @@ impl Layers<'_> {
         &mut self,
         x: ValueId,
         tau: f64,
-        (position, norm): (NormPosition, &str),
+        at: BranchNorm<'_>,
         layer: Index,
         branch: impl FnOnce(&mut Layers<'_>, ValueId) -> Result<ValueId>,
     ) -> Result<ValueId> {
+        let BranchNorm { position, name, epsilon } = at;
         let Layers { graph, params, p, style, training } = self;
         let (p, style, training) = (*p, *style, *training);
         let y = residual_apply(graph, p, x, tau, |graph, x| {
             let mut model = Layers { graph, params, p, style, training };
             let x = match position {
-                NormPosition::Pre => model.norm(norm, layer, x)?,
+                NormPosition::Pre => model.norm(name, layer, x, epsilon)?,
                 _ => x,
             };
             let x = branch(&mut model, x)?;
             match position {
-                NormPosition::BranchEnd => model.norm(norm, layer, x),
+                NormPosition::BranchEnd => model.norm(name, layer, x, epsilon),
                 _ => Ok(x),
             }
         })?;
         match position {
-            NormPosition::Post => self.norm(norm, layer, y),
+            NormPosition::Post => self.norm(name, layer, y, epsilon),
             _ => Ok(y),
         }
     }
@@ -263,14 +276,19 @@ impl Layers<'_> {
                 let gate = self.linear(&names.gate, layer, x, inner, options)?; // (B, T, F)
                 silu_glu(self.graph, self.p, up, gate, 1.0)?
             }
-            other => self.activate(up, other)?,
+            other => self.activate(up, other, self.p.scheme().constraint)?,
         }; // (B, T, F)
         self.branch_end(&names.down, layer, x, width, options) // (B, T, C)
     }
 
     /// An element-wise activation.
-    pub fn activate(&mut self, x: ValueId, activation: Activation) -> Result<ValueId> {
-        let (graph, p, constraint) = (&mut *self.graph, self.p, self.p.scheme().constraint);
+    pub fn activate(
+        &mut self,
+        x: ValueId,
+        activation: Activation,
+        constraint: Constraint,
+    ) -> Result<ValueId> {
+        let (graph, p) = (&mut *self.graph, self.p);
         Ok(match activation {
             Activation::Gelu => gelu(graph, p, x, GeluForm::Erf, 1.0, constraint)?,
             Activation::GeluNew => gelu(graph, p, x, GeluForm::Tanh, 1.0, constraint)?,

@@ -33,27 +33,36 @@
 //! # Ok(())
 //! # }
 //! ```
-#![forbid(unsafe_code)]
+// Mapping a file of weights into memory is the one unsafe thing here, see `tensor_file`.
+#![deny(unsafe_code)]
 
 mod bert;
 mod bert_config;
 pub mod config;
+mod convert;
 mod error;
 mod gpt;
 mod hits;
+mod hugging_face;
 mod layers;
 pub mod params;
 mod path;
+mod pretrained;
 mod readout;
+mod tensor_file;
 
 pub use bert::{
     BertInputs, BertLoss, MaskedTokens, bert, bert_classification_loss, bert_classify,
-    bert_masked_lm_loss, bert_pre_training_loss, bert_span, bert_span_loss,
+    bert_embedding, bert_masked_lm_loss, bert_pre_training_loss, bert_span, bert_span_loss,
 };
 pub use bert_config::{BertConfig, BertTask};
 pub use config::GptConfig;
+pub use convert::StreamScale;
 pub use error::{Error, Result};
 pub use gpt::{GptLoss, gpt, gpt_loss, gpt_next};
 pub use hits::hits;
+pub use hugging_face::Loaded;
 pub use onesigma_ops::ParamKind;
 pub use params::{Init, ParamSpec, Params};
+pub use pretrained::{Converted, Model, Pretrained, rms};
+pub use tensor_file::{Tensor, TensorFile, Weights, write_tensors};

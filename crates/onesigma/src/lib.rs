@@ -13,5 +13,6 @@ pub use onesigma_ops as ops;
 pub use onesigma_train as train;
 
 pub mod backends;
+pub mod embed;
 pub mod numerics;
 pub mod setup;

@@ -10,7 +10,7 @@ use onesigma_train::checkpoint::Tensor;
 use onesigma_train::config::Config;
 use onesigma_train::config::ModelType;
 use onesigma_train::model::{self, Gpt};
-use onesigma_train::program::{self, Model, Settings, Target, TrainingProgram};
+use onesigma_train::program::{self, Model, Proven, Settings, Target, TrainingProgram};
 use onesigma_train::session::{self, Flushed, Session};
 use onesigma_train::tokenizer::Bytes;
 use onesigma_train::{Error, Result};
@@ -101,6 +101,17 @@ fn parametrisation(config: &Config, recipe: &Recipe) -> Parametrisation {
 /// or an op that the backend cannot run.
 pub fn program(config: &Config) -> Result<TrainingProgram> {
     Parts::new(config)?.program()
+}
+
+/// By which constant each parameter's gradient differs from the true one, proved for the model of
+/// a configuration.
+///
+/// # Errors
+/// As [`program()`]; [`Error::Ops`](onesigma_train::Error::Ops) with the edge that breaks the
+/// cut-edge rule.
+pub fn prove(config: &Config) -> Result<Vec<Proven>> {
+    let Parts { model, recipe, settings, .. } = Parts::new(config)?;
+    program::prove(&*model, &recipe, settings)
 }
 
 /// A session whose state is still zero: initialise or restore it.

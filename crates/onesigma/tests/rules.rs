@@ -121,3 +121,31 @@ fn what_is_no_list_of_cases_is_refused() {
     assert_eq!(outcome.code, Some(2));
     assert!(outcome.stderr.contains("abacus"), "{}", outcome.stderr);
 }
+
+#[test]
+fn the_constants_of_a_model_are_proved_and_listed() {
+    let words = ["rules", "verify", "--layers", "2", "--hidden", "32", "--heads", "2"];
+    let constants = |parametrisation: &str| {
+        let outcome = onesigma(&[&words[..], &["--parametrisation", parametrisation]].concat());
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        assert!(outcome.stdout.contains("proved: "), "{}", outcome.stdout);
+        let rows = outcome.stdout.lines().filter(|line| line.contains(".weight"));
+        let constant = |row: &str| {
+            let words: Vec<&str> = row.split_whitespace().collect();
+            words[words.len() - 2].parse::<f64>().expect("a constant")
+        };
+        rows.map(constant).collect::<Vec<f64>>()
+    };
+    // Two tables, six matrices in each layer, the readout.
+    assert_eq!(constants("regular"), [1.0; 15]);
+    let scaled = constants("u-mup");
+    assert_eq!(scaled.len(), 15);
+    assert!(scaled.iter().all(|constant| *constant > 0.0 && *constant != 1.0), "{scaled:?}");
+    // One factor both ways: all parameters share the constant of the loss, 16 x 128 positions.
+    let loss = 2048.0 * 256.0 / 255_f64.sqrt();
+    for constant in constants("mu-s") {
+        assert!((constant / loss - 1.0).abs() < 1e-6, "{constant} {loss}");
+    }
+    let outcome = onesigma(&["compile", "--layers", "1"]);
+    assert!(outcome.stdout.contains("gradients   proved right"), "{}", outcome.stdout);
+}

@@ -7,7 +7,8 @@
 
 use crate::scales::{log_mix, positive};
 use crate::{Constraint, Parametrisation, Result, Scales};
-use onesigma_graph::{Graph, ValueId, expr::Term};
+use onesigma_graph::expr::{Expr, Term};
+use onesigma_graph::{Graph, ValueId};
 use std::f64::consts::{FRAC_1_PI, FRAC_1_SQRT_2, SQRT_2};
 
 /// Form of GELU.
@@ -52,8 +53,12 @@ pub fn gelu(
 ) -> Result<ValueId> {
     positive("gelu", "mult", mult)?;
     let scales = p.scheme().activation.choose(|| gelu_scales(mult, constraint))?;
-    let build = |x: &[Term]| {
-        let (x, m) = (x[0].clone(), mult);
+    scaled_map(graph, &[x], gelu_expr(form, mult), &scales, "gelu")
+}
+
+pub(crate) fn gelu_expr(form: GeluForm, m: f64) -> Expr {
+    Expr::new(1, |x: &[Term]| {
+        let x = x[0].clone();
         let gate = match form {
             GeluForm::Erf => (x.clone() * (m * FRAC_1_SQRT_2)).erf(),
             GeluForm::Tanh => {
@@ -63,8 +68,19 @@ pub fn gelu(
             }
         };
         x * ((gate + 1.0) * 0.5)
-    };
-    Ok(graph.map(&[x], build)?.alpha(scales.alpha).beta(&scales.beta).named("gelu").one()?)
+    })
+}
+
+/// A map over operands of one shape.
+fn scaled_map(
+    graph: &mut Graph,
+    operands: &[ValueId],
+    expr: Expr,
+    scales: &Scales,
+    name: &str,
+) -> Result<ValueId> {
+    let node = graph.map(operands, |x| expr.apply(x))?;
+    Ok(node.alpha(scales.alpha).beta(&scales.beta).named(name).one()?)
 }
 
 /// Scales of `x sigmoid(m x)`: `alpha` as [`gelu_scales`]; with `a = 1/(1 + 1/m^2)`,
@@ -93,8 +109,11 @@ pub fn silu(
 ) -> Result<ValueId> {
     positive("silu", "mult", mult)?;
     let scales = p.scheme().activation.choose(|| silu_scales(mult, constraint))?;
-    let build = |x: &[Term]| x[0].clone() * (x[0].clone() * mult).sigmoid();
-    Ok(graph.map(&[x], build)?.alpha(scales.alpha).beta(&scales.beta).named("silu").one()?)
+    scaled_map(graph, &[x], silu_expr(mult), &scales, "silu")
+}
+
+pub(crate) fn silu_expr(mult: f64) -> Expr {
+    Expr::new(1, |x| x[0].clone() * (x[0].clone() * mult).sigmoid())
 }
 
 /// Scales of `x gate sigmoid(m gate)`: with `a = 1/(1 + 1/m^2)`, output and both gradients
@@ -122,7 +141,9 @@ pub fn silu_glu(
 ) -> Result<ValueId> {
     positive("silu_glu", "mult", mult)?;
     let scales = p.scheme().activation.choose(|| silu_glu_scales(mult))?;
-    let build = |x: &[Term]| x[0].clone() * x[1].clone() * (x[1].clone() * mult).sigmoid();
-    let node = graph.map(&[x, gate], build)?;
-    Ok(node.alpha(scales.alpha).beta(&scales.beta).named("silu_glu").one()?)
+    scaled_map(graph, &[x, gate], silu_glu_expr(mult), &scales, "silu_glu")
+}
+
+pub(crate) fn silu_glu_expr(mult: f64) -> Expr {
+    Expr::new(2, |x| x[0].clone() * x[1].clone() * (x[1].clone() * mult).sigmoid())
 }

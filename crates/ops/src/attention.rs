@@ -17,12 +17,14 @@ pub struct Attention {
     pub dropout: f64,
     /// Whether the dropout is active.
     pub training: bool,
+    /// Number of keys whose scale is used, whatever the sequence; `None` for that of the sequence.
+    pub scale_keys: Option<usize>,
 }
 
 impl Default for Attention {
     /// Causal, `mult` 1, no dropout.
     fn default() -> Self {
-        Self { causal: true, mult: 1.0, dropout: 0.0, training: true }
+        Self { causal: true, mult: 1.0, dropout: 0.0, training: true, scale_keys: None }
     }
 }
 
@@ -89,7 +91,7 @@ pub fn masked_attention(
 ) -> Result<ValueId> {
     let d = graph.shape(q).last();
     let keys = graph.shape(k).dims().get(1).copied().unwrap_or(1);
-    let checked = options.scales(p, keys, d)?;
+    let checked = options.scales(p, options.scale_keys.unwrap_or(keys), d)?;
     let scales = p.scheme().activation.choose(|| Ok(checked))?;
     let logit_scale = options.logit_scale(p, d);
     if options.dropout > 0.0 && options.training {

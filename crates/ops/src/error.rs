@@ -37,6 +37,14 @@ pub enum Error {
     /// A graph breaks the cut-edge rule.
     #[error(transparent)]
     CutEdge(Box<crate::verify::Violation>),
+    /// A graph that is to be scaled carries scales.
+    #[error(
+        "`{node}` has different scales forward and backward; the auto-scaler takes regular graphs"
+    )]
+    AlreadyScaled {
+        /// The first node that carries scales.
+        node: String,
+    },
     /// No parametrisation has this name.
     #[error("no parametrisation named `{name}`; there are: {known}")]
     UnknownParametrisation {

@@ -47,6 +47,7 @@ mod scales;
 mod softmax;
 mod sum;
 mod tanh;
+pub mod unit_scale;
 pub mod verify;
 mod weighted_add;
 

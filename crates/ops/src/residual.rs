@@ -171,6 +171,16 @@ impl TransformerResidual {
     /// # Errors
     /// [`Error::Argument`] for factors that are not positive or an index beyond the branches.
     pub fn tau(&self, rule: ResidualRule, index: usize, branches: usize) -> Result<f64> {
+        let kinds: Vec<bool> = (0..branches).map(|branch| branch.is_multiple_of(2)).collect();
+        self.tau_of(rule, index, &kinds)
+    }
+
+    /// As [`tau`](Self::tau) for branches in any order; `is_attention` has one entry for each.
+    ///
+    /// # Errors
+    /// As [`tau`](Self::tau).
+    pub fn tau_of(&self, rule: ResidualRule, index: usize, is_attention: &[bool]) -> Result<f64> {
+        let branches = is_attention.len();
         positive("transformer_residual", "residual_mult", self.residual_mult)?;
         positive("transformer_residual", "residual_attn_ratio", self.residual_attn_ratio)?;
         if index >= branches {
@@ -184,8 +194,8 @@ impl TransformerResidual {
         let layers = branches as f64 / 2.0;
         match rule {
             ResidualRule::Plain => Ok(1.0),
-            ResidualRule::RunningMean => Ok(self.accumulated(index, 1.0)),
-            ResidualRule::DepthAware => Ok(self.accumulated(index, layers)),
+            ResidualRule::RunningMean => Ok(self.accumulated(index, is_attention, 1.0)),
+            ResidualRule::DepthAware => Ok(self.accumulated(index, is_attention, layers)),
             ResidualRule::Fixed => {
                 let share = fixed_share(branches.div_ceil(2));
                 Ok((share / (1.0 - share)).sqrt())
@@ -194,13 +204,15 @@ impl TransformerResidual {
     }
 
     /// `tau` of a branch after others and an embedding of this variance.
-    fn accumulated(&self, index: usize, embedding: f64) -> f64 {
+    fn accumulated(&self, index: usize, is_attention: &[bool], embedding: f64) -> f64 {
         let (r, q) = (self.residual_mult, self.residual_attn_ratio);
         let mlp = r * (2.0 / (1.0 + q * q)).sqrt();
         let attention = q * mlp;
-        let attention_before = index.div_ceil(2) as f64;
-        let mlp_before = (index / 2) as f64;
-        let own = if index.is_multiple_of(2) { attention } else { mlp };
+        let before = is_attention[..index].iter();
+        let attention_before = before.filter(|is_attention| **is_attention).count();
+        let (attention_before, mlp_before) =
+            (attention_before as f64, (index - attention_before) as f64);
+        let own = if is_attention[index] { attention } else { mlp };
         let before = attention_before * attention.powi(2) + mlp_before * mlp.powi(2);
         own / (embedding + before).sqrt()
     }

@@ -1,8 +1,7 @@
 //! The hyperbolic tangent, the activation of BERT's pooler.
 
 use crate::{Constraint, Parametrisation, Result, Scales};
-use onesigma_graph::Graph;
-use onesigma_graph::ValueId;
+use onesigma_graph::{Graph, Op, ValueId, expr::Expr};
 
 /// `E[tanh(z)^2]^-1/2` for a normal `z`.
 const OUTPUT: f64 = 1.592_537_419_7;
@@ -29,8 +28,12 @@ pub fn tanh(
     constraint: Constraint,
 ) -> Result<ValueId> {
     let scales = p.scheme().activation.choose(|| tanh_scales(constraint))?;
-    let node = graph.map(&[x], |x| x[0].tanh())?;
-    Ok(node.alpha(scales.alpha).beta(&scales.beta).named("tanh").one()?)
+    let op = Op::Map { expr: tanh_expr(), shape: graph.shape(x).clone() };
+    Ok(graph.op(op, &[x]).alpha(scales.alpha).beta(&scales.beta).named("tanh").one()?)
+}
+
+pub(crate) fn tanh_expr() -> Expr {
+    Expr::new(1, |x| x[0].tanh())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Optimisers, schedules, data, checkpoints and the training loop of Onesigma.
 //!
 //! In the order data flows: a [`corpus::Corpus`] is text with a fixed split; a
-//! [`tokenizer::Bytes`] or [`tokenizer::WordPieces`] turns it into tokens; [`task`] knows what is to be
+//! [`tokenizer::Bytes`] or [`tokenizer::Subwords`] turns it into tokens; [`task`] knows what is to be
 //! predicted; [`batch::Sampler`] cuts them into shuffled windows,
 //! where a batch is a pure function of seed and step; [`loader::Loader`] does that ahead of time
 //! on a thread. [`schedule::Schedule`] gives the learning rate of a step. [`checkpoint`] and

@@ -31,9 +31,11 @@ use crate::Result;
 use crate::optimizer::{Optimizer, StepScalars};
 
 mod measure;
+mod prove;
 mod step;
 
 pub use measure::{Measured, MeasuringProgram, build_measuring};
+pub use prove::{Proven, prove};
 pub use step::{StepGraph, build_step};
 
 /// What training needs to know of a parameter.

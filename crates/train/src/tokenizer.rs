@@ -66,15 +66,17 @@ pub struct Piece {
     pub end: usize,
 }
 
-/// WordPiece as BERT uses it: words of a cleaned text, cut into the longest pieces of a
-/// vocabulary (arXiv 1810.04805, section 3).
+/// A vocabulary of words and parts of words: WordPiece as BERT uses it, words of a cleaned text cut
+/// into the longest pieces of a vocabulary (arXiv 1810.04805, section 3), or whatever a
+/// `tokenizer.json` holds.
 #[derive(Clone, Debug)]
-pub struct WordPieces {
+pub struct Subwords {
     inner: tokenizers::Tokenizer,
-    special: Special,
+    special: Option<Special>,
+    origin: String,
 }
 
-impl WordPieces {
+impl Subwords {
     /// Learns a vocabulary of `size` tokens from texts. `lowercase` also takes accents off.
     ///
     /// # Errors
@@ -121,13 +123,13 @@ impl WordPieces {
         Self::checked(tokenizer, "the trained vocabulary")
     }
 
-    /// Reads `vocab.txt` (one token a line, its number is the id) or `tokenizer.json`, or either
+    /// Reads a WordPiece `vocab.txt` (one token a line, its number is the id) or `tokenizer.json`, or either
     /// from a folder, where `tokenizer.json` comes first. For a `vocab.txt`, `lowercase` says
     /// whether the text is made lower case; `tokenizer.json` knows that itself.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] for a file that is missing, broken, of another kind, or without
-    /// BERT's special tokens.
+    /// [`Error::Tokenizer`] for a file that is missing, broken or of another kind, and for a
+    /// `vocab.txt` without BERT's special tokens.
     pub fn from_path(path: &Path, lowercase: bool) -> Result<Self, Error> {
         let origin = path.display().to_string();
         let wrong = |reason: String| Error::Tokenizer { origin: origin.clone(), reason };
@@ -163,20 +165,20 @@ impl WordPieces {
 
     fn checked(inner: tokenizers::Tokenizer, origin: &str) -> Result<Self, Error> {
         let wrong = |reason: String| Error::Tokenizer { origin: origin.to_owned(), reason };
-        let mut ids = [0; 5];
-        for (id, token) in ids.iter_mut().zip(SPECIAL) {
-            *id = inner
-                .token_to_id(token)
-                .ok_or_else(|| wrong(format!("it has no token `{token}`, which BERT needs")))?;
-        }
+        let ids = SPECIAL.map(|token| inner.token_to_id(token));
+        let special = match ids {
+            [Some(pad), Some(unknown), Some(start), Some(end), Some(mask)] => {
+                Some(Special { pad, unknown, start, end, mask })
+            }
+            _ => None,
+        };
         let size = inner.get_vocab_size(true);
         if size > usize::from(u16::MAX) + 1 {
             return Err(wrong(format!(
                 "it has {size} tokens, more than the 65536 of a token file"
             )));
         }
-        let [pad, unknown, start, end, mask] = ids;
-        Ok(Self { inner, special: Special { pad, unknown, start, end, mask } })
+        Ok(Self { inner, special, origin: origin.to_owned() })
     }
 
     /// Writes `tokenizer.json`.
@@ -208,8 +210,14 @@ impl WordPieces {
     }
 
     /// The special tokens.
-    pub fn special(&self) -> Special {
-        self.special
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] for a vocabulary without them.
+    pub fn special(&self) -> Result<Special, Error> {
+        self.special.ok_or_else(|| Error::Tokenizer {
+            origin: self.origin.clone(),
+            reason: format!("it lacks one of {}, which BERT needs", SPECIAL.join(", ")),
+        })
     }
 
     /// Every token in the order of ids, the lines of a `vocab.txt`.
@@ -336,15 +344,15 @@ mod tests {
         assert_eq!(Bytes.decode(&tokens), all);
     }
 
-    fn trained() -> WordPieces {
-        WordPieces::train(std::iter::repeat_n(TEXT, 20), 60, true).expect("enough room")
+    fn trained() -> Subwords {
+        Subwords::train(std::iter::repeat_n(TEXT, 20), 60, true).expect("enough room")
     }
 
     #[test]
     fn a_vocabulary_is_learned_and_the_same_each_time() {
         let pieces = trained();
         assert!((40..=60).contains(&pieces.vocabulary()), "{}", pieces.vocabulary());
-        let special = pieces.special();
+        let special = pieces.special().expect("BERT's own");
         assert_eq!([special.pad, special.unknown, special.start], [0, 1, 2]);
         assert_eq!([special.end, special.mask], [3, 4]);
         let ids = pieces.encode("the cats sat").expect("a text");
@@ -352,7 +360,7 @@ mod tests {
         assert_eq!(pieces.decode(&ids).expect("tokens"), "the cats sat");
         assert_eq!(pieces.tokens(), trained().tokens());
         assert_eq!(pieces.sha256().expect("a file"), trained().sha256().expect("a file"));
-        let few = WordPieces::train(std::iter::once(TEXT), 8, true).expect_err("too small");
+        let few = Subwords::train(std::iter::once(TEXT), 8, true).expect_err("too small");
         assert!(few.to_string().contains("raise it"), "{few}");
     }
 
@@ -372,21 +380,21 @@ mod tests {
         let ids = pieces.encode("The bats sat, unknown ☃").expect("a text");
         let json = dir.path().join("tokenizer.json");
         pieces.save(&json).expect("room");
-        let read = WordPieces::from_path(&json, false).expect("its own file");
+        let read = Subwords::from_path(&json, false).expect("its own file");
         assert_eq!(read.encode("The bats sat, unknown ☃").expect("a text"), ids);
         std::fs::remove_file(json).expect("its own file");
         let list = dir.path().join("vocab.txt");
         std::fs::write(&list, pieces.tokens().join("\n") + "\n").expect("room");
-        let read = WordPieces::from_path(dir.path(), true).expect("a list of tokens");
+        let read = Subwords::from_path(dir.path(), true).expect("a list of tokens");
         assert_eq!(read.encode("The bats sat, unknown ☃").expect("a text"), ids);
-        assert_eq!(read.special(), pieces.special());
+        assert_eq!(read.special().expect("all"), pieces.special().expect("all"));
 
         std::fs::write(&list, "a\nb\n").expect("room");
-        let error = WordPieces::from_path(&list, true).expect_err("no special tokens");
+        let error = Subwords::from_path(&list, true).expect_err("no special tokens");
         assert!(error.to_string().contains("vocab.txt"), "{error}");
         std::fs::remove_file(&list).expect("its own file");
-        assert!(WordPieces::from_path(dir.path(), true).is_err());
-        assert!(WordPieces::from_path(&list, true).is_err());
+        assert!(Subwords::from_path(dir.path(), true).is_err());
+        assert!(Subwords::from_path(&list, true).is_err());
     }
 
     #[test]

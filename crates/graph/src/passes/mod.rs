@@ -5,11 +5,13 @@ pub mod clean;
 pub mod expose;
 pub mod legalise;
 pub mod memory_plan;
+pub mod rewrite;
 pub(crate) mod validate;
 
 use crate::{Graph, ValueId};
 
 /// Values of an old graph under their ids in the new one, while a pass rebuilds it.
+#[derive(Debug)]
 pub(crate) struct Renaming(Vec<Option<ValueId>>);
 
 impl Renaming {
@@ -20,6 +22,11 @@ impl Renaming {
     /// The new id; a pass visits nodes in order, so operands are always there.
     pub(crate) fn get(&self, old: ValueId) -> ValueId {
         self.0[old.index()].unwrap_or(old)
+    }
+
+    /// The new id, if there is one yet.
+    pub(crate) fn known(&self, old: ValueId) -> Option<ValueId> {
+        self.0[old.index()]
     }
 
     pub(crate) fn all(&self, old: &[ValueId]) -> Vec<ValueId> {

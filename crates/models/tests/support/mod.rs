@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test uses a part
 
 pub mod checks;
+pub mod forward;
 pub mod plain;
 
 use onesigma_backend::{Backend, RefBackend};
@@ -220,4 +221,23 @@ pub fn direction(len: usize, stream: u32, step: u32) -> Vec<f64> {
     let mut direction = vec![0.0_f32; len];
     philox::fill_normal(Noise { seed: 3, tensor: stream, step, offset: 0 }, &mut direction);
     direction.into_iter().map(f64::from).collect()
+}
+
+/// A model with random weights, no norm and no bias of which is special; parameters that are
+/// drawn small are so here as well.
+pub fn pretrained(
+    model: onesigma_models::Model,
+    p: Parametrisation,
+) -> onesigma_models::Pretrained {
+    let specs = model.parameters(p).expect("a possible model");
+    let weights = specs
+        .iter()
+        .enumerate()
+        .map(|(n, spec)| {
+            let shape = spec.shape.dims().to_vec();
+            let tensor = onesigma_models::Tensor { shape, values: initial(spec, n as u32) };
+            (spec.name.clone(), tensor)
+        })
+        .collect();
+    onesigma_models::Pretrained { model, parametrisation: p, weights }
 }

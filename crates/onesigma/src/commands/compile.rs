@@ -72,6 +72,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         writeln!(out, "written     {} ({} bytes)", path.display(), bytes.len())?;
     }
     summary(&mut out, &config.recipe, training.parameter_count, program)?;
+    let proven = setup::prove(&config)?.len();
+    writeln!(out, "gradients   proved right up to a constant each, {proven} parameters")?;
     let request = Request {
         name: config.recipe.clone(),
         config: &config,

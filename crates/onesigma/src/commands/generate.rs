@@ -7,8 +7,7 @@ use anyhow::Result;
 use onesigma::train::generate::{Sampling, generate};
 use onesigma::train::tokenizer::Bytes;
 
-use super::prepare::tokenizer_of_run;
-use super::source;
+use super::model;
 
 /// Arguments of `onesigma generate`.
 #[derive(Debug, clap::Args)]
@@ -17,7 +16,7 @@ Examples:
   onesigma generate runs/first --prompt 'fn main() {'
   onesigma generate runs/first --tokens 500 --temperature 0.7 --top-k 20 --seed 3")]
 pub struct Arguments {
-    /// A run folder, or a checkpoint file
+    /// A run folder, a checkpoint file, or a Hugging Face folder
     run: PathBuf,
     /// The text to continue
     #[arg(long, default_value = "")]
@@ -41,12 +40,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { temperature, top_k, seed, .. } = *arguments;
     let sampling = Sampling { temperature, top_k, seed };
     sampling.validate()?;
-    let checkpoint = source::checkpoint(&arguments.run)?;
-    let config = source::config(&checkpoint)?;
-    let mut session = source::session(&config, &checkpoint)?;
+    let opened = model::open(&arguments.run, None)?;
+    let mut session = opened.session(&opened.config)?;
     let mut out = io::stdout().lock();
     out.write_all(arguments.prompt.as_bytes())?;
-    if let Some(pieces) = tokenizer_of_run(&arguments.run)? {
+    if let Some(pieces) = &opened.pieces {
         let prompt = pieces.encode_text(arguments.prompt.as_bytes())?;
         let mut tokens: Vec<u32> = prompt.iter().map(|&id| id.into()).collect();
         let given = pieces.decode(&tokens)?.len();

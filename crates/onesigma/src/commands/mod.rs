@@ -5,9 +5,12 @@ use clap::{Parser, Subcommand};
 mod backends;
 mod compile;
 mod completions;
+mod convert;
+mod embed;
 mod eval;
 mod formats;
 mod generate;
+mod model;
 mod numerics;
 mod prepare;
 mod profile;
@@ -44,6 +47,10 @@ enum Command {
     Eval(eval::Arguments),
     /// Continue a text with a trained model
     Generate(generate::Arguments),
+    /// Print embeddings of texts and their cosines, by a BERT
+    Embed(embed::Arguments),
+    /// Rewrite a model as a Hugging Face folder, in another parametrisation or format
+    Convert(convert::Arguments),
     /// Print the plan of a training program without running it
     Compile(compile::Arguments),
     /// Run an entry of a program file
@@ -78,6 +85,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Train(arguments) => train::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Embed(arguments) => embed::run(&arguments),
+        Command::Convert(arguments) => convert::run(&arguments),
         Command::Compile(arguments) => compile::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Formats(arguments) => formats::run(&arguments),

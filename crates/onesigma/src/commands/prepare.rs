@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use onesigma::models::Model;
 use onesigma::ops::{Parametrisation, recipes};
 use onesigma::train::Error;
-use onesigma::train::checkpoint::Checkpoint;
-use onesigma::train::config::{Config, ModelType};
+use onesigma::train::config::{Config, ModelConfig, ModelType};
 use onesigma::train::model::Gpt;
 use onesigma::train::session::Session;
 use onesigma::train::task::{Data, Examples, Questions, Task};
-use onesigma::train::tokenizer::WordPieces;
+use onesigma::train::tokenizer::Subwords;
 
-use super::source;
+use super::{model, source};
 
 /// File of a run folder that holds its tokeniser.
 pub const TOKENIZER: &str = "tokenizer.json";
@@ -25,7 +25,7 @@ pub struct Prepared {
     /// Batches.
     pub data: Data,
     /// The tokeniser, unless it is that of bytes.
-    pub pieces: Option<WordPieces>,
+    pub pieces: Option<Subwords>,
     /// Weights to start from.
     pub weights: Option<Weights>,
 }
@@ -33,13 +33,18 @@ pub struct Prepared {
 /// Weights by the names of parameters, in the model's own parametrisation.
 pub struct Weights {
     values: BTreeMap<String, Vec<f32>>,
+    /// Parameters of heads that start anew.
+    new: Vec<String>,
     origin: String,
 }
 
 /// What a configuration starts from.
 struct Start {
-    config: Config,
-    pieces: Option<WordPieces>,
+    /// The architecture of the weights.
+    model: Model,
+    /// The configuration of the model that they come from.
+    old: Config,
+    pieces: Option<Subwords>,
     weights: Weights,
 }
 
@@ -56,7 +61,7 @@ pub fn prepare(mut config: Config, run: Option<&Path>) -> Result<Prepared> {
         None => None,
     };
     if let Some(start) = &start {
-        adopt(&mut config, &start.config)?;
+        adopt(&mut config, &start.old, &start.model)?;
         pieces = pieces.or_else(|| start.pieces.clone());
     }
     let data = match config.task() {
@@ -129,9 +134,9 @@ pub fn prepare(mut config: Config, run: Option<&Path>) -> Result<Prepared> {
 /// architecture, with that vocabulary.
 fn own_pieces<'a, I: Iterator<Item = &'a str> + Send>(
     config: &mut Config,
-    pieces: Option<WordPieces>,
+    pieces: Option<Subwords>,
     texts: impl Fn() -> I,
-) -> Result<WordPieces> {
+) -> Result<Subwords> {
     let pieces = match pieces {
         Some(pieces) => pieces,
         None => {
@@ -152,7 +157,7 @@ fn own_pieces<'a, I: Iterator<Item = &'a str> + Send>(
     if !is_given {
         bert.vocab_size = pieces.vocabulary();
     }
-    bert.pad_token_id = pieces.special().pad;
+    bert.pad_token_id = pieces.special()?.pad;
     config.bert = Some(bert);
     Ok(pieces)
 }
@@ -162,9 +167,9 @@ fn tokenizer<'a>(
     config: &Config,
     name: &str,
     texts: impl Iterator<Item = &'a str> + Send,
-) -> Result<WordPieces> {
+) -> Result<Subwords> {
     Ok(match name {
-        "wordpiece" => WordPieces::train(texts, config.vocabulary, true)?,
+        "wordpiece" => Subwords::train(texts, config.vocabulary, true)?,
         "bytes" => {
             return Err(Error::Setting {
                 name: "--tokenizer",
@@ -173,51 +178,40 @@ fn tokenizer<'a>(
             }
             .into());
         }
-        path => WordPieces::from_path(Path::new(path), true)?,
+        path => Subwords::from_path(Path::new(path), true)?,
     })
 }
 
 /// The tokeniser that a run keeps, if it has one; `path` is the run folder or a checkpoint in it.
-pub fn tokenizer_of_run(path: &Path) -> Result<Option<WordPieces>> {
+pub fn tokenizer_of_run(path: &Path) -> Result<Option<Subwords>> {
     let above = |levels| path.ancestors().nth(levels).map(|folder| folder.join(TOKENIZER));
     let candidates: [Option<PathBuf>; 2] = [above(0), above(2)];
     let found = candidates.into_iter().flatten().find(|file| file.is_file());
-    Ok(found.map(|file| WordPieces::from_path(&file, true)).transpose()?)
+    Ok(found.map(|file| Subwords::from_path(&file, true)).transpose()?)
 }
 
 /// The parametrisation of a configuration's recipe.
 pub fn parametrisation(config: &Config) -> Result<Parametrisation> {
-    let of_recipe = || Ok(recipes::parametrisation(&recipes::load(&config.recipe)?));
-    config.parametrisation.map_or_else(of_recipe, Ok)
+    let of_recipe = || -> Result<Parametrisation, Error> {
+        Ok(recipes::parametrisation(&recipes::load(&config.recipe)?))
+    };
+    Ok(config.parametrisation.map_or_else(of_recipe, Ok)?)
 }
 
-/// Reads what a configuration starts from.
+/// Reads what a configuration starts from, in its own parametrisation.
 fn start(path: &str, config: &Config) -> Result<Start> {
-    let folder = Path::new(path);
-    let checkpoint = source::checkpoint(folder)?;
-    let old = source::config(&checkpoint)?;
-    let values = values(&checkpoint);
-    let (own, theirs) = (parametrisation(config)?, parametrisation(&old)?);
-    if own != theirs {
-        return Err(Error::Setting {
-            name: "--init-from",
-            given: format!("a model in parametrisation {theirs:?}"),
-            expected: format!("one in {own:?}; convert it with `onesigma convert`"),
-        }
-        .into());
+    let task = (config.model_type == ModelType::Bert).then(|| config.task());
+    let mut opened = model::open(Path::new(path), task)?;
+    let own = parametrisation(config)?;
+    if opened.pretrained.parametrisation != own {
+        opened = opened.converted(own)?;
     }
-    let weights = Weights { values, origin: path.into() };
-    Ok(Start { config: old, pieces: tokenizer_of_run(folder)?, weights })
-}
-
-/// The floats of a checkpoint by name.
-fn values(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<f32>> {
-    let tensors = checkpoint.tensors.iter();
-    tensors.filter_map(|tensor| Some((tensor.name.clone(), tensor.to_f32()?))).collect()
+    let weights = Weights { values: opened.values(), new: opened.new, origin: path.into() };
+    Ok(Start { model: opened.pretrained.model, old: opened.config, pieces: opened.pieces, weights })
 }
 
 /// Takes over the architecture that weights are for.
-fn adopt(config: &mut Config, old: &Config) -> Result<()> {
+fn adopt(config: &mut Config, old: &Config, model: &Model) -> Result<()> {
     if config.model_type != old.model_type {
         let name = |kind: ModelType| {
             let found = ModelType::NAMES.into_iter().find(|(_, own)| *own == kind);
@@ -230,31 +224,28 @@ fn adopt(config: &mut Config, old: &Config) -> Result<()> {
         }
         .into());
     }
-    config.model =
-        onesigma::train::config::ModelConfig { seq: config.model.seq, ..old.model.clone() };
-    config.gpt = old.gpt.clone();
-    config.bert = (old.model_type == ModelType::Bert).then(|| old.bert_architecture());
+    config.model = ModelConfig { seq: config.model.seq, ..old.model.clone() };
+    match model {
+        Model::Gpt(gpt) => config.gpt = Some(gpt.clone()),
+        Model::Bert { config: bert, .. } => config.bert = Some(bert.clone()),
+    }
     Ok(())
 }
 
 impl Weights {
-    /// Puts the weights into a session; says which parameters are new. Only heads may be.
+    /// Puts the weights into a session; says which parameters are new.
     pub fn load(&self, session: &mut Session) -> Result<()> {
-        let new = session.load(&self.values).with_context(|| format!("in {}", self.origin))?;
-        let is_head = |name: &String| {
-            let heads = ["cls.", "classifier.", "qa_outputs.", "bert.pooler.", "lm_head."];
-            heads.iter().any(|head| name.starts_with(head))
-        };
-        if let Some(missing) = new.iter().find(|name| !is_head(name)) {
+        let stayed = session.load(&self.values).with_context(|| format!("in {}", self.origin))?;
+        if let Some(name) = stayed.iter().find(|name| !self.new.contains(name)) {
             return Err(Error::CheckpointMismatch {
-                what: format!("tensor `{missing}`"),
+                what: format!("tensor `{name}`"),
                 found: "missing".into(),
-                expected: format!("the model's body in {}", self.origin),
+                expected: format!("one of the model in {}", self.origin),
             }
             .into());
         }
-        if !new.is_empty() {
-            eprintln!("new: {}", new.join(", "));
+        if !stayed.is_empty() {
+            eprintln!("new: {}", stayed.join(", "));
         }
         Ok(())
     }

@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use onesigma::backends;
 use onesigma::ops::rules::answer_json;
 use onesigma::ops::{
     Attention, Parametrisation, ResidualRule, Scales, add_scales, cross_entropy_scales,
@@ -12,22 +11,31 @@ use onesigma::ops::{
     silu_glu_scales, silu_scales, softmax_scales,
 };
 use onesigma::train::Error;
+use onesigma::train::program::Proven;
+use onesigma::{backends, setup};
 
 use super::Usage;
+use super::settings::Settings;
 
 /// Arguments of `onesigma rules`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   onesigma rules
   onesigma rules --parametrisation u-mup --fan-in 768 --fan-out 3072 --batch 8192
+  onesigma rules verify --layers 12 --parametrisation u-mup
   onesigma rules --json cases.json > answers.json
   echo '[{\"op\": \"gelu\", \"shapes\": {\"input\": [8, 16]}}]' | onesigma rules --json
 
 A case for --json is {\"op\", \"shapes\", \"args\", \"constraint\"}; it comes back with \"output\" and
 \"grads\", the ratios of the scaled to the plain op as the backend's kernels compute them on random
-operands, and \"expected\", the same from the formulas.")]
+operands, and \"expected\", the same from the formulas."
+)]
 pub struct Arguments {
+    #[command(subcommand)]
+    action: Option<Action>,
     /// Answer the cases of a JSON list, from a file or - for standard input
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     json: Option<PathBuf>,
@@ -60,12 +68,63 @@ pub struct Arguments {
     tau: f64,
 }
 
-/// Answers cases, or prints every rule with its scales for the given sizes.
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Prove that the gradients of a model are right, and list by which constants
+    Verify(VerifyArguments),
+}
+
+/// Arguments of `onesigma rules verify`: those that make a model.
+#[derive(Debug, clap::Args)]
+#[command(
+    args_override_self = true,
+    after_help = "\
+Scales may differ between forward and backward pass where an edge cuts the graph in two. Then the
+gradient of a parameter is the true one times a constant, which Adam does not see. This proves it
+for every parameter from the graph alone, or names the edge that breaks it.
+
+Examples:
+  onesigma rules verify
+  onesigma rules verify --parametrisation mu-s --layers 48
+  onesigma rules verify --config runs/first/config.toml"
+)]
+pub struct VerifyArguments {
+    #[command(flatten)]
+    settings: Box<Settings>,
+}
+
+/// Verifies, answers cases, or prints every rule with its scales for the given sizes.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    match &arguments.json {
-        Some(path) => answer(path, &arguments.backend),
-        None => table(arguments),
+    match (&arguments.action, &arguments.json) {
+        (Some(Action::Verify(arguments)), _) => verify(arguments),
+        (None, Some(path)) => answer(path, &arguments.backend),
+        (None, None) => table(arguments),
     }
+}
+
+/// Prints the constant of every parameter.
+fn verify(arguments: &VerifyArguments) -> Result<()> {
+    let config = arguments.settings.config()?;
+    let proven = setup::prove(&config)?;
+    let mut out = io::stdout().lock();
+    let names = proven.iter().map(|proven| proven.parameter.spec.name.len());
+    let width = names.max().unwrap_or(0).max(9);
+    writeln!(
+        out,
+        "{:<width$}  {:<16} {:>14} {:>12}",
+        "parameter", "shape", "constant", "lr factor"
+    )?;
+    for Proven { parameter, constant } in &proven {
+        let shape = parameter.spec.shape.to_string();
+        let constant = constant.map_or("unused".to_owned(), |constant| format!("{constant:.6}"));
+        let (name, factor) = (&parameter.spec.name, parameter.lr_scale);
+        writeln!(out, "{name:<width$}  {shape:<16} {constant:>14} {factor:>12.6}")?;
+    }
+    writeln!(
+        out,
+        "\nproved: each gradient is the true one times its constant, for every input (cut-edge rule)"
+    )?;
+    Ok(())
 }
 
 /// Reads a list of cases and writes it back with measured and expected scales.

@@ -125,6 +125,7 @@ pub fn expected(case: &Case) -> Result<Figures> {
                 mult: case.number("mult", 1.0)?,
                 dropout: case.number("dropout_p", 0.0)?,
                 training: true,
+                scale_keys: None,
             };
             (options.scales(Parametrisation::UMup, s, keys.last())?, &["query", "key", "value"])
         }

@@ -159,6 +159,7 @@ fn build(graph: &mut Graph, case: &Case, x: &Inputs<'_>, p: Parametrisation) -> 
                 mult,
                 dropout: case.number("dropout_p", 0.0)?,
                 training: true,
+                scale_keys: None,
             };
             // Cases have [batch, heads, seq, d].
             let mut qkv = [x.get("query")?, x.get("key")?, x.get("value")?];

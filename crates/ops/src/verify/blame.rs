@@ -135,7 +135,7 @@ impl Violation {
 }
 
 /// Finds the edge to blame for a conflict.
-pub(super) fn locate(flow: &Flow<'_>, conflict: &Conflict) -> Violation {
+pub(crate) fn locate(flow: &Flow<'_>, conflict: &Conflict) -> Violation {
     let is_parameter =
         matches!(flow.graph.node(flow.graph.value(conflict.value).producer).op, Op::Slot(_));
     if is_parameter {

@@ -28,6 +28,7 @@
 mod blame;
 mod sums;
 
+pub(crate) use blame::locate;
 pub use blame::{Edge, Mend, Violation};
 
 use crate::{Error, Result};
@@ -102,7 +103,7 @@ pub fn verify(graph: &Graph, loss: ValueId, parameters: &[ValueId]) -> Result<Pr
     let flow = Flow::new(graph, loss, parameters)?;
     match flow.constants(&|node, operand| flow.ratio(node, operand)) {
         Ok(constants) => Ok(Proof { constants }),
-        Err(conflict) => Err(Error::CutEdge(Box::new(blame::locate(&flow, &conflict)))),
+        Err(conflict) => Err(Error::CutEdge(Box::new(locate(&flow, &conflict)))),
     }
 }
 
@@ -123,17 +124,17 @@ pub fn exact_gradients(graph: &Graph) -> Result<Graph> {
 
 /// A use of a value and the constant that its contribution carries.
 #[derive(Clone, Copy, PartialEq, Debug)]
-struct Use {
-    node: NodeId,
-    operand: usize,
-    constant: f64,
+pub(crate) struct Use {
+    pub node: NodeId,
+    pub operand: usize,
+    pub constant: f64,
 }
 
 /// A value whose uses carry different constants. Everything between it and the loss is consistent.
 #[derive(Clone, PartialEq, Debug)]
-struct Conflict {
-    value: ValueId,
-    uses: Vec<Use>,
+pub(crate) struct Conflict {
+    pub value: ValueId,
+    pub uses: Vec<Use>,
 }
 
 impl Conflict {
@@ -164,7 +165,7 @@ fn close(a: f64, b: f64) -> bool {
 }
 
 /// Which way gradients take through the forward part of a graph.
-struct Flow<'g> {
+pub(crate) struct Flow<'g> {
     graph: &'g Graph,
     loss: ValueId,
     /// For every value whether it depends on a parameter.
@@ -174,7 +175,7 @@ struct Flow<'g> {
 }
 
 impl<'g> Flow<'g> {
-    fn new(graph: &'g Graph, loss: ValueId, parameters: &[ValueId]) -> Result<Self> {
+    pub fn new(graph: &'g Graph, loss: ValueId, parameters: &[ValueId]) -> Result<Self> {
         let mut wanted = vec![false; graph.values().len()];
         for parameter in parameters {
             wanted[parameter.index()] = true;
@@ -214,8 +215,12 @@ impl<'g> Flow<'g> {
         Ok(flow)
     }
 
+    pub fn graph(&self) -> &'g Graph {
+        self.graph
+    }
+
     /// `beta/alpha` of an operand.
-    fn ratio(&self, node: NodeId, operand: usize) -> f64 {
+    pub fn ratio(&self, node: NodeId, operand: usize) -> f64 {
         let node = self.graph.node(node);
         node.beta[operand] / node.alpha[0]
     }
@@ -228,7 +233,7 @@ impl<'g> Flow<'g> {
 
     /// The constant of every value on the way from the loss to a parameter, for given ratios, or
     /// the conflict that is next to the loss.
-    fn constants(
+    pub fn constants(
         &self,
         ratio: &dyn Fn(NodeId, usize) -> f64,
     ) -> Result<Vec<Option<f64>>, Conflict> {
@@ -265,7 +270,7 @@ impl<'g> Flow<'g> {
     }
 
     /// Whether each value depends on `from`.
-    fn descendants(&self, from: ValueId) -> Vec<bool> {
+    pub fn descendants(&self, from: ValueId) -> Vec<bool> {
         let mut depends = vec![false; self.graph.values().len()];
         depends[from.index()] = true;
         for (index, receives) in self.receives.iter().enumerate() {

@@ -16,7 +16,7 @@ use crate::Error;
 use crate::batch::{Batch, Deck, EvaluationBatches, TrainingBatches};
 use crate::config::Config;
 use crate::corpus::{SPLIT_EVERY, hex};
-use crate::tokenizer::{Special, WordPieces};
+use crate::tokenizer::{Special, Subwords};
 
 /// A sentence, or two, with its class.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,7 +245,7 @@ pub(crate) fn join(special: Special, first: &[u32], second: Option<&[u32]>, seq:
 /// Examples as rows.
 pub(crate) fn encode(
     examples: &[Example],
-    pieces: &WordPieces,
+    pieces: &Subwords,
     seq: usize,
 ) -> Result<Vec<Row>, Error> {
     examples
@@ -253,7 +253,7 @@ pub(crate) fn encode(
         .map(|example| {
             let first = pieces.encode(&example.first)?;
             let second = example.second.as_ref().map(|text| pieces.encode(text)).transpose()?;
-            let row = join(pieces.special(), &first, second.as_deref(), seq);
+            let row = join(pieces.special()?, &first, second.as_deref(), seq);
             Ok(Row { targets: vec![example.class], ..row })
         })
         .collect()
@@ -271,7 +271,7 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    pub(crate) fn new(rows: Vec<Row>, config: &Config, pieces: &WordPieces) -> Result<Self, Error> {
+    pub(crate) fn new(rows: Vec<Row>, config: &Config, pieces: &Subwords) -> Result<Self, Error> {
         let (batch, seq) = (config.batch, config.model.seq);
         if seq < 3 {
             let expected = "at least 3: text between the tokens that BERT adds".to_owned();
@@ -283,7 +283,7 @@ impl Rows {
             batch,
             batches: config.eval_batches,
             seq,
-            pad: pieces.special().pad,
+            pad: pieces.special()?.pad,
         })
     }
 
@@ -347,9 +347,9 @@ mod tests {
     use super::*;
     use crate::config::ModelConfig;
 
-    fn pieces() -> WordPieces {
+    fn pieces() -> Subwords {
         let text = "good bad film a the was very not";
-        WordPieces::train(std::iter::repeat_n(text, 9), 80, true).expect("enough room")
+        Subwords::train(std::iter::repeat_n(text, 9), 80, true).expect("enough room")
     }
 
     fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
@@ -427,7 +427,7 @@ mod tests {
 
     #[test]
     fn long_texts_are_cut_where_they_are_longer() {
-        let special = pieces().special();
+        let special = pieces().special().expect("BERT's own");
         let (long, short): (Vec<u32>, Vec<u32>) = ((10..40).collect(), (50..53).collect());
         let row = join(special, &long, None, 12);
         assert_eq!(row.tokens.len(), 12);

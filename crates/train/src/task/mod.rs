@@ -18,7 +18,7 @@ use crate::Error;
 use crate::batch::{EvaluationBatches, Sampler, Sweep, TrainingBatches};
 use crate::config::Config;
 use crate::corpus::{Corpus, hex};
-use crate::tokenizer::{Bytes, WordPieces};
+use crate::tokenizer::{Bytes, Subwords};
 
 pub mod examples;
 pub mod masking;
@@ -116,12 +116,12 @@ impl Data {
     ///
     /// # Errors
     /// [`Error::DataTooShort`]; [`Error::Setting`]; [`Error::Tokenizer`].
-    pub fn masked(config: &Config, corpus: &Corpus, pieces: &WordPieces) -> Result<Self, Error> {
+    pub fn masked(config: &Config, corpus: &Corpus, pieces: &Subwords) -> Result<Self, Error> {
         let masking = Masking {
             seq: config.model.seq,
             probability: config.mask_probability,
             vocabulary: pieces.vocabulary() as u32,
-            special: pieces.special(),
+            special: pieces.special()?,
             pairs: config.task() == Task::PreTraining,
             seed: config.seed,
         };
@@ -141,7 +141,7 @@ impl Data {
     pub fn classification(
         config: &Config,
         examples: &Examples,
-        pieces: &WordPieces,
+        pieces: &Subwords,
     ) -> Result<Self, Error> {
         let sha256 = identity(&[&examples.sha256, &pieces.sha256()?, "classification"]);
         let part = |part: &[Example]| examples::encode(part, pieces, config.model.seq);
@@ -154,11 +154,7 @@ impl Data {
     ///
     /// # Errors
     /// [`Error::Tokenizer`]; [`Error::Setting`].
-    pub fn span(
-        config: &Config,
-        questions: &Questions,
-        pieces: &WordPieces,
-    ) -> Result<Self, Error> {
+    pub fn span(config: &Config, questions: &Questions, pieces: &Subwords) -> Result<Self, Error> {
         let sha256 = identity(&[&questions.sha256, &pieces.sha256()?, "span"]);
         let part = |part: &[Question]| span::encode(part, pieces, config.model.seq);
         let rows = examples::Rows::new(part(&questions.training)?, config, pieces)?;

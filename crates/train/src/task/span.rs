@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::examples::{Row, join};
 use crate::Error;
 use crate::corpus::{SPLIT_EVERY, hex};
-use crate::tokenizer::WordPieces;
+use crate::tokenizer::Subwords;
 
 /// A question, the text with its answer, and the bytes of the answer in the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,7 +152,7 @@ fn questions(path: &Path, paragraph: Paragraph) -> Result<Vec<Question>, Error> 
 /// Questions as rows `[CLS] question [SEP] window of the text [SEP]`.
 pub(crate) fn encode(
     questions: &[Question],
-    pieces: &WordPieces,
+    pieces: &Subwords,
     seq: usize,
 ) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
@@ -178,7 +178,7 @@ pub(crate) fn encode(
                 }
                 _ => [0, 0],
             };
-            let row = join(pieces.special(), &asked, Some(&ids[from..to]), seq);
+            let row = join(pieces.special()?, &asked, Some(&ids[from..to]), seq);
             rows.push(Row { targets: ends.to_vec(), ..row });
             if to == ids.len() {
                 break;
@@ -195,9 +195,9 @@ mod tests {
 
     const CONTEXT: &str = "In été 1910 the old mill burned. The new mill stands by the river.";
 
-    fn pieces() -> WordPieces {
+    fn pieces() -> Subwords {
         let text = format!("{CONTEXT} where does what when");
-        WordPieces::train(std::iter::repeat_n(text.as_str(), 9), 200, true).expect("enough room")
+        Subwords::train(std::iter::repeat_n(text.as_str(), 9), 200, true).expect("enough room")
     }
 
     fn file(start: usize) -> String {
