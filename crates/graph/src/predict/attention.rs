@@ -17,35 +17,48 @@ const SEQ: Axes = 0b0010;
 const HEAD: Axes = 0b0100;
 const LANE: Axes = 0b1000;
 
-/// A second moment on one key, on two keys with equal tokens, and on two others.
+/// A second moment over pairs of keys: at one position and at two, each for equal tokens and for
+/// others.
 #[derive(Clone, Copy, Debug)]
 struct OverKeys {
-    one: f64,
-    equal: f64,
-    other: f64,
+    one: [f64; 2],
+    apart: [f64; 2],
+    /// Probability of equal tokens at one position (1 within a sequence), and at two.
+    equal: [f64; 2],
 }
 
 impl OverKeys {
-    fn product(self, by: Self) -> Self {
-        let Self { one, equal, other } = self;
-        Self { one: one * by.one, equal: equal * by.equal, other: other * by.other }
+    fn map(self, by: Self, f: impl Fn(f64, f64) -> f64) -> Self {
+        let both = |a: [f64; 2], b: [f64; 2]| [f(a[0], b[0]), f(a[1], b[1])];
+        Self { one: both(self.one, by.one), apart: both(self.apart, by.apart), ..self }
     }
 
-    /// Sum over pairs of keys with weights of which a share `overlap` is on one key.
-    fn sum(self, overlap: f64, collision: f64) -> f64 {
-        overlap * self.one + (1.0 - overlap) * self.apart(collision)
+    /// Sum over pairs of keys with weights of which a share `overlap` is at one position.
+    fn sum(self, overlap: f64) -> f64 {
+        overlap * self.mean_one() + (1.0 - overlap) * self.mean_apart()
     }
 
-    /// Mean over pairs of different keys.
-    fn apart(self, collision: f64) -> f64 {
-        collision * self.equal + (1.0 - collision) * self.other
+    fn mean_one(self) -> f64 {
+        self.equal[0] * self.one[0] + (1.0 - self.equal[0]) * self.one[1]
+    }
+
+    fn mean_apart(self) -> f64 {
+        self.equal[1] * self.apart[0] + (1.0 - self.equal[1]) * self.apart[1]
     }
 
     /// Without the mean over the keys.
-    fn centred(self, overlap: f64, collision: f64) -> Self {
-        let mean = self.sum(overlap, collision);
-        let Self { one, equal, other } = self;
-        Self { one: one - mean, equal: equal - mean, other: other - mean }
+    fn centred(self, overlap: f64) -> Self {
+        let mean = self.sum(overlap);
+        self.map(self, |own, _| own - mean)
+    }
+
+    /// What one pair of keys has of the sum: at one position or two, with equal tokens or not.
+    fn of_pair(self, axes: Axes, overlap: f64, keys: f64) -> f64 {
+        let other = usize::from(axes & TOKEN != 0);
+        match axes & SEQ {
+            0 => overlap * self.one[other],
+            _ => (1.0 - overlap) * self.apart[other] / (keys - 1.0).max(1.0),
+        }
     }
 }
 
@@ -104,12 +117,12 @@ impl<'a> View<'a> {
     /// Pairs of keys or values for rows of queries that differ in batch and head.
     fn over_keys(&self, operand: &Moments, rows: Axes) -> OverKeys {
         let pair = |axes| operand.pair_under(self.tokens, axes);
-        // Positions in two batches have tokens of their own.
-        let one = match rows & BATCH {
-            0 => pair(rows),
-            _ => Tokens::mean(self.tokens, rows, pair),
-        };
-        OverKeys { one, equal: pair(rows | SEQ), other: pair(rows | SEQ | TOKEN) }
+        let in_batch = if rows & BATCH == 0 { 1.0 } else { self.collision() };
+        OverKeys {
+            one: [pair(rows), pair(rows | TOKEN)],
+            apart: [pair(rows | SEQ), pair(rows | SEQ | TOKEN)],
+            equal: [in_batch, self.collision()],
+        }
     }
 
     /// `E[(a . b)(a' . b')]` over the lanes, for `a` by `rows` and `b` by pairs of keys.
@@ -118,19 +131,14 @@ impl<'a> View<'a> {
         let pair = |axes| a.pair_under(self.tokens, axes);
         let (own, cross) = (pair(rows & !LANE), pair(rows | LANE));
         let (same, apart) = (self.over_keys(b, kv(rows)), self.over_keys(b, kv(rows) | LANE));
-        let sum = |same: f64, apart: f64| lanes * (own * same + (lanes - 1.0) * cross * apart);
-        OverKeys {
-            one: sum(same.one, apart.one),
-            equal: sum(same.equal, apart.equal),
-            other: sum(same.other, apart.other),
-        }
+        same.map(apart, |same, apart| lanes * (own * same + (lanes - 1.0) * cross * apart))
     }
 
     /// Second moment of the logits of rows that differ in batch, query or head, without what their
     /// keys share.
     fn logit_pair(&self, rows: Axes) -> f64 {
         let logits = self.inner(self.q, rows, self.k);
-        self.scale * self.scale * (logits.one - logits.apart(self.collision()))
+        self.scale * self.scale * (logits.mean_one() - logits.mean_apart())
     }
 
     /// Correlation of the logits of two rows.
@@ -162,7 +170,7 @@ impl<'a> View<'a> {
         Moments::new(self.q.dims(), self.v.mean(), law, self.tokens, |axes| {
             self.by_head(axes, |axes, others| {
                 let values = self.over_keys(self.v, kv(others) | others & LANE);
-                self.over_rows(axes, |p| values.sum(p, self.collision()))
+                self.over_rows(axes, |p| values.sum(p))
             })
         })
     }
@@ -200,7 +208,6 @@ impl<'a> View<'a> {
 
     /// Gradients of queries, keys and values for the output's gradient.
     pub(crate) fn gradients(&self, dy: &Moments) -> Vec<Option<Moments>> {
-        let c = self.collision();
         // Pairs of the weights' gradient, d_weights = dy . v.
         let d_weights = |rows: Axes| self.inner(dy, rows & !LANE, self.v);
         let square = self.scale * self.scale;
@@ -209,30 +216,26 @@ impl<'a> View<'a> {
             self.by_head(axes, |axes, others| {
                 let own = d_weights(axes);
                 let keys = self.over_keys(self.k, kv(others) | others & LANE);
-                square * self.over_rows(axes, |p| own.centred(p, c).product(keys).sum(p, c))
+                square
+                    * self
+                        .over_rows(axes, |p| own.centred(p).map(keys, |own, key| own * key).sum(p))
             })
         });
         let law = self.key_law();
-        // Of a sum over pairs of keys, what one pair has: on one key, on equal tokens, on others.
-        let of_pair = |axes: Axes, p: f64, each: OverKeys| match axes & (SEQ | TOKEN) {
-            0 => p * each.one,
-            SEQ => (1.0 - p) * each.equal / (self.keys - 1.0).max(1.0),
-            _ => (1.0 - p) * each.other / (self.keys - 1.0).max(1.0),
-        };
         let dk = Moments::new(self.k.dims(), 0.0, law.clone(), self.tokens, |axes| {
             let sum = self.over_queries(axes, |rows, lane| {
                 let own = d_weights(rows);
                 let queries = self.q.pair_under(self.tokens, rows | lane);
-                self.over_rows(rows, |p| of_pair(axes, p, own.centred(p, c))) * queries
+                self.over_rows(rows, |p| own.centred(p).of_pair(axes, p, self.keys)) * queries
             });
             square * sum / self.keys
         });
         let mean = dy.mean() * self.group * self.seq / self.keys;
         let dv = Moments::new(self.v.dims(), mean, law, self.tokens, |axes| {
-            let all = OverKeys { one: 1.0, equal: 1.0, other: 1.0 };
+            let all = OverKeys { one: [1.0; 2], apart: [1.0; 2], equal: [1.0; 2] };
             let sum = self.over_queries(axes, |rows, lane| {
-                self.over_rows(rows, |p| of_pair(axes, p, all))
-                    * dy.pair_under(self.tokens, rows | lane)
+                let weights = self.over_rows(rows, |p| all.of_pair(axes, p, self.keys));
+                weights * dy.pair_under(self.tokens, rows | lane)
             });
             sum / self.keys
         });
