@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::numerics::KINDS;
+
 /// How large an experiment is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -298,8 +300,11 @@ pub enum Program {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reason {
-    /// Part of the tensors' names, with `*` for numbers.
-    pub tensor: String,
+    /// Parts of the tensors' names, with `*` for numbers; any of them will do.
+    pub tensors: Vec<String>,
+    /// Kinds of the tensors, any of them; all if empty.
+    #[serde(default)]
+    pub kinds: Vec<String>,
     /// For these points.
     #[serde(rename = "where", default)]
     pub points: Selector,
@@ -484,8 +489,16 @@ impl Experiment {
             }
         }
         for reason in &self.reasons {
-            let context = || format!("reason for `{}`", reason.tensor);
+            let context = || format!("reason `{}`", reason.reason);
             reason.points.check(&known).with_context(context)?;
+            for kind in &reason.kinds {
+                let known = KINDS.join(", ");
+                ensure!(
+                    KINDS.contains(&&kind[..]),
+                    "reason `{}`: no kind `{kind}`, expected one of: {known}",
+                    reason.reason
+                );
+            }
         }
         let (series, panels) = match &self.figure {
             Figure::Dots { rows, panels, .. } => (rows, panels.as_ref()),

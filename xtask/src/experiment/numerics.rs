@@ -151,14 +151,12 @@ pub struct Exception {
     pub reason: Option<String>,
 }
 
-/// Every exception of points that have reasons to be told: those of scaled models. Points at which
-/// more than half of the tensors are exceptions are not listed, as nothing there is meant to have
-/// unit scale.
+/// The exceptions of scaled models: of points whose weights all have unit scale.
 pub fn exceptions(experiment: &Experiment, results: &[RunResult]) -> Vec<Exception> {
     let mut found: BTreeMap<(Labels, String, String), [f64; 2]> = BTreeMap::new();
     for result in results {
         let Some(numerics) = &result.numerics else { continue };
-        if result.value.is_some_and(|outside| outside > 50.0) {
+        if numerics.counts.get(KINDS[1]).is_none_or(|[all, unit]| unit < all) {
             continue;
         }
         for tensor in &numerics.tensors {
@@ -169,10 +167,11 @@ pub fn exceptions(experiment: &Experiment, results: &[RunResult]) -> Vec<Excepti
     }
     let outside = |range: &[f64; 2]| range.iter().any(|&sigma| !is_unit(sigma));
     let exception = |((labels, kind, tensor), sigma): ((Labels, String, String), [f64; 2])| {
-        let known = experiment
-            .reasons
-            .iter()
-            .find(|reason| tensor.contains(&reason.tensor) && reason.points.fits(&labels));
+        let known = experiment.reasons.iter().find(|reason| {
+            reason.tensors.iter().any(|part| tensor.contains(part))
+                && (reason.kinds.is_empty() || reason.kinds.contains(&kind))
+                && reason.points.fits(&labels)
+        });
         let reason = known.map(|reason| reason.reason.clone());
         Exception { labels, kind, tensor, sigma, reason }
     };
@@ -220,7 +219,10 @@ mod tests {
         figure = { kind = "exponents", series = ["recipe"] }
         quick = { seeds = 1 }
         full = { seeds = 1 }
-        reasons = [{ tensor = "layers.*.mlp", reason = "correlated" }]
+        reasons = [
+            { tensors = ["layers.*.mlp"], kinds = ["weights"], reason = "wrong" },
+            { tensors = ["x", "layers.*.mlp"], reason = "correlated" },
+        ]
     "#;
 
     /// What `onesigma numerics --json` prints, cut down.

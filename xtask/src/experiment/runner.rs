@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::config::{Experiment, Labels, Mode, Program};
-use super::data::DataFolder;
+use super::data::{self, DataFolder};
 use super::grid::Run;
 use super::numerics::{self, Numerics};
 
@@ -154,7 +154,14 @@ impl Runner<'_> {
 
     /// Writes the settings of a run as a configuration file.
     fn settings(&self, run: &Run, folder: &Path) -> Result<PathBuf> {
+        let uniform = self.out.join(data::UNIFORM);
+        if run.settings.get("data").and_then(toml::Value::as_str) == Some(data::UNIFORM) {
+            fs::write(&uniform, data::uniform_bytes()).context("cannot write uniform bytes")?;
+        }
         let other = |place: &str| {
+            if place == data::UNIFORM {
+                return uniform.clone();
+            }
             let (experiment, id) = place.split_once('/').unwrap_or(("", place));
             self.folder(experiment).join("runs").join(id)
         };
