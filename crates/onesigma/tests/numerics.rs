@@ -140,6 +140,7 @@ fn what_cannot_be_is_named() {
 }
 
 /// Chromium's path, or none with a message.
+#[allow(clippy::print_stdout)]
 fn chromium() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];

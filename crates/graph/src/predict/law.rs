@@ -54,10 +54,11 @@ impl Law {
 
     /// Normal numbers whose standard deviations differ: `(probability, deviation)`.
     pub(crate) fn of_deviations(deviations: &[(f64, f64)]) -> Self {
+        let deviations: Vec<_> = deviations.iter().filter(|&&(weight, _)| weight > 0.0).collect();
         let total: f64 = deviations.iter().map(|&(weight, _)| weight).sum();
         let mut ends = Vec::with_capacity(deviations.len());
         let mut end = 0.0;
-        for &(weight, _) in deviations {
+        for (weight, _) in &deviations {
             end += weight / total;
             ends.push(end);
         }

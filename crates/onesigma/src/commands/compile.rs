@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use onesigma::graph::file::Description;
 use onesigma::graph::{Op, Program, ProgramEntry, SlotKind, print};
+use onesigma::numerics::{self, Request, Start};
 use onesigma::setup;
+use onesigma::train::numerics::Options;
 
 use super::Usage;
 use super::settings::Settings;
@@ -72,6 +74,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     summary(&mut out, &config.recipe, training.parameter_count, program)?;
     let proven = setup::prove(&config)?.len();
     writeln!(out, "gradients   proved right up to a constant each, {proven} parameters")?;
+    let request = Request {
+        name: config.recipe.clone(),
+        config: &config,
+        start: Start::Init,
+        data: None,
+        after: &[],
+    };
+    writeln!(out, "numerics    predicted; `onesigma numerics` measures too")?;
+    super::numerics::at_risk(&mut out, &numerics::model(&request, &Options::default())?)?;
     for rewrite in &training.rewrites {
         writeln!(out, "rewritten   {rewrite}")?;
     }

@@ -7,11 +7,13 @@ use anyhow::{Context, Result};
 use onesigma::format::Format;
 use onesigma::numerics::{self, ModelReport, Numbers, Report, Request, Start, TensorReport};
 use onesigma::ops::recipes;
+use onesigma::setup;
 use onesigma::train::atomic;
 use onesigma::train::checkpoint::Checkpoint;
 use onesigma::train::config::Config;
 use onesigma::train::numerics::Options;
 
+use super::prepare::{Prepared, prepare};
 use super::{Usage, source};
 
 /// Tensors that the summary lists.
@@ -78,10 +80,11 @@ pub struct Arguments {
 }
 
 /// A model that the command line names.
-struct Model {
+struct Named {
     name: String,
     config: Config,
-    checkpoint: Option<Checkpoint>,
+    /// Where it is kept, and in which state, if it is a run.
+    run: Option<(PathBuf, Checkpoint)>,
 }
 
 /// Predicts, measures, and writes the page.
@@ -95,7 +98,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             model.name,
             if arguments.predict_only { "predicting" } else { "measuring" }
         );
-        reports.push(report(&model, arguments, &options)?);
+        reports.push(report(model, arguments, &options)?);
     }
     let report = Report::new(&options.formats, reports);
     let mut out = io::stdout().lock();
@@ -119,7 +122,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// A run or checkpoint, a configuration file, or a recipe with the default model.
-fn find(name: &str, arguments: &Arguments) -> Result<Model> {
+fn find(name: &str, arguments: &Arguments) -> Result<Named> {
     let path = Path::new(name);
     let is_config = name.ends_with(".toml") && path.is_file();
     if path.exists() && !is_config {
@@ -127,7 +130,9 @@ fn find(name: &str, arguments: &Arguments) -> Result<Model> {
         let mut config = source::config(&checkpoint)?;
         refuse_sizes(name, arguments)?;
         set(&mut config.backend, arguments.backend.clone());
-        return Ok(Model { name: name.into(), config, checkpoint: Some(checkpoint) });
+        // The weights are those of the run, not of what it started from.
+        config.init_from = None;
+        return Ok(Named { name: name.into(), config, run: Some((path.into(), checkpoint)) });
     }
     let mut config = Config::default();
     if is_config {
@@ -152,7 +157,7 @@ fn find(name: &str, arguments: &Arguments) -> Result<Model> {
     set(&mut config.model.heads, arguments.heads);
     set(&mut config.model.hidden, arguments.hidden);
     config.validate()?;
-    Ok(Model { name: name.into(), config, checkpoint: None })
+    Ok(Named { name: name.into(), config, run: None })
 }
 
 /// A run has its sizes and its recipe.
@@ -175,27 +180,40 @@ fn refuse_sizes(name: &str, arguments: &Arguments) -> Result<()> {
     }
 }
 
-fn report(model: &Model, arguments: &Arguments, options: &Options) -> Result<ModelReport> {
-    let Model { name, config, checkpoint } = model;
-    let data = arguments.data.as_ref().unwrap_or(&config.data);
-    let corpus = match arguments.predict_only && arguments.data.is_none() {
-        true => None,
-        false => Some(source::corpus(data, None)?),
-    };
-    let start = match checkpoint {
-        None => Start::Init,
-        Some(checkpoint) => {
-            Start::State { step: checkpoint.state.step, tensors: &checkpoint.tensors }
-        }
-    };
-    let steps = arguments.steps.unwrap_or(if checkpoint.is_some() { 0 } else { 10 });
+fn report(model: Named, arguments: &Arguments, options: &Options) -> Result<ModelReport> {
+    let Named { name, mut config, run } = model;
+    if let Some(data) = &arguments.data {
+        config.data.clone_from(data);
+        config.valid = None;
+    }
+    if arguments.predict_only && arguments.data.is_none() {
+        let request = Request { name, config: &config, start: Start::Init, data: None, after: &[] };
+        return Ok(numerics::model(&request, options)?);
+    }
+    let Prepared { config, data, weights, .. } =
+        prepare(config, run.as_ref().map(|(path, _)| path.as_path()))?;
+    let steps = arguments.steps.unwrap_or(if run.is_some() { 0 } else { 10 });
     let after = match (arguments.predict_only, steps) {
         (true, _) => vec![],
         (false, 0) => vec![0],
         (false, steps) => vec![0, steps],
     };
-    let request =
-        Request { name: name.clone(), config, start, corpus: corpus.as_ref(), after: &after };
+    let state = match (&run, weights) {
+        (Some((_, checkpoint)), _) => Some((checkpoint.state.step, checkpoint.tensors.clone())),
+        (None, Some(weights)) => {
+            let mut session = setup::session(&config)?;
+            session.init(config.seed)?;
+            weights.load(&mut session)?;
+            Some((0, session.state()?))
+        }
+        (None, None) => None,
+    };
+    let start = match &state {
+        Some((step, tensors)) => Start::State { step: *step, tensors },
+        None => Start::Init,
+    };
+    let data = Some(&*data.training);
+    let request = Request { name, config: &config, start, data, after: &after };
     Ok(numerics::model(&request, options)?)
 }
 
@@ -206,19 +224,21 @@ fn set<T>(field: &mut T, value: Option<T>) {
 }
 
 /// The tensors at risk, in words.
-pub fn summary(out: &mut impl Write, model: &ModelReport) -> Result<()> {
+fn summary(out: &mut impl Write, model: &ModelReport) -> Result<()> {
     let when = match model.snapshots.last() {
         Some(snapshot) => format!("before step {}", snapshot.step),
         None => "predicted".to_owned(),
     };
-    writeln!(
-        out,
-        "model       {} ({}, {} parameters, {when})",
-        model.name, model.recipe, model.parameters
-    )?;
+    let ModelReport { name, recipe, parameters, .. } = model;
+    writeln!(out, "model       {name} ({recipe}, {parameters} parameters, {when})")?;
+    at_risk(out, model)
+}
+
+/// How many tensors are near one sigma, and those that lose most in their format.
+pub fn at_risk(out: &mut impl Write, model: &ModelReport) -> Result<()> {
     let list = model.by_risk();
-    let near = list.iter().filter(|(_, n)| n.rms > 0.0 && (0.5..2.0).contains(&n.sigma)).count();
     let alive = list.iter().filter(|(_, n)| n.rms > 0.0).count();
+    let near = list.iter().filter(|(_, n)| n.rms > 0.0 && (0.5..2.0).contains(&n.sigma)).count();
     writeln!(out, "tensors     {alive}, {near} of them within a factor of 2 of one sigma")?;
     writeln!(out, "at risk     share lost, sigma, format, tensor")?;
     for (tensor, numbers) in list.iter().take(LISTED) {

@@ -4,11 +4,10 @@ use onesigma_format::Format;
 use onesigma_graph::predict::{self, Ids, Known, Moments};
 use onesigma_graph::{Role, Shape};
 use onesigma_train::Result;
+use onesigma_train::batch::TrainingBatches;
 use onesigma_train::config::Config;
-use onesigma_train::corpus::Corpus;
 use onesigma_train::numerics::{Measured, Options, Pass, Probe, Tap};
-use onesigma_train::program::build_step;
-use onesigma_train::tokenizer::Bytes;
+use onesigma_train::program::{StepGraph, build_step};
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::{Snapshot, Start, snapshots};
@@ -167,8 +166,8 @@ pub struct Request<'a> {
     pub config: &'a Config,
     /// Where it starts.
     pub start: Start<'a>,
-    /// The text, if there is one: frequencies of tokens for the prediction, batches for the steps.
-    pub corpus: Option<&'a Corpus>,
+    /// Batches, if there are any: for the steps, and for the prediction how frequent each token is.
+    pub data: Option<&'a dyn TrainingBatches>,
     /// Numbers of steps after which tensors are measured; with none they are only predicted.
     pub after: &'a [u64],
 }
@@ -178,16 +177,12 @@ pub struct Request<'a> {
 /// # Errors
 /// As [`snapshots`].
 pub fn model(request: &Request<'_>, options: &Options) -> Result<ModelReport> {
-    let Request { name, config, start, corpus, after } = request;
+    let Request { name, config, start, data, after } = request;
     let parts = Parts::new(config)?;
     let step = build_step(parts.model.as_ref(), &parts.recipe, parts.settings)?;
     let probe = Probe::new(&step)?;
     let mut known = Known::start(&probe.init);
-    if let Some(corpus) = corpus {
-        let ids = frequencies(corpus);
-        known.ids(step.slots.tokens, ids.clone());
-        known.ids(step.slots.targets, ids);
-    }
+    tell_inputs(&mut known, &step, *data);
     let rate = config.schedule(setup::default_rate(config)?).rate(0);
     for (slot, value) in [(step.slots.lr, f64::from(rate)), (step.slots.step, 0.0)] {
         if let Some(moments) = Moments::constant(&Shape::scalar(), value) {
@@ -195,8 +190,8 @@ pub fn model(request: &Request<'_>, options: &Options) -> Result<ModelReport> {
         }
     }
     let prediction = predict::predict(&probe.graph, &known);
-    let found = match corpus {
-        Some(corpus) if !after.is_empty() => snapshots(config, *start, corpus, after, options)?,
+    let found = match data {
+        Some(data) if !after.is_empty() => snapshots(config, *start, *data, after, options)?,
         _ => Vec::new(),
     };
     let tensors = probe.taps.iter().enumerate().map(|(index, tap)| {
@@ -248,13 +243,42 @@ impl ModelReport {
     }
 }
 
-/// How frequent each token is in the text that is trained on.
-fn frequencies(corpus: &Corpus) -> Ids {
-    let mut counts = vec![0; Bytes::VOCABULARY];
-    for token in Bytes.encode(&corpus.training) {
-        counts[usize::from(token)] += 1;
+/// Batches whose tokens are counted.
+const COUNTED_BATCHES: u64 = 32;
+
+/// Tells the predictor what is in the inputs of a batch: how frequent each number is in a sample
+/// of batches; without one, tokens and rows are left as uniform and masks as all ones.
+fn tell_inputs(known: &mut Known, step: &StepGraph, data: Option<&dyn TrainingBatches>) {
+    let mut slots = vec![step.slots.tokens, step.slots.targets];
+    slots.extend(&step.more_inputs);
+    let Some(data) = data else {
+        for slot in slots {
+            let info = step.module.slot_info(slot);
+            let is_mask = matches!(&info.name[..], "mask" | "counted_targets");
+            if let Some(ones) = Moments::constant(&info.shape, 1.0).filter(|_| is_mask) {
+                known.value(slot, ones);
+            }
+        }
+        return;
+    };
+    let mut data = data.copy();
+    let mut counts: Vec<Vec<u64>> = vec![Vec::new(); slots.len()];
+    for index in 0..COUNTED_BATCHES {
+        let batch = data.batch(index);
+        let inputs = [&batch.inputs, &batch.targets].into_iter().chain(&batch.more);
+        for (counts, ids) in counts.iter_mut().zip(inputs) {
+            for &id in ids {
+                let id = id as usize;
+                if id >= counts.len() {
+                    counts.resize(id + 1, 0);
+                }
+                counts[id] += 1;
+            }
+        }
     }
-    Ids::counted(&counts)
+    for (slot, counts) in slots.into_iter().zip(counts) {
+        known.ids(slot, Ids::counted(&counts));
+    }
 }
 
 fn parameter_count(probe: &Probe) -> usize {
@@ -294,12 +318,7 @@ fn layer_of(name: &str) -> Option<u32> {
 
 /// Six digits are enough for every figure of the page.
 fn round(x: f64) -> f64 {
-    if x == 0.0 || !x.is_finite() {
-        return x;
-    }
-    let scale = 10f64.powi(5 - x.abs().log10().floor() as i32);
-    let rounded = (x * scale).round() / scale;
-    if rounded.is_finite() { rounded } else { x }
+    format!("{x:.5e}").parse().unwrap_or(x)
 }
 
 fn expected(moments: &Moments, tap: &Tap, formats: &[Format]) -> Numbers {

@@ -2,14 +2,12 @@
 
 use onesigma_graph::SlotId;
 use onesigma_train::Result;
-use onesigma_train::batch::{Batch, Sampler};
+use onesigma_train::batch::{Batch, TrainingBatches};
 use onesigma_train::checkpoint::Tensor;
 use onesigma_train::config::Config;
-use onesigma_train::corpus::Corpus;
 use onesigma_train::numerics::{Measured, Moment, Options, Probe, measure};
-use onesigma_train::program::{HostSlots, build_step};
+use onesigma_train::program::{StepGraph, build_step};
 use onesigma_train::schedule::Schedule;
-use onesigma_train::tokenizer::Bytes;
 use serde::Serialize;
 
 use crate::setup::{self, Parts};
@@ -45,11 +43,11 @@ pub struct Snapshot {
 /// the run would use.
 ///
 /// # Errors
-/// As [`setup::session`]; [`Error::DataTooShort`](onesigma_train::Error::DataTooShort).
+/// As [`setup::session`]; those of the backend.
 pub fn snapshots(
     config: &Config,
     start: Start<'_>,
-    corpus: &Corpus,
+    data: &dyn TrainingBatches,
     after: &[u64],
     options: &Options,
 ) -> Result<Vec<Snapshot>> {
@@ -57,9 +55,7 @@ pub fn snapshots(
     let step_graph = build_step(parts.model.as_ref(), &parts.recipe, parts.settings)?;
     let probe = Probe::new(&step_graph)?;
     let schedule = config.schedule(setup::default_rate(config)?);
-    let (batch, seq) = (config.batch, config.model.seq);
-    let tokens = Bytes.encode(&corpus.training).into();
-    let mut sampler = Sampler::new(tokens, "training", batch, seq, config.seed)?;
+    let mut data = data.copy();
     let mut session = setup::session(config)?;
     let first = match start {
         Start::Init => {
@@ -79,13 +75,12 @@ pub fn snapshots(
     for steps in after {
         while done < first + steps {
             let batches: Vec<Batch> =
-                (0..passes).map(|pass| sampler.batch(done * passes + pass)).collect();
+                (0..passes).map(|pass| data.batch(done * passes + pass)).collect();
             loss = session.train(done, &[schedule.rate(done)], &batches)?.pop();
             done += 1;
         }
         let state = session.state()?;
-        let inputs =
-            inputs(step_graph.slots, config.seed, done, &schedule, &sampler.batch(done * passes));
+        let inputs = inputs(&step_graph, config.seed, done, &schedule, &data.batch(done * passes));
         let moment = Moment { state: &state, inputs: &inputs };
         let tensors = measure(&probe, parts.backend.as_ref(), moment, options)?;
         result.push(Snapshot { step: done, loss, tensors });
@@ -95,18 +90,22 @@ pub fn snapshots(
 
 /// What the host writes before a step.
 fn inputs(
-    slots: HostSlots,
+    step: &StepGraph,
     seed: u64,
-    step: u64,
+    done: u64,
     schedule: &Schedule,
     batch: &Batch,
 ) -> Vec<(SlotId, Vec<u8>)> {
     let words = |values: &[u32]| values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    vec![
+    let slots = step.slots;
+    let mut inputs = vec![
         (slots.seed, seed.to_le_bytes().to_vec()),
-        (slots.step, (step as u32).to_le_bytes().to_vec()),
-        (slots.lr, schedule.rate(step).to_le_bytes().to_vec()),
+        (slots.step, (done as u32).to_le_bytes().to_vec()),
+        (slots.lr, schedule.rate(done).to_le_bytes().to_vec()),
         (slots.tokens, words(&batch.inputs)),
         (slots.targets, words(&batch.targets)),
-    ]
+    ];
+    let more = step.more_inputs.iter().zip(&batch.more);
+    inputs.extend(more.map(|(&slot, values)| (slot, words(values))));
+    inputs
 }

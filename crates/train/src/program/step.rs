@@ -5,7 +5,7 @@ use onesigma_graph::passes::apply_recipe::apply_recipe;
 use onesigma_graph::passes::clean::clean;
 use onesigma_graph::passes::legalise::Support;
 use onesigma_graph::recipe::Recipe;
-use onesigma_graph::{Graph, Module};
+use onesigma_graph::{Graph, Module, SlotId};
 
 use super::{Builder, HostSlots, Model, Settings, TRAIN_STREAMS, Target};
 use crate::Result;
@@ -22,6 +22,8 @@ pub struct StepGraph {
     pub init: Graph,
     /// Slots for the host.
     pub slots: HostSlots,
+    /// Slots of the further inputs, in the order of [`Model::more_inputs`].
+    pub more_inputs: Vec<SlotId>,
 }
 
 /// Builds the step of `model` under `recipe`. Where steps accumulate several passes, it is the
@@ -43,5 +45,6 @@ pub fn build_step(model: &dyn Model, recipe: &Recipe, settings: Settings) -> Res
     graph.write(builder.slots.loss, loss);
     builder.update(&mut graph, &weights, &gradients, 1.0)?;
     let step = apply_recipe(&clean(&graph), recipe)?;
-    Ok(StepGraph { module: builder.module, step, init, slots: builder.slots })
+    let Builder { module, slots, more_inputs, .. } = builder;
+    Ok(StepGraph { module, step, init, slots, more_inputs })
 }
