@@ -3,11 +3,12 @@
 //! With logits that are normal and independent from key to key, a row of weights `p` is
 //! characterised by how much of two rows lies on the same keys, `E[sum_j p_j p'_j]`: its own
 //! participation, or the overlap of two rows, which for different queries counts the keys that
-//! both see. Outputs and gradients are sums over keys of independent terms, and the rows of the
-//! logits' gradient sum to zero, so that only what keys do not share is left.
+//! both see. Outputs and gradients are sums over pairs of keys, of what the pairs share: all of it
+//! on one key, something on two keys with equal tokens, less on others. The rows of the logits'
+//! gradient sum to zero.
 
 use super::law::Law;
-use super::moments::{Axes, Moments};
+use super::moments::{Axes, Moments, TOKEN, Tokens};
 use super::rules::Rule;
 use super::softmax::{log_sum_exp, overlap, participation};
 
@@ -15,6 +16,51 @@ const BATCH: Axes = 0b0001;
 const SEQ: Axes = 0b0010;
 const HEAD: Axes = 0b0100;
 const LANE: Axes = 0b1000;
+
+/// A second moment over pairs of keys: at one position and at two, each for equal tokens and for
+/// others.
+#[derive(Clone, Copy, Debug)]
+struct OverKeys {
+    one: [f64; 2],
+    apart: [f64; 2],
+    /// Probability of equal tokens at one position (1 within a sequence), and at two.
+    equal: [f64; 2],
+}
+
+impl OverKeys {
+    fn map(self, by: Self, f: impl Fn(f64, f64) -> f64) -> Self {
+        let both = |a: [f64; 2], b: [f64; 2]| [f(a[0], b[0]), f(a[1], b[1])];
+        Self { one: both(self.one, by.one), apart: both(self.apart, by.apart), ..self }
+    }
+
+    /// Sum over pairs of keys with weights of which a share `overlap` is at one position.
+    fn sum(self, overlap: f64) -> f64 {
+        overlap * self.mean_one() + (1.0 - overlap) * self.mean_apart()
+    }
+
+    fn mean_one(self) -> f64 {
+        self.equal[0] * self.one[0] + (1.0 - self.equal[0]) * self.one[1]
+    }
+
+    fn mean_apart(self) -> f64 {
+        self.equal[1] * self.apart[0] + (1.0 - self.equal[1]) * self.apart[1]
+    }
+
+    /// Without the mean over the keys.
+    fn centred(self, overlap: f64) -> Self {
+        let mean = self.sum(overlap);
+        self.map(self, |own, _| own - mean)
+    }
+
+    /// What one pair of keys has of the sum: at one position or two, with equal tokens or not.
+    fn of_pair(self, axes: Axes, overlap: f64, keys: f64) -> f64 {
+        let other = usize::from(axes & TOKEN != 0);
+        match axes & SEQ {
+            0 => overlap * self.one[other],
+            _ => (1.0 - overlap) * self.apart[other] / (keys - 1.0).max(1.0),
+        }
+    }
+}
 
 /// An attention op with the statistics of its weights. Axes are those of the operands: batch,
 /// position, head, lane.
@@ -27,6 +73,8 @@ pub(crate) struct View<'a> {
     keys: f64,
     /// Query heads that read one key-value head.
     group: f64,
+    /// The text along the positions.
+    tokens: Option<Tokens>,
     /// Keys that each query sees.
     seen: Vec<usize>,
     /// `E[sum p^2]` of each query's row.
@@ -42,6 +90,7 @@ impl<'a> View<'a> {
         let seen: Vec<usize> = (0..seq)
             .map(|query| if causal { (query + 1 + keys).saturating_sub(seq) } else { keys })
             .collect();
+        let tokens = Tokens::joined(q.tokens(), Tokens::joined(k.tokens(), v.tokens()));
         let mut view = Self {
             q,
             k,
@@ -50,6 +99,7 @@ impl<'a> View<'a> {
             seq: seq as f64,
             keys: keys as f64,
             group: q.dims()[2] as f64 / k.dims()[2] as f64,
+            tokens: tokens.filter(|tokens| tokens.axes & SEQ != 0),
             own: Vec::new(),
             seen,
             sigma: 0.0,
@@ -59,27 +109,36 @@ impl<'a> View<'a> {
         Some(view)
     }
 
+    /// Probability that two positions hold equal tokens.
+    fn collision(&self) -> f64 {
+        self.tokens.map_or(0.0, |tokens| tokens.collision)
+    }
+
+    /// Pairs of keys or values for rows of queries that differ in batch and head.
+    fn over_keys(&self, operand: &Moments, rows: Axes) -> OverKeys {
+        let pair = |axes| operand.pair_under(self.tokens, axes);
+        let in_batch = if rows & BATCH == 0 { 1.0 } else { self.collision() };
+        OverKeys {
+            one: [pair(rows), pair(rows | TOKEN)],
+            apart: [pair(rows | SEQ), pair(rows | SEQ | TOKEN)],
+            equal: [in_batch, self.collision()],
+        }
+    }
+
+    /// `E[(a . b)(a' . b')]` over the lanes, for `a` by `rows` and `b` by pairs of keys.
+    fn inner(&self, a: &Moments, rows: Axes, b: &Moments) -> OverKeys {
+        let lanes = a.extent(3);
+        let pair = |axes| a.pair_under(self.tokens, axes);
+        let (own, cross) = (pair(rows & !LANE), pair(rows | LANE));
+        let (same, apart) = (self.over_keys(b, kv(rows)), self.over_keys(b, kv(rows) | LANE));
+        same.map(apart, |same, apart| lanes * (own * same + (lanes - 1.0) * cross * apart))
+    }
+
     /// Second moment of the logits of rows that differ in batch, query or head, without what their
     /// keys share.
     fn logit_pair(&self, rows: Axes) -> f64 {
-        let product = |keys_differ: bool| self.inner(self.q, rows, self.k, kv(rows), keys_differ);
-        self.scale * self.scale * (product(false) - product(true))
-    }
-
-    /// `E[(a . b)(a' . b')]` over the lanes, for `a` by `rows` and `b` by `others`, whose position
-    /// differs or not.
-    fn inner(
-        &self,
-        a: &Moments,
-        rows: Axes,
-        b: &Moments,
-        others: Axes,
-        positions_differ: bool,
-    ) -> f64 {
-        let lanes = a.extent(3);
-        let others = others | if positions_differ { SEQ } else { 0 };
-        lanes * a.pair(rows) * b.pair(others)
-            + lanes * (lanes - 1.0) * a.pair(rows | LANE) * b.pair(others | LANE)
+        let logits = self.inner(self.q, rows, self.k);
+        self.scale * self.scale * (logits.mean_one() - logits.mean_apart())
     }
 
     /// Correlation of the logits of two rows.
@@ -91,10 +150,10 @@ impl<'a> View<'a> {
     /// Mean of `f(overlap)` over the queries, or over pairs of different ones: `E[sum_j p p']` of
     /// rows that differ as `rows` says.
     fn over_rows(&self, rows: Axes, f: impl Fn(f64) -> f64) -> f64 {
-        let r = self.correlation(rows);
+        let apart = rows & (BATCH | SEQ | HEAD);
+        let r = self.correlation(rows & !LANE);
         let each = self.seen.iter().zip(&self.own).map(|(&seen, &own)| {
-            let n = seen.max(1) as f64;
-            if rows & !LANE == 0 { own } else { overlap(n, own, r) }
+            if apart == 0 { own } else { overlap(seen.max(1) as f64, own, r) }
         });
         if rows & SEQ == 0 || self.seen.len() < 2 {
             return each.map(f).sum::<f64>() / self.seq;
@@ -108,12 +167,10 @@ impl<'a> View<'a> {
     /// `softmax(..) v`.
     pub(crate) fn output(&self) -> Option<Moments> {
         let law = Law::of_deviations(&self.deviations(|p| p));
-        Moments::new(self.q.dims(), self.v.mean(), law, |axes| {
-            self.by_head(axes, |axes, v| {
-                let v = v & !SEQ;
-                self.over_rows(axes & !LANE, |p| {
-                    p * self.v.pair(v) + (1.0 - p) * self.v.pair(v | SEQ)
-                })
+        Moments::new(self.q.dims(), self.v.mean(), law, self.tokens, |axes| {
+            self.by_head(axes, |axes, others| {
+                let values = self.over_keys(self.v, kv(others) | others & LANE);
+                self.over_rows(axes, |p| values.sum(p))
             })
         })
     }
@@ -143,7 +200,7 @@ impl<'a> View<'a> {
         let each = spread(&self.seen, &values);
         let mean = each.iter().sum::<f64>() / self.seq;
         let square = each.iter().map(|x| x * x).sum::<f64>() / self.seq;
-        Moments::new(&shape, mean, Law::of_values(each), |axes| {
+        Moments::new(&shape, mean, Law::of_values(each), None, |axes| {
             // Other batches and heads see the same number of keys.
             if axes & 0b100 == 0 { square } else { mean * mean }
         })
@@ -151,44 +208,37 @@ impl<'a> View<'a> {
 
     /// Gradients of queries, keys and values for the output's gradient.
     pub(crate) fn gradients(&self, dy: &Moments) -> Vec<Option<Moments>> {
-        // Second moment of d_weights = dy . v, without what keys share.
-        let rest = |rows: Axes| {
-            self.inner(dy, rows, self.v, kv(rows), false)
-                - self.inner(dy, rows, self.v, kv(rows), true)
-        };
-        // E[sum_j dz dz'] of two rows of the logits' gradient.
-        let energy = |rows: Axes| rest(rows).max(0.0) * self.over_rows(rows, |p| p * (1.0 - p));
+        // Pairs of the weights' gradient, d_weights = dy . v.
+        let d_weights = |rows: Axes| self.inner(dy, rows & !LANE, self.v);
         let square = self.scale * self.scale;
         let law = Law::of_deviations(&self.deviations(|p| p * (1.0 - p)));
-        let dq = Moments::new(self.q.dims(), 0.0, law, |axes| {
-            self.by_head(axes, |axes, k| {
-                let k = k & !SEQ;
-                let own = self.k.pair(k) - self.k.pair(k | SEQ);
-                square * energy(axes & !LANE) * own
+        let dq = Moments::new(self.q.dims(), 0.0, law, self.tokens, |axes| {
+            self.by_head(axes, |axes, others| {
+                let own = d_weights(axes);
+                let keys = self.over_keys(self.k, kv(others) | others & LANE);
+                square
+                    * self
+                        .over_rows(axes, |p| own.centred(p).map(keys, |own, key| own * key).sum(p))
             })
         });
         let law = self.key_law();
-        let dk = Moments::new(self.k.dims(), 0.0, law.clone(), |axes| {
-            let sum = self.over_queries(axes, |rows, lane| energy(rows) * self.q.pair(rows | lane));
-            // Rows of the logits' gradient sum to zero.
-            let other = if axes & SEQ == 0 { 1.0 } else { -1.0 / (self.keys - 1.0).max(1.0) };
-            square * other * sum / self.keys
+        let dk = Moments::new(self.k.dims(), 0.0, law.clone(), self.tokens, |axes| {
+            let sum = self.over_queries(axes, |rows, lane| {
+                let own = d_weights(rows);
+                let queries = self.q.pair_under(self.tokens, rows | lane);
+                self.over_rows(rows, |p| own.centred(p).of_pair(axes, p, self.keys)) * queries
+            });
+            square * sum / self.keys
         });
-        let dv = Moments::new(
-            self.v.dims(),
-            dy.mean() * self.group * self.seq / self.keys,
-            law,
-            |axes| {
-                let other = axes & SEQ != 0;
-                let sum = self.over_queries(axes, |rows, lane| {
-                    let on_same = self.over_rows(rows, |p| p);
-                    let weight =
-                        if other { (1.0 - on_same) / (self.keys - 1.0).max(1.0) } else { on_same };
-                    weight * dy.pair(rows | lane)
-                });
-                sum / self.keys
-            },
-        );
+        let mean = dy.mean() * self.group * self.seq / self.keys;
+        let dv = Moments::new(self.v.dims(), mean, law, self.tokens, |axes| {
+            let all = OverKeys { one: [1.0; 2], apart: [1.0; 2], equal: [1.0; 2] };
+            let sum = self.over_queries(axes, |rows, lane| {
+                let weights = self.over_rows(rows, |p| all.of_pair(axes, p, self.keys));
+                weights * dy.pair_under(self.tokens, rows | lane)
+            });
+            sum / self.keys
+        });
         vec![dq, dk, dv]
     }
 
@@ -196,8 +246,9 @@ impl<'a> View<'a> {
     /// pairs differ, for gradients of keys and values that differ in `axes`.
     fn over_queries(&self, axes: Axes, f: impl Fn(Axes, Axes) -> f64) -> f64 {
         let (rows, lane) = (axes & (BATCH | HEAD), axes & LANE);
+        let by_token = |rows: Axes| Tokens::mean(self.tokens, rows, |rows| f(rows, lane));
         let positions =
-            |rows: Axes| self.seq * (f(rows, lane) + (self.seq - 1.0) * f(rows | SEQ, lane));
+            |rows: Axes| self.seq * (by_token(rows) + (self.seq - 1.0) * by_token(rows | SEQ));
         if rows & HEAD != 0 {
             return self.group * self.group * positions(rows);
         }

@@ -7,7 +7,7 @@
 //! averaged over a low-discrepancy sequence.
 
 use super::law::Law;
-use super::moments::{Axes, Moments, bits};
+use super::moments::{Axes, Moments, TOKEN, Tokens};
 use super::normal::{POINTS, Sequence, below, grid};
 use crate::expr::{BinaryOp, Expr, Instr, UnaryOp};
 
@@ -26,10 +26,11 @@ pub(crate) fn expression(
     let root = u16::try_from(expr.instrs().len().checked_sub(1)?).ok()?;
     let stat = study.stat(root);
     let law = study.law(root);
-    Moments::new(dims, stat.mean, law, |axes| stat.pairs[axes])
+    Moments::new(dims, stat.mean, law, study.tokens, |axes| stat.pairs[study.index(axes)])
 }
 
-/// Mean and pairs of an intermediate result, on the axes of the whole expression.
+/// Mean and pairs of an intermediate result, on the axes of the whole expression: by axes, then the
+/// same with different tokens.
 #[derive(Clone, Debug)]
 struct Stat {
     mean: f64,
@@ -98,18 +99,26 @@ struct Study<'a> {
     dims: &'a [usize],
     same: &'a [usize],
     variables: Vec<Variable<'a>>,
+    /// Axes of the result along a text.
+    tokens: Option<Tokens>,
     /// Variables that each register depends on, as bits.
     depends: Vec<u64>,
 }
 
 impl<'a> Study<'a> {
     fn new(expr: &'a Expr, dims: &'a [usize], operands: &[&'a Moments], same: &'a [usize]) -> Self {
+        let tokens = operands
+            .iter()
+            .fold(None, |tokens, moments| Tokens::joined(tokens, moments.broadcast_tokens(dims)));
+        let mut study =
+            Self { expr, dims, same, variables: Vec::new(), tokens, depends: Vec::new() };
         let operand = |moments: &&'a Moments| {
             let (mean_square, variance) =
                 (moments.mean() * moments.mean(), moments.sigma().powi(2));
-            let correlation = (0..1usize << dims.len())
-                .map(|axes| {
-                    let shared = moments.broadcast_pair(dims, axes) - mean_square;
+            let correlation = (0..study.count())
+                .map(|index| {
+                    let pair = moments.broadcast_pair(dims, tokens, study.axes(index));
+                    let shared = pair - mean_square;
                     if variance > 0.0 { (shared / variance).clamp(-1.0, 1.0) } else { 1.0 }
                 })
                 .collect();
@@ -117,8 +126,7 @@ impl<'a> Study<'a> {
         };
         let coordinates =
             dims.iter().enumerate().map(|(axis, &extent)| Variable::Coordinate { axis, extent });
-        let variables: Vec<_> = operands.iter().map(operand).chain(coordinates).collect();
-        let mut study = Self { expr, dims, same, variables, depends: Vec::new() };
+        study.variables = operands.iter().map(operand).chain(coordinates).collect();
         for instr in expr.instrs() {
             let of = |register: u16| study.depends[usize::from(register)];
             let own = match *instr {
@@ -142,8 +150,21 @@ impl<'a> Study<'a> {
         self.expr.instrs()[usize::from(register)]
     }
 
+    /// Entries of a table of pairs.
     fn count(&self) -> usize {
-        1 << self.dims.len()
+        2 << self.dims.len()
+    }
+
+    /// The axes of an entry of a table of pairs.
+    fn axes(&self, index: usize) -> Axes {
+        let rank = self.dims.len();
+        (index & ((1 << rank) - 1)) | if index >> rank == 1 { TOKEN } else { 0 }
+    }
+
+    /// The entry of a set of axes.
+    fn index(&self, axes: Axes) -> usize {
+        let rank = self.dims.len();
+        (axes & ((1 << rank) - 1)) | if axes & TOKEN != 0 { 1 << rank } else { 0 }
     }
 
     /// Value of a register that depends on nothing.
@@ -301,7 +322,7 @@ impl<'a> Study<'a> {
             Variable::Operand { moments, .. } => Stat {
                 mean: moments.mean(),
                 pairs: (0..self.count())
-                    .map(|axes| moments.broadcast_pair(self.dims, axes))
+                    .map(|index| moments.broadcast_pair(self.dims, self.tokens, self.axes(index)))
                     .collect(),
             },
             Variable::Coordinate { .. } => self.sampled(&|_| 0.0, 0),
@@ -386,7 +407,7 @@ impl<'a> Study<'a> {
     /// against independent pairs from the same points, so that it vanishes where nothing is
     /// shared: sums over many pairs would blow up what is left of the sampling error.
     fn sampled(&self, function: &dyn Fn(&[f64]) -> f64, depends: u64) -> Stat {
-        let active: Vec<usize> = bits(depends as usize).collect();
+        let active: Vec<usize> = members(depends).collect();
         let sequence = Sequence::new(2 * active.len().max(1));
         // Axis sets that look alike to every active variable share their samples.
         let keys: Vec<Vec<u64>> = (0..self.count())
@@ -513,7 +534,7 @@ impl<'a> Study<'a> {
             Some([(factor, law)]) if *factor > 0.0 && terms.len() == 1 => return (*law).clone(),
             _ => {}
         }
-        let active: Vec<usize> = bits(self.depends(register) as usize).collect();
+        let active: Vec<usize> = members(self.depends(register)).collect();
         let sequence = Sequence::new(active.len().max(1));
         let mut values = vec![0.0; self.variables.len()];
         let drawn = (0..POINTS)
@@ -526,6 +547,11 @@ impl<'a> Study<'a> {
             .collect();
         Law::of_values(drawn)
     }
+}
+
+/// The members of a set of variables.
+fn members(set: u64) -> impl Iterator<Item = usize> {
+    (0..64).filter(move |variable| set >> variable & 1 == 1)
 }
 
 /// The only member of a set of variables.
@@ -592,7 +618,7 @@ mod tests {
     #[test]
     fn functions_of_one_operand_follow_mehler() {
         // relu: mean 1/sqrt(2 pi), square 1/2; arc-cosine kernel (Cho and Saul 2009) for pairs.
-        let x = Moments::new(&[4, 8], 0.0, Law::Normal, |axes| match axes {
+        let x = Moments::new(&[4, 8], 0.0, Law::Normal, None, |axes| match axes {
             0 => 1.0,
             0b01 => 0.6,
             _ => 0.0,

@@ -2,7 +2,7 @@
 
 use super::Ids;
 use super::law::Law;
-use super::moments::{Axes, Moments};
+use super::moments::{Axes, Moments, TOKEN, Tokens};
 use super::normal::{POINTS, Sequence, below, quantiles};
 use super::softmax::{log_sum_exp, overlap, participation};
 use crate::Shape;
@@ -22,14 +22,14 @@ impl<'a> Logits<'a> {
     fn new(x: &'a Moments, mult: f64) -> Option<Self> {
         let n = *x.dims().last()?;
         let last = 1 << (x.dims().len() - 1);
-        let sigma = mult.abs() * (x.pair(0) - x.pair(last)).max(0.0).sqrt();
+        let sigma = mult.abs() * (x.pair(0) - x.mean_pair(last)).max(0.0).sqrt();
         Some(Self { x, last, n, sigma, participation: participation(&[n], sigma)[0] })
     }
 
     /// `E[sum p p']` of the rows that differ as `axes` says.
     fn overlap(&self, axes: Axes) -> f64 {
         let rows = axes & !self.last;
-        let own = self.x.pair(0) - self.x.pair(self.last);
+        let own = self.x.pair(0) - self.x.mean_pair(self.last);
         let shared = self.x.pair(rows) - self.x.pair(rows | self.last);
         let r = if own > 0.0 { shared / own } else { 1.0 };
         overlap(self.n as f64, self.participation, r)
@@ -48,7 +48,7 @@ pub(crate) fn softmax(x: &Moments, mult: f64) -> Option<Moments> {
     let logits = Logits::new(x, mult)?;
     let n = logits.n as f64;
     let law = Law::of_values(logits.probabilities().collect());
-    Moments::new(x.dims(), 1.0 / n, law, |axes| {
+    Moments::new(x.dims(), 1.0 / n, law, x.tokens(), |axes| {
         let overlap = logits.overlap(axes);
         if axes & logits.last == 0 {
             return overlap / n;
@@ -72,10 +72,12 @@ pub(crate) fn softmax_grad(s: &Moments, dy: &Moments) -> Option<Moments> {
         moments.element(z, || below(z))
     };
     let points = (0..POINTS).map(|point| draw(s, point, 0) * draw(dy, point, 1)).collect();
-    Moments::new(s.dims(), 0.0, Law::of_values(points), |axes| {
+    let tokens = Tokens::joined(s.tokens(), dy.tokens());
+    Moments::new(s.dims(), 0.0, Law::of_values(points), tokens, |axes| {
         let rows = axes & !last;
-        let own = (dy.pair(rows) - dy.pair(rows | last)).max(0.0);
-        let overlap = (s.pair(rows) * n).clamp(0.0, 1.0);
+        let dy = |axes| dy.pair_under(tokens, axes);
+        let own = (dy(rows) - dy(rows | last)).max(0.0);
+        let overlap = (s.pair_under(tokens, rows) * n).clamp(0.0, 1.0);
         let pair = own * overlap * (1.0 - overlap) / n;
         if axes & last == 0 { pair } else { -pair / (n - 1.0).max(1.0) }
     })
@@ -110,8 +112,8 @@ pub(crate) fn cross_entropy_grad(
         .probabilities()
         .flat_map(|p| [(p, (1.0 - 1.0 / n) / count), (p - 1.0, 1.0 / (n * count))])
         .collect();
-    let gradient = Moments::new(x.dims(), 0.0, Law::of_points(points), |axes| {
-        let apart = axes & !logits.last;
+    let gradient = Moments::new(x.dims(), 0.0, Law::of_points(points), x.tokens(), |axes| {
+        let apart = axes & !logits.last & !TOKEN;
         let target = if apart == 0 { 1.0 } else { targets.collision() };
         let pair = (logits.overlap(axes) - 2.0 / n + target) / n;
         // Each row sums to zero.

@@ -11,8 +11,9 @@
 //! 1. Different operands of an op are independent of each other. It holds at initialisation, where
 //!    every product brings new random weights; it fails where a tensor meets itself on two ways
 //!    (tied embeddings) and, mildly, once training has correlated them.
-//! 2. Two elements of a tensor are correlated by which of their indices differ, not by the indices
-//!    themselves. Attention, whose rows see different numbers of keys, is averaged over its rows.
+//! 2. Two elements of a tensor are correlated by which of their indices differ, and by whether the
+//!    tokens at their positions are equal, not by the indices themselves. Attention, whose rows see
+//!    different numbers of keys, is averaged over its rows.
 //! 3. Operands of non-linear functions have the law that their producer gave them; pairs of
 //!    elements are joined by a normal copula.
 //! 4. Logits of a softmax are normal and independent from key to key, up to what a row shares.
@@ -34,7 +35,7 @@ mod update;
 
 pub use law::{Law, Points};
 pub use losses::{Losses, exponents, losses};
-pub use moments::{Axes, Moments};
+pub use moments::{Axes, Moments, TOKEN};
 
 use crate::{Graph, Op, SlotId, ValueId};
 use std::collections::HashMap;
@@ -45,6 +46,8 @@ use std::sync::Arc;
 pub struct Ids {
     frequencies: Arc<[f64]>,
     collision: f64,
+    /// The slot that holds them.
+    source: Option<SlotId>,
 }
 
 impl Ids {
@@ -63,7 +66,7 @@ impl Ids {
         let frequencies: Arc<[f64]> =
             counts.iter().map(|&count| count as f64 / total as f64).collect();
         let collision = frequencies.iter().map(|p| p * p).sum();
-        Self { frequencies, collision }
+        Self { frequencies, collision, source: None }
     }
 
     /// Number of different ids.
@@ -79,6 +82,16 @@ impl Ids {
     /// Probability that two independent ids are equal.
     pub fn collision(&self) -> f64 {
         self.collision
+    }
+
+    fn source(&self) -> Option<SlotId> {
+        self.source
+    }
+
+    /// What they say about tensors along their text.
+    fn tokens(&self, axes: Axes) -> Option<moments::Tokens> {
+        let source = self.source?;
+        moments::Tokens { axes, source, collision: self.collision }.on(axes)
     }
 }
 
@@ -138,7 +151,8 @@ pub fn predict(graph: &Graph, known: &Known) -> Prediction {
             let shape = &graph.values()[output].shape;
             let fits = |moments: &&Moments| moments.dims() == shape.dims();
             values[output] = known.values.get(&slot).filter(fits).cloned();
-            ids[output] = known.ids.get(&slot).cloned();
+            let own = known.ids.get(&slot).cloned();
+            ids[output] = own.map(|ids| Ids { source: Some(slot), ..ids });
             continue;
         }
         if node.op.is_movement() {

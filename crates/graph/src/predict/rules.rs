@@ -2,7 +2,7 @@
 
 use super::expression::expression;
 use super::law::Law;
-use super::moments::{Axes, Moments, subsets};
+use super::moments::{Axes, Moments, TOKEN, Tokens, subsets};
 use super::{Ids, attention, loss, norm, update};
 use crate::{Distribution, Graph, Node, Op, ReduceKind, Shape, ValueId};
 
@@ -54,7 +54,7 @@ impl Rule<'_> {
             Op::Slice { .. } => {
                 let x = self.x(0)?;
                 let dims = self.shape(self.node.outputs[0]).dims();
-                one(Moments::new(dims, x.mean(), x.law().clone(), |axes| x.pair(axes)))
+                one(Moments::new(dims, x.mean(), x.law().clone(), x.tokens(), |axes| x.pair(axes)))
             }
             Op::Concat { axis } => one(self.concat(*axis)),
             Op::Cast { .. } => one(self.x(0).cloned()),
@@ -124,15 +124,46 @@ impl Rule<'_> {
         let (k_r, n) = if transpose_right { (1, 0) } else { (0, 1) };
         let k = left.extent(lead_l + k_l);
         let batch = |axes: Axes, lead: usize| axes & (bit(lead) - 1);
-        let pair = |axes: Axes, k_differs: bool| {
+        let pair_axes = |axes: Axes, k_differs: bool| {
             let of = |axis: usize, to: usize| if axes & bit(axis) != 0 { bit(to) } else { 0 };
             let differs = |axis: usize| if k_differs { bit(axis) } else { 0 };
             let l = batch(axes, lead_l) | of(lead_l, lead_l + m) | differs(lead_l + k_l);
             let r = batch(axes, lead_r) | of(lead_l + 1, lead_r + n) | differs(lead_r + k_r);
-            left.pair(l) * right.pair(r)
+            (l, r)
+        };
+        let text = Tokens::joined(left.tokens(), right.tokens());
+        let along = |operand: &Moments, axis: usize| {
+            let same = |own: &Tokens| text.is_some_and(|text| text.source == own.source);
+            operand.tokens().filter(same).is_some_and(|own| own.axes >> axis & 1 == 1)
+        };
+        // The result is along the text if one operand is, and nothing is summed along it.
+        let of_left = along(left, lead_l + m);
+        let of_right = along(right, lead_r + n);
+        let summed = along(left, lead_l + k_l) || along(right, lead_r + k_r);
+        let lead = (0..lead_l).filter(|&axis| along(left, axis)).map(bit).sum::<Axes>();
+        let tokens = text.filter(|_| !(summed || of_left && of_right)).and_then(|text| {
+            let own = if of_left { bit(lead_l) } else { 0 };
+            text.on(lead | own | if of_right { bit(lead_l + 1) } else { 0 })
+        });
+        let pair = |axes: Axes, k_differs: bool| {
+            let (l, r) = pair_axes(axes, k_differs);
+            let both =
+                |token: Axes| left.pair_under(text, l | token) * right.pair_under(text, r | token);
+            if tokens.is_some() {
+                return both(axes & TOKEN);
+            }
+            let differs = |operand: &Moments, axes: Axes| {
+                operand.tokens().is_some_and(|own| own.axes & axes != 0)
+            };
+            match text {
+                Some(text) if differs(left, l) || differs(right, r) => {
+                    text.collision * both(0) + (1.0 - text.collision) * both(TOKEN)
+                }
+                _ => both(0),
+            }
         };
         let law = if k < 2.0 { left.law().clone() } else { Law::Normal };
-        Moments::new(dims, k * left.mean() * right.mean(), law, |axes| {
+        Moments::new(dims, k * left.mean() * right.mean(), law, tokens, |axes| {
             k * pair(axes, false) + k * (k - 1.0) * pair(axes, true)
         })
     }
@@ -142,12 +173,28 @@ impl Rule<'_> {
         let dims = self.shape(self.node.outputs[0]).dims();
         let ids = self.ids(1, table.dims()[0]);
         let last: Axes = 1 << (dims.len() - 1);
-        Moments::new(dims, table.mean(), table.law().clone(), |axes| {
+        // Rows of a table are along the text of the ids; rows of an activation stay along its own.
+        let own = table.tokens().filter(|tokens| tokens.axes == 1);
+        let tokens = match own {
+            Some(tokens) => tokens.on(last - 1),
+            None => ids.tokens(last - 1),
+        };
+        Moments::new(dims, table.mean(), table.law().clone(), tokens, |axes| {
             let column: Axes = if axes & last != 0 { 0b10 } else { 0 };
-            if axes & !last == 0 {
-                return table.pair(column);
+            let (same, other) = (table.pair(column), |token| table.pair(column | 1 | token));
+            match tokens {
+                _ if axes & (last - 1) == 0 => same,
+                Some(_) if own.is_some() => {
+                    let c = ids.collision();
+                    c * same + (1.0 - c) * other(axes & TOKEN)
+                }
+                Some(_) if axes & TOKEN != 0 => other(0),
+                Some(_) => same,
+                None => {
+                    let c = ids.collision();
+                    c * same + (1.0 - c) * other(0)
+                }
             }
-            ids.collision() * table.pair(column) + (1.0 - ids.collision()) * table.pair(column | 1)
         })
     }
 
@@ -168,13 +215,26 @@ impl Rule<'_> {
         let total: f64 = (0..last).map(|axis| updates.extent(axis)).product();
         let dims = self.shape(self.node.outputs[0]).dims();
         let mean = updates.mean() * total / rows;
+        // Updates of one row share their token, if it is the ids that are the text.
+        let text = updates.tokens();
+        let is_own = text.is_some_and(|text| Some(text.source) == ids.source());
+        let update = |axes: Axes, same_row: bool, token: Axes| match (is_own, same_row) {
+            (true, true) => updates.pair(axes),
+            (true, false) => updates.pair(axes | TOKEN),
+            _ => updates.pair(axes | token),
+        };
         let apart: f64 = subsets(positions)
             .filter(|&apart| apart != 0)
-            .map(|apart| count(apart) * updates.pair(apart))
+            .map(|apart| {
+                count(apart)
+                    * Tokens::mean(text, apart, |axes| update(axes & !TOKEN, true, axes & TOKEN))
+            })
             .sum::<f64>()
             / (total - 1.0).max(1.0);
         let law = row_law(&ids, rows, total, updates.pair(0), apart);
-        Moments::new(dims, mean, law, |axes| {
+        // Rows that take the place of positions stay along the text.
+        let tokens = text.filter(|_| !is_own && ids.source().is_some()).and_then(|text| text.on(1));
+        Moments::new(dims, mean, law, tokens, |axes| {
             let column = if axes & 0b10 != 0 { 1 << last } else { 0 };
             let same_row = axes & 1 == 0;
             let share = |apart: bool| match (apart, same_row) {
@@ -183,10 +243,16 @@ impl Rule<'_> {
                 (true, true) => ids.collision() / rows,
                 (true, false) => (1.0 - ids.collision()) / (rows * (rows - 1.0).max(1.0)),
             };
-            subsets(positions)
-                .map(|apart| {
-                    total * count(apart) * share(apart != 0) * updates.pair(apart | column)
+            let pair = |apart: Axes| {
+                if tokens.is_some() && !same_row {
+                    return update(apart | column, same_row, axes & TOKEN);
+                }
+                Tokens::mean(text, apart | column, |axes| {
+                    update(axes & !TOKEN, same_row, axes & TOKEN)
                 })
+            };
+            subsets(positions)
+                .map(|apart| total * count(apart) * share(apart != 0) * pair(apart))
                 .sum()
         })
     }
@@ -199,15 +265,21 @@ impl Rule<'_> {
         let share = |part: &Moments| part.extent(axis) / total;
         let mean = parts.iter().map(|part| share(part) * part.mean()).sum();
         let mixed: Vec<_> = parts.iter().map(|part| (share(part), *part)).collect();
-        Moments::new(dims, mean, Law::mixture(&mixed), |axes| {
+        let same = parts.windows(2).all(|two| two[0].tokens() == two[1].tokens());
+        let tokens = parts.first().and_then(|part| part.tokens()).filter(|_| same);
+        let of = |part: &Moments, axes| match tokens {
+            Some(_) => part.pair(axes),
+            None => part.mean_pair(axes),
+        };
+        Moments::new(dims, mean, Law::mixture(&mixed), tokens, |axes| {
             if axes >> axis & 1 == 0 {
-                return parts.iter().map(|part| share(part) * part.pair(axes)).sum();
+                return parts.iter().map(|part| share(part) * of(part, axes)).sum();
             }
             // Two different places along the axis: in one part or in two independent ones.
             let pairs = total * (total - 1.0).max(1.0);
             let within: f64 = parts
                 .iter()
-                .map(|part| part.extent(axis) * (part.extent(axis) - 1.0) * part.pair(axes))
+                .map(|part| part.extent(axis) * (part.extent(axis) - 1.0) * of(part, axes))
                 .sum();
             let sum: f64 = parts.iter().map(|part| part.extent(axis) * part.mean()).sum();
             let own: f64 = parts.iter().map(|part| (part.extent(axis) * part.mean()).powi(2)).sum();
@@ -222,7 +294,7 @@ fn id_moments(shape: &Shape, ids: &Ids) -> Option<Moments> {
         ids.frequencies().iter().enumerate().map(|(id, &p)| (id as f64, p)).collect();
     let mean: f64 = points.iter().map(|(id, p)| id * p).sum();
     let variance: f64 = points.iter().map(|(id, p)| p * (id - mean).powi(2)).sum();
-    Moments::new(shape.dims(), mean, Law::of_points(points), |axes| {
+    Moments::new(shape.dims(), mean, Law::of_points(points), None, |axes| {
         mean * mean + if axes == 0 { variance } else { 0.0 }
     })
 }
@@ -271,7 +343,7 @@ fn random(distribution: Distribution, shape: &Shape) -> Option<Moments> {
 fn largest(x: &Moments, axes: &[usize], keep_dims: bool) -> Option<Moments> {
     let set: Axes = axes.iter().map(|axis| 1 << axis).sum();
     let count: f64 = axes.iter().map(|&axis| x.extent(axis)).product();
-    let own = (x.pair(0) - x.pair(set)).max(0.0).sqrt();
+    let own = (x.pair(0) - x.mean_pair(set)).max(0.0).sqrt();
     let highest = own * super::normal::quantile(0.5f64.powf(1.0 / count.max(1.0)));
     // The mean of the parts that are left, shifted.
     let mean = x.summed(axes, keep_dims)?.scaled(1.0 / count);

@@ -20,7 +20,7 @@ pub(crate) fn adam_w(rule: &Rule<'_>, config: &AdamWConfig) -> Option<Vec<Option
     let fresh = 1.0 - beta1;
     let mean = beta1 * m.mean() + fresh * g.mean();
     let law = if m.rms() > 0.0 { Law::Normal } else { g.law().clone() };
-    let first = Moments::new(dims, mean, law, |axes| {
+    let first = Moments::new(dims, mean, law, None, |axes| {
         beta1 * beta1 * m.pair(axes)
             + fresh * fresh * g.pair(axes)
             + 2.0 * beta1 * fresh * m.mean() * g.mean()
@@ -32,7 +32,7 @@ pub(crate) fn adam_w(rule: &Rule<'_>, config: &AdamWConfig) -> Option<Vec<Option
     let square = g.pair(0);
     let fourth = draws.values(|g, _, _| g.powi(4)).iter().sum::<f64>() / POINTS as f64;
     let mean = beta2 * v.mean() + (1.0 - beta2) * square;
-    let second = Moments::new(dims, mean, Law::of_values(second_values), |axes| {
+    let second = Moments::new(dims, mean, Law::of_values(second_values), None, |axes| {
         // Squares of jointly normal numbers: E[g^2 g'^2] = E[g^2]^2 + 2 E[g g']^2.
         let squares = if axes == 0 { fourth } else { square * square + 2.0 * g.pair(axes).powi(2) };
         beta2 * beta2 * v.pair(axes)
@@ -51,7 +51,7 @@ pub(crate) fn adam_w(rule: &Rule<'_>, config: &AdamWConfig) -> Option<Vec<Option
     let rate = lr * lr_scale;
     // A step is small against the weight, or the weight was constant and the step is all.
     let law = if w.sigma() > 0.0 { w.law().clone() } else { Law::of_values(steps.clone()) };
-    let weight = Moments::new(dims, kept * w.mean() - rate * step_mean, law, |axes: Axes| {
+    let weight = Moments::new(dims, kept * w.mean() - rate * step_mean, law, None, |axes: Axes| {
         // Steps are about as alike as the signs of the gradients: (2/pi) asin(r).
         let r = if square > 0.0 { (g.pair(axes) / square).clamp(-1.0, 1.0) } else { 0.0 };
         let alike = if axes == 0 { 1.0 } else { r.asin() * std::f64::consts::FRAC_2_PI };
