@@ -24,6 +24,7 @@ mod config;
 mod data;
 mod figure;
 mod grid;
+mod numerics;
 mod report;
 mod runner;
 mod statistics;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod bundle;
 mod ci;
 mod demo;
 mod experiment;
@@ -37,6 +38,8 @@ enum Task {
     Formats(formats::Arguments),
     /// Run the benchmarks.
     Bench(bench::Arguments),
+    /// Pack binaries, benchmarks and a script for a GPU machine.
+    Bundle(bundle::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Task::Ci(arguments) => ci::run(&arguments),
         Task::Formats(arguments) => formats::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Bundle(arguments) => bundle::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

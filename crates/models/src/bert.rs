@@ -9,7 +9,6 @@ use crate::convert::Epsilons;
 use crate::layers::{AttentionNames, AttentionShape, BranchNorm, Layers, MlpNames, Style};
 use crate::params::{ParamSpec, Params};
 use crate::path::gradient_constant;
-use crate::readout::tied_lookup_factor;
 use onesigma_graph::{Graph, Op, ReduceKind, Role, ValueId};
 use onesigma_ops::{
     Constraint, Linear, OpScales, Parametrisation, cross_entropy, masked_cross_entropy, sum, tanh,
@@ -402,7 +401,7 @@ impl<'a> Bert<'a> {
         let x = layers.scoped("predictions", |layers| {
             let x = layers.graph.reshape(x, [count, width])?;
             // As in an embedding, each row is chosen P/(B T) times on average.
-            let x = layers.lookup(rows, x, 1.0)?; // (P, C)
+            let x = layers.lookup(rows, x)?; // (P, C)
             let name = "cls.predictions.transform.dense";
             // Behind the last residual all edges are cut edges.
             let x = layers.linear(name, None, x, width, Linear::unconstrained())?;
@@ -528,17 +527,16 @@ fn embed(
     norm: Option<f64>,
 ) -> Result<ValueId> {
     let (p, width) = (layers.p, config.hidden_size);
-    let factor = if config.tied(p) { tied_lookup_factor(3) } else { 1.0 };
     let words = token_table(layers, config)?; // (V, C)
-    let words = layers.lookup(inputs.tokens, words, factor)?; // (B, T, C)
+    let words = layers.lookup(inputs.tokens, words)?; // (B, T, C)
     let name = "bert.embeddings.position_embeddings.weight";
     let positions = layers.table(name, config.max_position_embeddings, width)?;
     let positions = layers.first_rows(positions, seq)?; // (T, C)
     let name = "bert.embeddings.token_type_embeddings.weight";
     let segments = layers.table(name, config.type_vocab_size, width)?;
     let segments = match inputs.segments {
-        Some(ids) => layers.lookup(ids, segments, 1.0)?, // (B, T, C)
-        None => layers.first_rows(segments, 1)?,         // (1, C)
+        Some(ids) => layers.lookup(ids, segments)?, // (B, T, C)
+        None => layers.first_rows(segments, 1)?,    // (1, C)
     };
     // Every table is a cut edge, so each keeps its ideal scale.
     let mut x = sum(layers.graph, p, &[words, positions, segments])?; // (B, T, C)

@@ -103,7 +103,8 @@ impl Epsilons {
             // The branch is, which has the regular size.
             NormPosition::BranchEnd => 1.0,
         };
-        let activation = activation_scale(scaled, activation)?;
+        // The head is behind all cycles, where no constraint is.
+        let activation = activation_scale(scaled, activation, Constraint::None)?;
         Ok(Self {
             embedding: factor(stream),
             sums: sums.iter().map(|sum| factor(ratio(sum))).collect(),
@@ -113,9 +114,12 @@ impl Epsilons {
     }
 }
 
-/// Forward scale of an activation.
-fn activation_scale(p: Parametrisation, activation: Activation) -> Result<f64> {
-    let constraint = p.scheme().constraint;
+/// Forward scale of an activation under a constraint.
+fn activation_scale(
+    p: Parametrisation,
+    activation: Activation,
+    constraint: Constraint,
+) -> Result<f64> {
     let scales = p.scheme().activation.choose(|| match activation {
         Activation::Gelu | Activation::GeluNew => gelu_scales(1.0, constraint),
         Activation::Silu => silu_scales(1.0, constraint),
@@ -180,6 +184,12 @@ impl Constants {
     /// Forward scale of a hidden layer.
     fn hidden(&self, fan_in: usize, fan_out: usize) -> Result<f64> {
         let rule = || self.p.hidden().scales(fan_in, fan_out, 1);
+        Ok(self.p.scheme().linear.choose(rule)?.alpha)
+    }
+
+    /// Forward scale of a layer behind all cycles.
+    fn free(&self, fan_in: usize, fan_out: usize) -> Result<f64> {
+        let rule = || Linear::unconstrained().scales(fan_in, fan_out, 1);
         Ok(self.p.scheme().linear.choose(rule)?.alpha)
     }
 
@@ -248,7 +258,7 @@ impl Constants {
             self.linear(names[1], alpha, branch.input(), 1.0);
         }
         let alpha = self.mirrored(inner, width)?;
-        let active = activation_scale(self.p, activation)?;
+        let active = activation_scale(self.p, activation, self.p.scheme().constraint)?;
         self.linear(names[2], alpha, active, branch.output());
         self.norm(branch);
         Ok(())
@@ -358,14 +368,13 @@ fn bert(
     let hidden = if position == NormPosition::BranchEnd { last.recip() } else { 1.0 };
     let mut pooled = 1.0;
     if task.has_pooler() {
-        let rule = || Linear::unconstrained().scales(width, width, 1);
-        let alpha = p.scheme().linear.choose(rule)?.alpha;
+        let alpha = all.free(width, width)?;
         all.linear("bert.pooler.dense", alpha, hidden, 1.0);
         pooled = p.scheme().activation.choose(|| tanh_scales(Constraint::None))?.alpha;
     }
     match task {
         BertTask::MaskedLm | BertTask::PreTraining => {
-            let alpha = all.hidden(width, width)?;
+            let alpha = all.free(width, width)?;
             all.linear("cls.predictions.transform.dense", alpha, hidden, 1.0);
             let alpha = all.readout(width, config.vocab_size)?;
             all.set("cls.predictions.decoder.weight", alpha.recip());

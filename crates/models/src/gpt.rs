@@ -8,7 +8,6 @@ use crate::layers::{
     AttentionNames, AttentionShape, BranchNorm, Layers, MlpNames, Style, rotary_tables,
 };
 use crate::params::{ParamSpec, Params};
-use crate::readout::tied_lookup_factor;
 use crate::{GptConfig, Result};
 use onesigma_graph::{Graph, Op, ValueId};
 use onesigma_ops::{Parametrisation, cross_entropy, sum};
@@ -220,9 +219,8 @@ fn embed(
 ) -> Result<ValueId> {
     let (p, width) = (layers.p, config.n_embd);
     let learned = config.positions == Positions::Learned;
-    let factor = if config.tied(p) { tied_lookup_factor(1 + usize::from(learned)) } else { 1.0 };
     let wte = layers.table(TOKENS, config.vocab_size, width)?; // (V, C)
-    let mut x = layers.lookup(tokens, wte, factor)?; // (B, T, C)
+    let mut x = layers.lookup(tokens, wte)?; // (B, T, C)
     if learned {
         let wpe = layers.table("transformer.wpe.weight", config.n_positions, width)?; // (P, C)
         let positions = layers.first_rows(wpe, seq)?; // (T, C)

@@ -9,9 +9,8 @@ use crate::params::{Init, ParamSpec, Params};
 use onesigma_graph::expr::{Expr, Term};
 use onesigma_graph::{Graph, Op, Role, ValueId};
 use onesigma_ops::{
-    Attention, Constraint, GeluForm, Linear, OpScales, ParamKind, Parametrisation, dropout,
-    embedding_scales, gelu, layer_norm, linear, masked_attention, residual_apply, rms_norm, silu,
-    silu_glu,
+    Attention, Constraint, GeluForm, Linear, ParamKind, Parametrisation, dropout, embedding, gelu,
+    layer_norm, linear, masked_attention, residual_apply, rms_norm, silu, silu_glu,
 };
 
 /// What the layers of one model have in common.
@@ -104,14 +103,9 @@ impl Layers<'_> {
         self.param(name.to_owned(), &[rows, width], init, ParamKind::Embedding, None)
     }
 
-    /// Rows of a table; its gradient has `factor` times the scale of the rule, if it has one.
-    pub fn lookup(&mut self, ids: ValueId, table: ValueId, factor: f64) -> Result<ValueId> {
-        let (rows, batch) = (self.graph.shape(table).dims()[0], self.graph.shape(ids).numel());
-        let beta = match self.p.scheme().parameters {
-            OpScales::Ideal => factor * embedding_scales(rows, batch).beta(0),
-            _ => 1.0,
-        };
-        Ok(self.graph.op(Op::Gather, &[table, ids]).beta(&[beta]).named("embedding").one()?)
+    /// Rows of a table.
+    pub fn lookup(&mut self, ids: ValueId, table: ValueId) -> Result<ValueId> {
+        Ok(embedding(self.graph, self.p, ids, table)?)
     }
 
     /// The first `len` rows of a table.

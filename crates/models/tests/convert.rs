@@ -101,12 +101,14 @@ fn a_scaled_model_is_the_regular_function_and_back_again() {
         for p in SCALED {
             let title = format!("{name}, {:?}, {p}", regular.model);
             let scaled = regular.convert(p).unwrap_or_else(|error| panic!("{title}: {error}"));
-            assert!(distance(&regular, &scaled.model) < ROUNDING, "{title}");
+            let wrong = distance(&regular, &scaled.model);
+            assert!(wrong < ROUNDING, "{title}: {wrong:e}");
             // The table of tokens has unit variance.
             let table = &scaled.model.weights[regular.model.token_table()];
             assert!((rms(table) - 1.0).abs() < 1e-6, "{title}: {}", rms(table));
             let back = scaled.model.convert(Parametrisation::Regular).expect("the way back");
-            assert!(distance(&regular, &back.model) < ROUNDING, "{title}");
+            let wrong = distance(&regular, &back.model);
+            assert!(wrong < ROUNDING, "{title}: {wrong:e}");
             for (name, tensor) in &regular.weights {
                 let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 4e-7 * a.abs();
                 let again = &back.model.weights[name].values;
@@ -142,7 +144,8 @@ fn a_model_that_was_trained_scaled_becomes_regular() {
                 }
                 let regular = scaled.convert(Parametrisation::Regular).expect("it converts");
                 let title = format!("{name}, {:?}, tied {tied}", scaled.model);
-                assert!(distance(&scaled, &regular.model) < ROUNDING, "{title}");
+                let wrong = distance(&scaled, &regular.model);
+                assert!(wrong < ROUNDING, "{title}: {wrong:e}");
                 let table = &regular.model.weights[scaled.model.token_table()];
                 assert!((rms(table) - 0.4).abs() < 1e-6, "{title}: {}", rms(table));
             }

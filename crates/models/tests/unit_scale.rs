@@ -266,6 +266,7 @@ fn a_regular_bert_becomes_the_scaled_one() {
             (BertTask::Classification, post, false),
             (BertTask::Span, pre, false),
             (BertTask::PreTraining, post, false),
+            (BertTask::PreTraining, pre, true),
         ] {
             bert_case(p, task, position, tied).check();
         }

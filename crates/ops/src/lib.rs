@@ -79,3 +79,8 @@ pub use sum::{sum, sum_scales};
 pub use tanh::{tanh, tanh_scales};
 pub use verify::verify;
 pub use weighted_add::{weighted_add, weighted_add_scales};
+
+/// The examples of the book's chapter on rules.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/rules.md")]
+struct Book;

@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::numerics::KINDS;
+
 /// How large an experiment is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -38,6 +40,9 @@ pub enum Metric {
     NatsPerToken,
     /// Share of the validation examples that are classified wrongly, in percent.
     ErrorRate,
+    /// Share of the tensors whose standard deviation is not within a factor of two of 1, in
+    /// percent.
+    OutsideRate,
 }
 
 impl Metric {
@@ -47,6 +52,7 @@ impl Metric {
             Self::BitsPerByte => "bits per byte",
             Self::NatsPerToken => "nats per masked token",
             Self::ErrorRate => "error rate in %",
+            Self::OutsideRate => "tensors beyond a factor of 2 of σ = 1, in %",
         }
     }
 
@@ -56,6 +62,8 @@ impl Metric {
             Self::BitsPerByte => loss? / std::f64::consts::LN_2,
             Self::NatsPerToken => loss?,
             Self::ErrorRate => 100.0 * (1.0 - accuracy.filter(|_| loss.is_some())?),
+            // Not of a training run.
+            Self::OutsideRate => return None,
         };
         Some(value).filter(|value| *value <= self.of_a_guess())
     }
@@ -65,7 +73,7 @@ impl Metric {
         match self {
             Self::BitsPerByte => 8.0,
             Self::NatsPerToken => 12.0,
-            Self::ErrorRate => 100.0,
+            Self::ErrorRate | Self::OutsideRate => 100.0,
         }
     }
 
@@ -73,7 +81,7 @@ impl Metric {
     pub fn digits(self) -> usize {
         match self {
             Self::BitsPerByte | Self::NatsPerToken => 4,
-            Self::ErrorRate => 2,
+            Self::ErrorRate | Self::OutsideRate => 2,
         }
     }
 }
@@ -277,6 +285,33 @@ pub enum Test {
     },
 }
 
+/// What a run does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Program {
+    /// `onesigma train`.
+    #[default]
+    Train,
+    /// `onesigma numerics`: looks at every tensor of the first step.
+    Numerics,
+}
+
+/// Why some tensors do not have unit scale.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reason {
+    /// Parts of the tensors' names, with `*` for numbers; any of them will do.
+    pub tensors: Vec<String>,
+    /// Kinds of the tensors, any of them; all if empty.
+    #[serde(default)]
+    pub kinds: Vec<String>,
+    /// For these points.
+    #[serde(rename = "where", default)]
+    pub points: Selector,
+    /// The reason.
+    pub reason: String,
+}
+
 /// What the figure shows.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -301,6 +336,11 @@ pub enum Figure {
         series: Vec<String>,
         /// A panel for each value of this label.
         panels: Option<String>,
+    },
+    /// Shares of elements by exponent, a panel for each kind of tensor.
+    Exponents {
+        /// Labels that name a curve.
+        series: Vec<String>,
     },
 }
 
@@ -331,6 +371,12 @@ pub struct Experiment {
     pub question: String,
     /// What is measured.
     pub metric: Metric,
+    /// What a run does.
+    #[serde(default)]
+    pub program: Program,
+    /// Known reasons of tensors without unit scale.
+    #[serde(default)]
+    pub reasons: Vec<Reason>,
     /// The texts that it needs. Settings name them by the same paths.
     pub files: Vec<DataFile>,
     /// Another experiment: every run starts from the weights of that one's run with the same
@@ -442,9 +488,22 @@ impl Experiment {
                 ensure!(value > 0.0, "tune: a start is {value}, expected a positive number");
             }
         }
+        for reason in &self.reasons {
+            let context = || format!("reason `{}`", reason.reason);
+            reason.points.check(&known).with_context(context)?;
+            for kind in &reason.kinds {
+                let known = KINDS.join(", ");
+                ensure!(
+                    KINDS.contains(&&kind[..]),
+                    "reason `{}`: no kind `{kind}`, expected one of: {known}",
+                    reason.reason
+                );
+            }
+        }
         let (series, panels) = match &self.figure {
-            Figure::Dots { rows, panels, .. } => (rows, panels),
-            Figure::Lines { series, panels, .. } => (series, panels),
+            Figure::Dots { rows, panels, .. } => (rows, panels.as_ref()),
+            Figure::Lines { series, panels, .. } => (series, panels.as_ref()),
+            Figure::Exponents { series } => (series, None),
         };
         series.iter().chain(panels).try_for_each(named).context("figure")
     }

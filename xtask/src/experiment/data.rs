@@ -7,6 +7,23 @@ use toml::{Table, Value};
 
 use super::config::Experiment;
 
+/// In place of a text: bytes that are drawn independently, all but NUL equally likely.
+pub const UNIFORM: &str = "uniform-bytes";
+
+/// A megabyte of such bytes, the same every time (the generator of Steele, Lea and Flood, 2014).
+pub fn uniform_bytes() -> Vec<u8> {
+    let mut state = 0u64;
+    let draw = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let high = (mixed ^ (mixed >> 31)) >> 32;
+        ((high * 255) >> 32) as u8 + 1
+    };
+    std::iter::repeat_with(draw).take(1 << 20).collect()
+}
+
 /// The folder below which all texts are.
 #[derive(Clone, Debug)]
 pub struct DataFolder {
@@ -47,6 +64,10 @@ impl DataFolder {
             if let Some(Value::String(path)) = settings.get_mut(key)
                 && path != "cargo"
             {
+                if path == UNIFORM {
+                    *path = others(UNIFORM).to_string_lossy().into_owned();
+                    continue;
+                }
                 *path = self.root.join(&path).to_string_lossy().into_owned();
             }
         }
@@ -77,6 +98,12 @@ mod tests {
         for word in ["`books`", "corpus/b.txt", "a book", "/nowhere/corpus/b.txt", "--data"] {
             assert!(error.contains(word), "no `{word}` in: {error}");
         }
+        let bytes = uniform_bytes();
+        let mut counts = [0u32; 256];
+        bytes.iter().for_each(|&byte| counts[usize::from(byte)] += 1);
+        // 4112 of each on average, deviation 64: five of them are 320.
+        assert_eq!(counts[0], 0);
+        assert!(counts[1..].iter().all(|count| count.abs_diff(4112) < 320));
         let settings = folder.resolve(&experiment.settings, |run| run.into());
         assert_eq!(settings["data"].as_str(), Some("/nowhere/corpus/b.txt"));
     }

@@ -1,5 +1,6 @@
 //! The figure of an experiment, as SVG on white, so that it reads on light and dark pages.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, ensure};
@@ -8,24 +9,35 @@ use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 use super::config::{Experiment, Figure, Labels};
+use super::numerics::KINDS;
 use super::report::{Row, number};
+use super::runner::RunResult;
 use crate::plot::COLOURS;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// Draws the experiment's figure of its rows.
-pub fn draw(path: &Path, experiment: &Experiment, rows: &[Row]) -> Result<()> {
+pub fn draw(
+    path: &Path,
+    experiment: &Experiment,
+    rows: &[Row],
+    results: &[RunResult],
+) -> Result<()> {
+    if let Figure::Exponents { series } = &experiment.figure {
+        return exponents(path, experiment, results, series);
+    }
     let rows: Vec<&Row> = rows.iter().filter(|row| row.spread.count > 0).collect();
     ensure!(!rows.is_empty(), "no point of `{}` has a finite result to draw", experiment.name);
     let panels = match &experiment.figure {
-        Figure::Dots { panels, .. } | Figure::Lines { panels, .. } => panels,
+        Figure::Dots { panels, .. } | Figure::Lines { panels, .. } => panels.as_deref(),
+        Figure::Exponents { .. } => None,
     };
-    let panels = split(&rows, panels.as_deref());
+    let panels = split(&rows, panels);
     let most = panels.iter().map(|(_, rows)| rows.len()).max().unwrap_or(1) as u32;
     let (width, height) = match experiment.figure {
         Figure::Dots { .. } => (900, 110 + 24 * most),
-        Figure::Lines { .. } => (900, 440),
+        Figure::Lines { .. } | Figure::Exponents { .. } => (900, 440),
     };
     let per_row = if panels.len() > 1 { 2 } else { 1 };
     let lines = panels.len().div_ceil(per_row);
@@ -42,6 +54,7 @@ pub fn draw(path: &Path, experiment: &Experiment, rows: &[Row]) -> Result<()> {
                 Figure::Lines { x, log, series, .. } => {
                     lines_over(area, &title, experiment, rows, (x, *log), series, y)?;
                 }
+                Figure::Exponents { .. } => {}
             }
         }
         area.present().map_err(|e| e.to_string())?;
@@ -253,4 +266,82 @@ where
         .draw()
         .map_err(|e| e.to_string())?;
     Ok(())
+}
+
+/// Shares of elements by exponent, one panel for each kind of tensor: mean over runs.
+fn exponents(
+    path: &Path,
+    experiment: &Experiment,
+    results: &[RunResult],
+    series: &[String],
+) -> Result<()> {
+    let mut names: Vec<String> = Vec::new();
+    for result in results {
+        let name = joined(&result.labels, series);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let curve = |kind: &str, name: &str| -> Vec<(f64, f64)> {
+        let mut shares: BTreeMap<i32, f64> = BTreeMap::new();
+        let own = || results.iter().filter(|result| joined(&result.labels, series) == name);
+        for result in own() {
+            let all = result.numerics.iter().flat_map(|numerics| &numerics.exponents);
+            for (_, histogram) in all.filter(|(other, _)| *other == kind) {
+                for (exponent, share) in histogram {
+                    *shares.entry(*exponent).or_default() += share / own().count() as f64;
+                }
+            }
+        }
+        shares.into_iter().map(|(exponent, share)| (f64::from(exponent), 100.0 * share)).collect()
+    };
+    let curves: Vec<Vec<Vec<(f64, f64)>>> =
+        KINDS.iter().map(|kind| names.iter().map(|name| curve(kind, name)).collect()).collect();
+    let all = || curves.iter().flatten().flatten().filter(|(_, share)| *share > 0.05);
+    ensure!(all().next().is_some(), "no histogram of `{}` to draw", experiment.name);
+    let low = all().map(|(x, _)| *x).fold(f64::INFINITY, f64::min) - 1.0;
+    let high = all().map(|(x, _)| *x).fold(f64::NEG_INFINITY, f64::max) + 2.0;
+    let area = SVGBackend::new(path, (900, 760)).into_drawing_area();
+    let draw = || -> Drawn {
+        area.fill(&WHITE).map_err(|e| e.to_string())?;
+        for ((kind, curves), area) in KINDS.iter().zip(&curves).zip(&area.split_evenly((2, 2))) {
+            let top = curves.iter().flatten().map(|(_, y)| *y).fold(1.0, f64::max);
+            let mut chart = ChartBuilder::on(area)
+                .caption(kind, ("sans-serif", 17))
+                .margin(10)
+                .x_label_area_size(40)
+                .y_label_area_size(50)
+                .build_cartesian_2d(low..high, 0.0..1.08 * top)
+                .map_err(|e| e.to_string())?;
+            chart
+                .configure_mesh()
+                .light_line_style(WHITE)
+                .x_desc("exponent: floor of log2 of the magnitude")
+                .y_desc("% of elements")
+                .label_style(("sans-serif", 13))
+                .draw()
+                .map_err(|e| e.to_string())?;
+            for (index, (name, curve)) in names.iter().zip(curves).enumerate() {
+                let colour = COLOURS[index % COLOURS.len()];
+                chart
+                    .draw_series(LineSeries::new(curve.iter().copied(), colour.stroke_width(2)))
+                    .map_err(|e| e.to_string())?
+                    .label(name)
+                    .legend(move |(x, y)| {
+                        PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(3))
+                    });
+            }
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::UpperLeft)
+                .background_style(WHITE.mix(0.85))
+                .border_style(RGBColor(190, 190, 190))
+                .label_font(("sans-serif", 12))
+                .draw()
+                .map_err(|e| e.to_string())?;
+        }
+        area.present().map_err(|e| e.to_string())?;
+        Ok(())
+    };
+    draw().map_err(|error| anyhow!("cannot draw {}: {error}", path.display()))
 }

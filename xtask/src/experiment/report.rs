@@ -13,6 +13,7 @@ use super::claims::{Finding, Verdict};
 use super::config::{Experiment, Labels, Mode};
 use super::figure;
 use super::grid::Point;
+use super::numerics;
 use super::runner::{RunResult, write_whole};
 use super::statistics::Spread;
 use super::tune::Tuned;
@@ -125,7 +126,8 @@ impl<'a> Report<'a> {
         let json = serde_json::to_string_pretty(&self.json())? + "\n";
         write_whole(&stem.with_extension("json"), &json)?;
         write_whole(&stem.with_extension("md"), &self.page(picture))?;
-        figure::draw(&stem.with_extension("svg"), self.experiment, &self.rows)
+        let picture = stem.with_extension("svg");
+        figure::draw(&picture, self.experiment, &self.rows, &self.results)
     }
 
     fn json(&self) -> serde_json::Value {
@@ -141,7 +143,8 @@ impl<'a> Report<'a> {
             "search": self.tuned,
             "rows": self.rows,
             "claims": self.verdicts,
-            "runs": self.results,
+            "exceptions": numerics::exceptions(self.experiment, &self.results),
+            "runs": self.results.iter().map(RunResult::brief).collect::<Vec<_>>(),
         })
     }
 
@@ -204,6 +207,10 @@ impl<'a> Report<'a> {
                 }
             }
             text.push('\n');
+        }
+        let exceptions = numerics::exceptions(self.experiment, &self.results);
+        if !exceptions.is_empty() {
+            let _ = writeln!(text, "{}", numerics::table(&exceptions));
         }
         if !self.tuned.is_empty() {
             let _ = writeln!(text, "{}", self.search());
@@ -364,6 +371,7 @@ mod tests {
             seconds: 30.0,
             commit: "abc".into(),
             corpus_sha256: "00".into(),
+            numerics: None,
         }
     }
 

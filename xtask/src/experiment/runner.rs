@@ -10,9 +10,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::config::{Experiment, Labels, Mode};
-use super::data::DataFolder;
+use super::config::{Experiment, Labels, Mode, Program};
+use super::data::{self, DataFolder};
 use super::grid::Run;
+use super::numerics::{self, Numerics};
 
 /// What is kept of a finished run: `result.json` in its folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,8 +43,19 @@ pub struct RunResult {
     pub seconds: f64,
     /// Commit of the program that made it.
     pub commit: String,
-    /// Identity of the text.
+    /// Identity of the text; none where the program does not tell it.
+    #[serde(default)]
     pub corpus_sha256: String,
+    /// The tensors of its first step, if that is what it looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numerics: Option<Numerics>,
+}
+
+impl RunResult {
+    /// The result without the single tensors.
+    pub fn brief(&self) -> Self {
+        Self { numerics: self.numerics.as_ref().map(Numerics::brief), ..self.clone() }
+    }
 }
 
 /// What `onesigma train` leaves in `summary.json`, as far as it is needed here. JSON has no
@@ -88,12 +100,21 @@ impl Runner<'_> {
         }
         let Some(binary) = self.binary else { return Ok(None) };
         let started = Instant::now();
-        self.train(binary, run, &folder).with_context(|| format!("run {}", run.id))?;
-        let mut result = read(run, experiment, &folder)?;
+        let take = || match experiment.program {
+            Program::Train => {
+                self.train(binary, run, &folder)?;
+                read(run, experiment, &folder)
+            }
+            Program::Numerics => {
+                self.look(binary, run, &folder)?;
+                numerics::read(run, &folder.join("numerics.json"))
+            }
+        };
+        let mut result = take().with_context(|| format!("run {}", run.id))?;
         result.seconds = started.elapsed().as_secs_f64();
         result.commit.clone_from(&self.commit);
         write_whole(&path, &serde_json::to_string_pretty(&result)?)?;
-        if !experiment.keep_weights {
+        if experiment.program == Program::Train && !experiment.keep_weights {
             // The result is all that is needed of it from now on.
             let checkpoints = folder.join("checkpoints");
             fs::remove_dir_all(&checkpoints).with_context(|| checkpoints.display().to_string())?;
@@ -112,25 +133,57 @@ impl Runner<'_> {
     fn train(&self, binary: &Path, run: &Run, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("no {}", folder.display()))?;
         let mut command = Command::new(binary);
-        // Recipes are named by their path below the workspace root.
-        command.current_dir(crate::process::root());
         command.args(["train", "--quiet", "--measure-gradients"]);
         if folder.join("config.toml").exists() {
             command.arg("--resume").arg(folder);
         } else {
-            let config = folder.join("settings.toml");
-            let other = |place: &str| {
-                let (experiment, id) = place.split_once('/').unwrap_or(("", place));
-                self.folder(experiment).join("runs").join(id)
-            };
-            let settings = self.data.resolve(&run.settings, other);
-            write_whole(&config, &toml::to_string(&settings)?)?;
+            let config = self.settings(run, folder)?;
             command.arg("--config").arg(config).arg("--out").arg(folder);
         }
+        self.execute(&mut command, folder, None)
+    }
+
+    /// Measures the tensors of a run's first step.
+    fn look(&self, binary: &Path, run: &Run, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).with_context(|| format!("no {}", folder.display()))?;
+        let mut command = Command::new(binary);
+        command.arg("numerics").arg(self.settings(run, folder)?);
+        command.args(["--steps", "0", "--json", "--formats", "F16,E4M3,E5M2"]);
+        self.execute(&mut command, folder, Some(&folder.join("numerics.json")))
+    }
+
+    /// Writes the settings of a run as a configuration file.
+    fn settings(&self, run: &Run, folder: &Path) -> Result<PathBuf> {
+        let uniform = self.out.join(data::UNIFORM);
+        if run.settings.get("data").and_then(toml::Value::as_str) == Some(data::UNIFORM) {
+            fs::write(&uniform, data::uniform_bytes()).context("cannot write uniform bytes")?;
+        }
+        let other = |place: &str| {
+            if place == data::UNIFORM {
+                return uniform.clone();
+            }
+            let (experiment, id) = place.split_once('/').unwrap_or(("", place));
+            self.folder(experiment).join("runs").join(id)
+        };
+        let path = folder.join("settings.toml");
+        write_whole(&path, &toml::to_string(&self.data.resolve(&run.settings, other))?)?;
+        Ok(path)
+    }
+
+    /// Runs a command to its end; its output goes to `output`, or with its errors to `log.txt`.
+    fn execute(&self, command: &mut Command, folder: &Path, output: Option<&Path>) -> Result<()> {
+        let create = |path: &Path| File::create(path).with_context(|| path.display().to_string());
         let log = folder.join("log.txt");
-        let file = File::create(&log).with_context(|| format!("no {}", log.display()))?;
+        let errors = create(&log)?;
+        match output {
+            Some(path) => command.stdout(create(path)?),
+            None => command.stdout(errors.try_clone()?),
+        };
+        // Recipes are named by their path below the workspace root.
+        command.current_dir(crate::process::root());
         command.env("RAYON_NUM_THREADS", self.threads.to_string());
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        command.stdin(Stdio::null()).stderr(errors);
+        let binary = Path::new(command.get_program()).to_owned();
         let status = command.status().with_context(|| format!("no {}", binary.display()))?;
         if !status.success() {
             let text = fs::read_to_string(&log).unwrap_or_default();
@@ -171,6 +224,7 @@ fn read(run: &Run, experiment: &Experiment, folder: &Path) -> Result<RunResult> 
         seconds: 0.0,
         commit: String::new(),
         corpus_sha256: summary.corpus_sha256,
+        numerics: None,
     })
 }
 

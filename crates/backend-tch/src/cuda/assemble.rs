@@ -337,12 +337,14 @@ impl Assembly<'_> {
                 }
             }
             Node::Scatter { op, updates, ids, out } => {
-                let [places, order] = op
+                let [sorted, positions, starts] = op
                     .workspaces()
                     .map(|words| self.entry.tensor(words, DType::U32, Home::Temporary));
                 let name = label(&[&name]);
-                self.push(scatter::order(&op, &name), vec![ids], vec![places, order], Vec::new());
-                let reads = vec![updates, places, order];
+                let order = scatter::order(&op, &name);
+                self.push(order, vec![ids], vec![sorted, positions], Vec::new());
+                self.push(scatter::starts(&op, &name), vec![sorted], vec![starts], Vec::new());
+                let reads = vec![updates, starts, positions];
                 self.push(scatter::sum(&op, &name), reads, vec![out], Vec::new());
             }
             Node::CrossEntropy { op, logits, targets, upstream, losses, gradient } => {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -47,6 +48,56 @@ fn key(kernel: &Kernel) -> u64 {
     hasher.finish()
 }
 
+/// A name that no other process or thread uses.
+fn unique(name: &str) -> String {
+    let own = format!("{name}.{}.{:?}", std::process::id(), std::thread::current().id());
+    own.replace(['(', ')'], "-")
+}
+
+/// Compiles a text, or a file without one.
+fn compile(
+    text: Option<&str>,
+    more: &[&str],
+    language: &str,
+    from: &str,
+    to: &Path,
+) -> Result<(), String> {
+    let mut child = Command::new("c++")
+        .args(["-O0", "-std=c++17", "-fPIC", "-ffp-contract=off", "-w"])
+        .args(more)
+        .args(["-x", language, from, "-o"])
+        .arg(to)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    if let (Some(mut input), Some(text)) = (child.stdin.take(), text) {
+        input.write_all(text.as_bytes()).map_err(|error| error.to_string())?;
+    }
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+/// What all kernels have in common, compiled once.
+fn header(folder: &Path) -> Result<PathBuf> {
+    static MADE: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut hasher = DefaultHasher::new();
+    (PRELUDE, EMULATE).hash(&mut hasher);
+    let header = folder.join(format!("{:016x}.h", hasher.finish()));
+    let compiled = header.with_extension("h.gch");
+    if !compiled.exists() {
+        std::fs::write(&header, format!("{EMULATE}\n{PRELUDE}")).map_err(failed)?;
+        let part = folder.join(unique("header"));
+        compile(None, &[], "c++-header", &header.display().to_string(), &part).map_err(failed)?;
+        std::fs::rename(&part, &compiled).map_err(failed)?;
+    }
+    Ok(header)
+}
+
 fn load(kernel: &Kernel) -> Result<()> {
     let key = key(kernel);
     let known = || loaded().lock().unwrap_or_else(PoisonError::into_inner).contains_key(&key);
@@ -57,32 +108,19 @@ fn load(kernel: &Kernel) -> Result<()> {
     std::fs::create_dir_all(&folder).map_err(failed)?;
     let path = folder.join(format!("{key:016x}.so"));
     if !path.exists() {
+        let header = header(&folder)?;
         let arguments: Vec<String> = (0..kernel.params).map(|n| format!("(void*)a[{n}]")).collect();
         let text = format!(
-            "{EMULATE}\n{PRELUDE}\n{}\nstatic void call(const uint64_t* a) {{ kernel({}); }}\n\
+            "{}\nstatic void call(const uint64_t* a) {{ kernel({}); }}\n\
              extern \"C\" void run(const uint64_t* a, unsigned x, unsigned y, unsigned z, unsigned t) \
              {{ run_grid(call, a, x, y, z, t); }}\n",
             kernel.source,
             arguments.join(", ")
         );
-        let unique = format!("{key:016x}.{}.{:?}", std::process::id(), std::thread::current().id());
-        let part = folder.join(unique.replace(['(', ')'], "-"));
-        let mut child = Command::new("c++")
-            .args(["-O0", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-w"])
-            .args(["-x", "c++", "-", "-o"])
-            .arg(&part)
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
-        if let Some(mut input) = child.stdin.take() {
-            input.write_all(text.as_bytes()).map_err(failed)?;
-        }
-        let output = child.wait_with_output().map_err(failed)?;
-        if !output.status.success() {
-            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(failed(format!("{}: {errors}\n{}", kernel.label, kernel.source)));
-        }
+        let part = folder.join(unique(&format!("{key:016x}")));
+        let more = ["-shared", "-include", &header.display().to_string()];
+        compile(Some(&text), &more, "c++", "-", &part)
+            .map_err(|errors| failed(format!("{}: {errors}\n{}", kernel.label, kernel.source)))?;
         std::fs::rename(&part, &path).map_err(failed)?;
     }
     // SAFETY: the library was made here from kernels; it has no initialisers.

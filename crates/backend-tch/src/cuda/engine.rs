@@ -14,6 +14,7 @@ use super::ir::{Entry as Lowered, Home, TensorId};
 use super::lower::lower;
 use super::plan::{Plan, aligned, plan};
 use super::profile::Profile;
+use super::schedule::hoist_updates;
 
 /// A slot with its frames.
 struct Slot {
@@ -123,6 +124,7 @@ impl DeviceEngine {
         for (at, mut lowered) in lowered.into_iter().enumerate() {
             let tasks = fuse(&lowered);
             let mut instructions = assemble(&mut lowered, &tasks);
+            hoist_updates(&lowered, &mut instructions);
             let plan = plan(&mut lowered, &mut instructions);
             let kind = |slot: usize| program.slots().get(slot).map(|slot| slot.kind);
             let own = program.entries().get(at);

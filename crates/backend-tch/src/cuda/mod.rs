@@ -17,6 +17,7 @@ mod ir;
 mod lower;
 mod plan;
 mod profile;
+mod schedule;
 mod source;
 
 use onesigma_backend::Support;

@@ -15,6 +15,7 @@ use super::fuse::fuse;
 use super::ir::{AttentionSpec, Entry};
 use super::lower::{Abilities, is_fp8, lower};
 use super::plan::plan;
+use super::schedule::hoist_updates;
 use super::source::PRELUDE;
 use super::source::matmul::Product;
 
@@ -57,6 +58,7 @@ fn train_step(program: &Program) -> Result<(Entry, Vec<Instruction>), Box<dyn St
     let mut lowered = all.swap_remove(entry.index());
     let tasks = fuse(&lowered);
     let mut instructions = assemble(&mut lowered, &tasks);
+    hoist_updates(&lowered, &mut instructions);
     plan(&mut lowered, &mut instructions);
     Ok((lowered, instructions))
 }

@@ -8,32 +8,54 @@ use onesigma_models::{
     bert_masked_lm_loss, bert_pre_training_loss, bert_span, gpt,
 };
 
-/// Sequences of a batch.
-const BATCH: usize = 2;
+/// What a model is fed.
+pub struct Feed {
+    pub seq: usize,
+    pub tokens: Vec<u32>,
+    pub segments: Vec<u32>,
+    pub mask: Vec<u32>,
+    /// Positions that a head of masked tokens looks at.
+    pub rows: Vec<u32>,
+}
 
-/// What the model gives for a batch of random tokens of one length: logits, or hidden states.
+/// What the model gives for two random sequences of one length: logits, or hidden states.
 pub fn outputs(pretrained: &Pretrained, seq: usize) -> Vec<f64> {
-    let p = pretrained.parametrisation;
-    let mut module = Module::new();
-    let mut graph = Graph::new();
-    let mut input = |module: &mut Module, name: &str, shape: &[usize], below: u32| {
-        let slot = module.slot(name, SlotKind::Input, shape, DType::U32, Role::Data);
-        let slot = slot.expect("names are unique");
-        let values = numbers(shape.iter().product(), below, name.len() as u32 + 50);
-        (slot, values, module.read(&mut graph, slot))
-    };
     let vocabulary = match &pretrained.model {
         Model::Gpt(config) => config.vocab_size,
         Model::Bert { config, .. } => config.vocab_size,
     };
-    let tokens = input(&mut module, "tokens", &[BATCH, seq], vocabulary as u32);
-    let segments = input(&mut module, "segments", &[BATCH, seq], 2);
-    let mut mask = input(&mut module, "mask", &[BATCH, seq], 4);
     // A quarter is padding, never all of a sequence.
-    mask.1.iter_mut().step_by(seq).for_each(|first| *first = 1);
-    let rows = input(&mut module, "rows", &[3], (BATCH * seq) as u32);
-    let targets = input(&mut module, "targets", &[3], 2);
-    let follows = input(&mut module, "follows", &[BATCH], 2);
+    let mut mask = numbers(2 * seq, 4, 54);
+    mask.iter_mut().step_by(seq).for_each(|first| *first = 1);
+    let feed = Feed {
+        seq,
+        tokens: numbers(2 * seq, vocabulary as u32, 56),
+        segments: numbers(2 * seq, 2, 58),
+        mask,
+        rows: numbers(3, 2 * seq as u32, 59),
+    };
+    run(pretrained, &feed)
+}
+
+/// What the model gives for a batch.
+pub fn run(pretrained: &Pretrained, feed: &Feed) -> Vec<f64> {
+    let p = pretrained.parametrisation;
+    let mut module = Module::new();
+    let mut graph = Graph::new();
+    let mut input = |module: &mut Module, name: &str, shape: &[usize], values: &[u32]| {
+        let slot = module.slot(name, SlotKind::Input, shape, DType::U32, Role::Data);
+        let slot = slot.expect("names are unique");
+        (slot, values.to_vec(), module.read(&mut graph, slot))
+    };
+    let batch = feed.tokens.len() / feed.seq;
+    let (each, rows) = ([batch, feed.seq], [feed.rows.len()]);
+    let tokens = input(&mut module, "tokens", &each, &feed.tokens);
+    let segments = input(&mut module, "segments", &each, &feed.segments);
+    let mask = input(&mut module, "mask", &each, &feed.mask);
+    let ones = vec![1; feed.rows.len()];
+    let targets = input(&mut module, "targets", &rows, &ones);
+    let rows = input(&mut module, "rows", &rows, &feed.rows);
+    let follows = input(&mut module, "follows", &[batch], &vec![1; batch]);
     let mut weights = Vec::new();
     let mut values = Vec::new();
     for (name, tensor) in &pretrained.weights {

@@ -318,12 +318,7 @@ fn layer_of(name: &str) -> Option<u32> {
 
 /// Six digits are enough for every figure of the page.
 fn round(x: f64) -> f64 {
-    if x == 0.0 || !x.is_finite() {
-        return x;
-    }
-    let scale = 10f64.powi(5 - x.abs().log10().floor() as i32);
-    let rounded = (x * scale).round() / scale;
-    if rounded.is_finite() { rounded } else { x }
+    format!("{x:.5e}").parse().unwrap_or(x)
 }
 
 fn expected(moments: &Moments, tap: &Tap, formats: &[Format]) -> Numbers {

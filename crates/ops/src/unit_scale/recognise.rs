@@ -196,8 +196,12 @@ fn convolution(s: &Structure<'_>, index: usize, node: &Node) -> Option<Layer> {
     let scope = node.name.strip_suffix("product")?;
     let weight = s.parameter[node.inputs[1].index()]?;
     let &[fan_out, fan_in, kernel] = s.graph.shape(weight).dims() else { return None };
-    let is_tap = |other: &&Node| other.name.strip_suffix("tap") == Some(scope);
-    let tap = s.graph.nodes()[..index].iter().find(is_tap)?;
+    // The nearest one: several layers may have one scope.
+    let is_tap = |other: &&Node| {
+        other.name.strip_suffix("tap") == Some(scope)
+            && matches!(other.op, Op::Slice { axis: 2, .. })
+    };
+    let tap = s.graph.nodes()[..index].iter().rev().find(is_tap)?;
     let view = &s.graph.nodes()[*s.readers[tap.outputs[0].index()].first()?];
     let &[batch, channels, rows, last] = s.graph.shape(view.outputs[0]).dims() else { return None };
     let strided = s.readers[view.outputs[0].index()]

@@ -1,7 +1,7 @@
 //! Brings uses of one value in line that carry different constants.
 
 use super::assemble::{Draft, Entry};
-use crate::verify::{Conflict, Flow, Mend, locate};
+use crate::verify::{Conflict, Flow, Mend, locate, share};
 use crate::{Error, Result};
 use onesigma_graph::passes::rewrite::Rewriter;
 use onesigma_graph::{Node, NodeId, Op, ValueId};
@@ -17,7 +17,7 @@ impl Draft {
             let Err(conflict) = flow.constants(&ratio) else { return Ok(()) };
             let producer = self.graph.node(self.graph.value(conflict.value).producer);
             if matches!(producer.op, Op::Slot(_)) {
-                self.share(&conflict)?;
+                share(&mut self.graph, &conflict)?;
                 continue;
             }
             if let Some(heads) = heads(&flow, &conflict) {
@@ -36,35 +36,6 @@ impl Draft {
             }
         }
         Ok(())
-    }
-
-    /// Gives every use of a shared parameter the geometric mean of their constants.
-    fn share(&mut self, conflict: &Conflict) -> Result<()> {
-        let n = conflict.uses.len() as f64;
-        let mean = conflict.uses.iter().map(|own| own.constant.abs().ln()).sum::<f64>() / n;
-        for own in &conflict.uses {
-            let Some((id, operand)) = self.scalable(own.node, own.operand) else { continue };
-            let node = self.graph.node(id);
-            let (alpha, mut beta) = (node.alpha.clone(), node.beta.clone());
-            beta[operand] *= mean.exp() / own.constant.abs();
-            self.graph.set_scales(id, &alpha, &beta)?;
-        }
-        Ok(())
-    }
-
-    /// The edge itself, or the first behind views that can carry a scale.
-    fn scalable(&self, node: NodeId, operand: usize) -> Option<(NodeId, usize)> {
-        let (mut id, mut operand) = (node, operand);
-        while self.graph.node(id).op.is_movement() {
-            let output = self.graph.node(id).outputs[0];
-            let rest = self.graph.nodes().iter().enumerate().skip(id.index() + 1);
-            let mut readers = rest.filter_map(|(at, node)| {
-                let operand = node.inputs.iter().position(|input| *input == output)?;
-                Some((NodeId::new(at), operand))
-            });
-            (id, operand) = readers.next()?;
-        }
-        Some((id, operand))
     }
 
     /// Puts a copy before every head, with weights that bring their constants together.

@@ -112,7 +112,9 @@ impl<'g> Structure<'g> {
         let mut incident: Vec<Vec<usize>> = vec![Vec::new(); self.graph.values().len()];
         for (index, node) in self.graph.nodes()[..self.count].iter().enumerate() {
             for (operand, &input) in node.inputs.iter().enumerate() {
-                if self.is_activation(input) {
+                // Losses that meet in their sum close no cycle: the ways to them get weights of
+                // their own where they part.
+                if self.is_activation(input) && self.graph.shape(input).rank() > 0 {
                     let to = node.outputs[0];
                     incident[input.index()].push(edges.len());
                     incident[to.index()].push(edges.len());

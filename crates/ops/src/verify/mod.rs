@@ -26,10 +26,13 @@
 //! influence on the gradient (those of comparisons) need no constant: nothing is computed there.
 
 mod blame;
+mod share;
 mod sums;
 
 pub(crate) use blame::locate;
 pub use blame::{Edge, Mend, Violation};
+pub(crate) use share::share;
+pub use share::share_parameter;
 
 use crate::{Error, Result};
 use onesigma_graph::expr::Instr;

@@ -1,13 +1,17 @@
 #define CLASSES $classes$
 #define KEEP(j) ($keep$)
-#define VALUE(j, e) ($value$)
+#define EXPONENTIAL(x) $exponential$
+#define LOG2_E 1.4426950408889634f
+
+// e^(x - largest), with bias = -largest log2(e).
+DEVICE float exponential(float x, float bias) { return power_of_two_near(fmaf(x, LOG2_E, bias)); }
 
 // One block has one row of logits.
 extern "C" __global__ __launch_bounds__($threads$) void kernel($parameters$) {
   __shared__ float shared[32];
   const u32 row = blockIdx.x;
   const u32 target = ((const u32*)x1)[row];
-  u32 code[$registers$];
+  float kept[$registers$];
   float largest = __uint_as_float(0xff800000u);
 #pragma unroll
   for (int j = 0; j < $count$; j++) {
@@ -15,10 +19,11 @@ extern "C" __global__ __launch_bounds__($threads$) void kernel($parameters$) {
     const u64 i = (u64)row * CLASSES + column;
     if (column < CLASSES) {
       $load$
-      _Pragma("unroll") for (int e = 0; e < $lanes$; e++) largest = maximum(largest, VALUE(j, e));
+      _Pragma("unroll") for (int e = 0; e < $lanes$; e++) largest = maximum(largest, kept[KEEP(j) + e]);
     }
   }
   largest = row_max<$threads$>(largest, shared);
+  const float bias = -largest * LOG2_E;
   float total = 0.0f;
 #pragma unroll
   for (int j = 0; j < $count$; j++) {
@@ -26,20 +31,25 @@ extern "C" __global__ __launch_bounds__($threads$) void kernel($parameters$) {
     const u64 i = (u64)row * CLASSES + column;
     if (column < CLASSES) {
       $reload$
-      _Pragma("unroll") for (int e = 0; e < $lanes$; e++) total += expf(VALUE(j, e) - largest);
+#pragma unroll
+      for (int e = 0; e < $lanes$; e++) {
+        kept[KEEP(j) + e] = exponential(kept[KEEP(j) + e], bias);
+        total += kept[KEEP(j) + e];
+      }
     }
   }
   total = row_sum<$threads$>(total, shared);
   const bool known = target < CLASSES;
-  u32 own[1] = {0};
+  float own = 0.0f;
   if (known) { $target_load$ }
-  const float loss = known ? logf(total) + largest - $mult$ * $target_value$ : not_a_number(0);
+  const float loss = known ? logf(total) + largest - $mult$ * own : not_a_number(0);
   // The gradient may replace the logits: everyone has read the target's by now.
   __syncthreads();
   $loss$
 #if $has_gradient$
-  $load_upstream$
-  const float factor = known ? $factor$ : not_a_number(0);
+  float upstream = 0.0f;
+  { $load_upstream$ }
+  const float factor = known ? $alpha$ * upstream : not_a_number(0);
   const float rest = 1.0f / total;
 #pragma unroll
   for (int j = 0; j < $count$; j++) {

@@ -138,182 +138,255 @@ DEVICE u32 encode_any(float value, u32 random) {
   return with_sign<KIND, F::SIGN, F::BITS>((u32)code, negative);
 }
 
-// The formats that the hardware knows. NaN keeps its sign and becomes the canonical one.
-
-DEVICE float decode_bf16(u32 code) { return __uint_as_float(code << 16); }
-
-DEVICE float decode_e4m3(u32 code) {
-  // The exponent field moves to its place in f32; the product corrects its bias, subnormals too.
-  const u32 magnitude = code & 0x7f;
-  const float value = __uint_as_float(magnitude << 20) * 0x1p120f;
-  const u32 bits = magnitude == 0x7f ? 0x7fc00000u : __float_as_uint(value);
-  return __uint_as_float(bits | (code & 0x80) << 24);
-}
-
-DEVICE u32 nan_code_of(float value, u32 code, u32 sign) {
-  return code | (__float_as_uint(value) >> 31 ? sign : 0);
-}
+// The formats that the hardware knows, two at a time: the first in the low half of the word.
 
 #ifdef ONESIGMA_EMULATED
-DEVICE float decode_f16(u32 code) { return decode_any<5, 10, 15, IEEE>(code); }
-DEVICE u32 encode_f16_raw(float value) {
-  return encode_any<5, 10, 15, IEEE, NEAREST_EVEN, true, 0>(value, 0);
+DEVICE float clamped(float x, float limit) {
+  return x != x ? x : fminf(fmaxf(x, -limit), limit);
 }
-DEVICE u32 encode_bf16_raw(float value) {
-  return encode_any<8, 7, 127, IEEE, NEAREST_EVEN, true, 0>(value, 0);
+DEVICE void unpack_pair_f16(u32 word, float* x) {
+  x[0] = decode_any<5, 10, 15, IEEE>(word & 0xffff);
+  x[1] = decode_any<5, 10, 15, IEEE>(word >> 16);
 }
-DEVICE u32 encode_e4m3_raw(float value) {
-  return encode_any<4, 3, 7, FINITE_NAN, NEAREST_EVEN, false, 0>(value, 0);
+DEVICE u32 pack_pair_f16(float a, float b) {
+  return encode_any<5, 10, 15, IEEE, NEAREST_EVEN, true, 0>(a, 0) |
+         encode_any<5, 10, 15, IEEE, NEAREST_EVEN, true, 0>(b, 0) << 16;
 }
-DEVICE u32 encode_e5m2_raw(float value) {
-  return encode_any<5, 2, 15, IEEE, NEAREST_EVEN, false, 0>(value, 0);
+DEVICE u32 pack_pair_bf16(float a, float b) {
+  return encode_any<8, 7, 127, IEEE, NEAREST_EVEN, true, 0>(a, 0) |
+         encode_any<8, 7, 127, IEEE, NEAREST_EVEN, true, 0>(b, 0) << 16;
+}
+DEVICE u32 pack_pair_e4m3(float a, float b) {
+  return encode_any<4, 3, 7, FINITE_NAN, NEAREST_EVEN, false, 0>(a, 0) |
+         encode_any<4, 3, 7, FINITE_NAN, NEAREST_EVEN, false, 0>(b, 0) << 8;
+}
+DEVICE u32 pack_pair_e5m2(float a, float b) {
+  return encode_any<5, 2, 15, IEEE, NEAREST_EVEN, false, 0>(a, 0) |
+         encode_any<5, 2, 15, IEEE, NEAREST_EVEN, false, 0>(b, 0) << 8;
+}
+DEVICE u32 halves_of_e4m3(u32 pair) {
+  return pack_pair_f16(decode_any<4, 3, 7, FINITE_NAN>(pair & 0xff),
+                       decode_any<4, 3, 7, FINITE_NAN>(pair >> 8 & 0xff));
 }
 #else
-DEVICE float decode_f16(u32 code) {
-  float value;
-  const u16 half = (u16)code;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
-  return value;
+// NaN stays NaN.
+DEVICE float clamped(float x, float limit) {
+  asm("min.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(limit));
+  asm("max.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(-limit));
+  return x;
 }
-DEVICE u32 encode_f16_raw(float value) {
-  u16 code;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(code) : "f"(value));
-  return code;
+DEVICE void unpack_pair_f16(u32 word, float* x) {
+  asm("{ .reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high; }"
+      : "=f"(x[0]), "=f"(x[1])
+      : "r"(word));
 }
-DEVICE u32 encode_bf16_raw(float value) {
-  u16 code;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(code) : "f"(value));
-  return code;
+DEVICE u32 pack_pair_f16(float a, float b) {
+  u32 word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(b), "f"(a));
+  return word;
 }
-DEVICE u32 encode_e4m3_raw(float value) {
-  u16 code;
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(code) : "f"(0.0f), "f"(value));
-  return code & 0xff;
+DEVICE u32 pack_pair_bf16(float a, float b) {
+  u32 word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(b), "f"(a));
+  return word;
 }
-DEVICE u32 encode_e5m2_raw(float value) {
-  u16 code;
-  asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(code) : "f"(0.0f), "f"(value));
-  return code & 0xff;
+DEVICE u32 pack_pair_e4m3(float a, float b) {
+  u16 word;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(word) : "f"(b), "f"(a));
+  return word;
+}
+DEVICE u32 pack_pair_e5m2(float a, float b) {
+  u16 word;
+  asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(word) : "f"(b), "f"(a));
+  return word;
+}
+DEVICE u32 halves_of_e4m3(u32 pair) {
+  u32 word;
+  const u16 codes = (u16)pair;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(word) : "h"(codes));
+  return word;
 }
 #endif
 
-DEVICE float decode_f16_exact(u32 code) {
-  const bool nan = (code & 0x7fff) > 0x7c00;
-  return nan ? not_a_number((code & 0x8000) << 16) : decode_f16(code);
-}
-DEVICE float decode_bf16_exact(u32 code) { return decode_bf16(code); }
-DEVICE float decode_e5m2(u32 code) { return decode_f16(code << 8); }
-DEVICE float decode_e5m2_exact(u32 code) { return decode_f16_exact(code << 8); }
-DEVICE float decode_e4m3_exact(u32 code) { return decode_e4m3(code); }
+// ---------------------------------------------------------------------------- vectors
+//
+// N elements are in f32 or packed: for N = 8 as many 32-bit words as their codes fill, for N = 1
+// one code in one word. EXACT keeps the sign of NaN and its canonical code, as a cast must; the
+// other ops only keep NaN.
 
-DEVICE float clamped(float value, float limit) { return fminf(fmaxf(value, -limit), limit); }
-
-DEVICE u32 encode_f16_saturate(float value) {
-  return value != value ? nan_code_of(value, 0x7e00, 0x8000)
-                        : encode_f16_raw(clamped(value, 65504.0f));
-}
-DEVICE u32 encode_f16_special(float value) {
-  return value != value ? nan_code_of(value, 0x7e00, 0x8000) : encode_f16_raw(value);
-}
-DEVICE u32 encode_bf16_saturate(float value) {
-  return value != value ? nan_code_of(value, 0x7fc0, 0x8000)
-                        : encode_bf16_raw(clamped(value, 0x1.fep127f));
-}
-DEVICE u32 encode_bf16_special(float value) {
-  return value != value ? nan_code_of(value, 0x7fc0, 0x8000) : encode_bf16_raw(value);
-}
-DEVICE u32 encode_e4m3_saturate(float value) {
-  return value != value ? nan_code_of(value, 0x7f, 0x80) : encode_e4m3_raw(value);
-}
-DEVICE u32 encode_e5m2_saturate(float value) {
-  return value != value ? nan_code_of(value, 0x7e, 0x80) : encode_e5m2_raw(value);
-}
-
-// ---------------------------------------------------------------------------- memory
-
-// N codes of BYTES bytes at element `index`, which is a multiple of N; N is 1 or 8.
 template <int BYTES, int N>
-struct Codes {
-  u32 code[N];
+struct Vector {
+  static const int WORDS = N == 8 ? 2 * BYTES : 1;
 };
 
-template <int N>
-DEVICE void load_codes1(const void* from, u64 index, u32* code) {
-  if (N == 8) {
-    const uint2 word = ((const uint2*)from)[index / 8];
+template <int BYTES, int N>
+DEVICE void load_words(const void* from, u64 index, u32* word) {
+  if (N == 8 && BYTES == 1) {
+    const uint2 all = ((const uint2*)from)[index / 8];
+    word[0] = all.x, word[1 % Vector<BYTES, N>::WORDS] = all.y;
+  } else if (N == 8) {
 #pragma unroll
-    for (int e = 0; e < 4; e++) {
-      code[e] = word.x >> (8 * e) & 0xff;
-      code[(4 + e) % N] = word.y >> (8 * e) & 0xff;
+    for (int part = 0; part < BYTES / 2; part++) {
+      const uint4 all = ((const uint4*)from)[index / 8 * (BYTES / 2) + part];
+      const int at = 4 * part, words = Vector<BYTES, N>::WORDS;
+      word[at % words] = all.x, word[(at + 1) % words] = all.y;
+      word[(at + 2) % words] = all.z, word[(at + 3) % words] = all.w;
     }
+  } else if (BYTES == 1) {
+    word[0] = ((const u8*)from)[index];
+  } else if (BYTES == 2) {
+    word[0] = ((const u16*)from)[index];
   } else {
-    code[0] = ((const u8*)from)[index];
-  }
-}
-template <int N>
-DEVICE void load_codes2(const void* from, u64 index, u32* code) {
-  if (N == 8) {
-    const uint4 word = ((const uint4*)from)[index / 8];
-    const u32 part[4] = {word.x, word.y, word.z, word.w};
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      code[(2 * e) % N] = part[e] & 0xffff;
-      code[(2 * e + 1) % N] = part[e] >> 16;
-    }
-  } else {
-    code[0] = ((const u16*)from)[index];
-  }
-}
-template <int N>
-DEVICE void load_codes4(const void* from, u64 index, u32* code) {
-  if (N == 8) {
-    const uint4 low = ((const uint4*)from)[index / 4], high = ((const uint4*)from)[index / 4 + 1];
-    const u32 part[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-    for (int e = 0; e < N; e++) code[e] = part[e];
-  } else {
-    code[0] = ((const u32*)from)[index];
+    word[0] = ((const u32*)from)[index];
   }
 }
 
-DEVICE uint2 pack1(const u32* code) {
-  uint2 word;
-  word.x = code[0] | code[1] << 8 | code[2] << 16 | code[3] << 24;
-  word.y = code[4] | code[5] << 8 | code[6] << 16 | code[7] << 24;
-  return word;
+template <int BYTES, int N>
+DEVICE void store_words(void* to, u64 index, const u32* word) {
+  if (N == 8 && BYTES == 1) {
+    uint2 all;
+    all.x = word[0], all.y = word[1 % Vector<BYTES, N>::WORDS];
+    ((uint2*)to)[index / 8] = all;
+  } else if (N == 8) {
+#pragma unroll
+    for (int part = 0; part < BYTES / 2; part++) {
+      const int at = 4 * part, words = Vector<BYTES, N>::WORDS;
+      uint4 all;
+      all.x = word[at % words], all.y = word[(at + 1) % words];
+      all.z = word[(at + 2) % words], all.w = word[(at + 3) % words];
+      ((uint4*)to)[index / 8 * (BYTES / 2) + part] = all;
+    }
+  } else if (BYTES == 1) {
+    ((u8*)to)[index] = (u8)word[0];
+  } else if (BYTES == 2) {
+    ((u16*)to)[index] = (u16)word[0];
+  } else {
+    ((u32*)to)[index] = word[0];
+  }
+}
+
+// The code of element `e`, and its place in a word.
+template <int BYTES, int N>
+DEVICE u32 code_at(const u32* word, int e) {
+  if (N == 1 || BYTES == 4) return word[e];
+  return BYTES == 2 ? word[e / 2] >> e % 2 * 16 & 0xffff : word[e / 4] >> e % 4 * 8 & 0xff;
+}
+template <int BYTES, int N>
+DEVICE void put_code(u32* word, int e, u32 code) {
+  const int many = N == 1 ? 1 : 4 / BYTES;
+  const u32 shift = e % many * (N == 1 ? 0 : 8 * BYTES);
+  word[e / many] = e % many == 0 ? code : word[e / many] | code << shift;
+}
+
+template <int N>
+DEVICE void unpack_f32(const u32* word, float* x) {
+#pragma unroll
+  for (int e = 0; e < N; e++) x[e] = __uint_as_float(word[e]);
 }
 template <int N>
-DEVICE void store_codes1(void* to, u64 index, const u32* code) {
-  if (N == 8) {
-    ((uint2*)to)[index / 8] = pack1(code);
-  } else {
-    ((u8*)to)[index] = (u8)code[0];
+DEVICE void unpack_u32(const u32* word, float* x) {
+#pragma unroll
+  for (int e = 0; e < N; e++) x[e] = (float)word[e];
+}
+template <int N>
+DEVICE void unpack_bf16(const u32* word, float* x) {
+#pragma unroll
+  for (int e = 0; e < N; e++)
+    x[e] = __uint_as_float(e % 2 ? word[e / 2] & 0xffff0000u : word[e / 2] << 16);
+}
+template <int N>
+DEVICE void unpack_f16(const u32* word, float* x) {
+  float pair[2];
+#pragma unroll
+  for (int p = 0; p < (N + 1) / 2; p++) {
+    unpack_pair_f16(word[p], pair);
+    x[2 * p] = pair[0];
+    if (2 * p + 1 < N) x[(2 * p + 1) % N] = pair[1];
   }
 }
 template <int N>
-DEVICE void store_codes2(void* to, u64 index, const u32* code) {
-  if (N == 8) {
-    uint4 word;
-    word.x = code[0] | code[1 % N] << 16;
-    word.y = code[2 % N] | code[3 % N] << 16;
-    word.z = code[4 % N] | code[5 % N] << 16;
-    word.w = code[6 % N] | code[7 % N] << 16;
-    ((uint4*)to)[index / 8] = word;
-  } else {
-    ((u16*)to)[index] = (u16)code[0];
-  }
+DEVICE void unpack_e5m2(const u32* word, float* x) {
+  // E5M2 is the high byte of F16.
+  u32 halves[(N + 1) / 2];
+#pragma unroll
+  for (int p = 0; p < (N + 1) / 2; p++)
+    halves[p] = __byte_perm(word[p / 2], 0, p % 2 ? 0x3424 : 0x1404);
+  unpack_f16<N>(halves, x);
 }
 template <int N>
-DEVICE void store_codes4(void* to, u64 index, const u32* code) {
-  if (N == 8) {
-    uint4 low, high;
-    low.x = code[0], low.y = code[1 % N], low.z = code[2 % N], low.w = code[3 % N];
-    high.x = code[4 % N], high.y = code[5 % N], high.z = code[6 % N], high.w = code[7 % N];
-    ((uint4*)to)[index / 4] = low;
-    ((uint4*)to)[index / 4 + 1] = high;
-  } else {
-    ((u32*)to)[index] = code[0];
+DEVICE void unpack_e4m3(const u32* word, float* x) {
+  u32 halves[(N + 1) / 2];
+#pragma unroll
+  for (int p = 0; p < (N + 1) / 2; p++) halves[p] = halves_of_e4m3(word[p / 2] >> p % 2 * 16);
+  unpack_f16<N>(halves, x);
+}
+template <int BYTES, int E, int M, int B, int KIND, int N>
+DEVICE void unpack_any(const u32* word, float* x) {
+#pragma unroll
+  for (int e = 0; e < N; e++) x[e] = decode_any<E, M, B, KIND>(code_at<BYTES, N>(word, e));
+}
+
+template <int N>
+DEVICE void pack_f32(const float* x, u32* word) {
+#pragma unroll
+  for (int e = 0; e < N; e++) word[e] = __float_as_uint(x[e]);
+}
+// Canonical NaN with its sign in place of what the hardware makes of it.
+template <int BYTES, int N, u32 NAN_CODE, u32 SIGN>
+DEVICE void keep_nan(const float* x, u32* word) {
+#pragma unroll
+  for (int e = 0; e < N; e++) {
+    if (x[e] == x[e]) continue;
+    const u32 code = NAN_CODE | (__float_as_uint(x[e]) >> 31 ? SIGN : 0);
+    const int many = N == 1 ? 1 : 4 / BYTES;
+    const u32 shift = e % many * 8 * BYTES, mask = (u32)((1ull << (8 * BYTES)) - 1) << shift;
+    word[e / many] = (word[e / many] & ~mask) | code << shift;
   }
+}
+template <int N, bool SPECIAL, bool EXACT>
+DEVICE void pack_f16(const float* x, u32* word) {
+  const float limit = 65504.0f;
+#pragma unroll
+  for (int p = 0; p < (N + 1) / 2; p++) {
+    const float a = x[2 * p], b = 2 * p + 1 < N ? x[(2 * p + 1) % N] : 0.0f;
+    word[p] = SPECIAL ? pack_pair_f16(a, b) : pack_pair_f16(clamped(a, limit), clamped(b, limit));
+  }
+  if (EXACT) keep_nan<2, N, 0x7e00, 0x8000>(x, word);
+}
+template <int N, bool SPECIAL, bool EXACT>
+DEVICE void pack_bf16(const float* x, u32* word) {
+  const float limit = 0x1.fep127f;
+#pragma unroll
+  for (int p = 0; p < (N + 1) / 2; p++) {
+    const float a = x[2 * p], b = 2 * p + 1 < N ? x[(2 * p + 1) % N] : 0.0f;
+    word[p] = SPECIAL ? pack_pair_bf16(a, b) : pack_pair_bf16(clamped(a, limit), clamped(b, limit));
+  }
+  if (EXACT) keep_nan<2, N, 0x7fc0, 0x8000>(x, word);
+}
+template <int N, bool EXACT>
+DEVICE void pack_e4m3(const float* x, u32* word) {
+#pragma unroll
+  for (int p = 0; p < (N + 1) / 2; p++) {
+    const u32 pair = pack_pair_e4m3(x[2 * p], 2 * p + 1 < N ? x[(2 * p + 1) % N] : 0.0f);
+    word[p / 2] = p % 2 ? word[p / 2] | pair << 16 : pair;
+  }
+  if (EXACT) keep_nan<1, N, 0x7f, 0x80>(x, word);
+}
+template <int N, bool EXACT>
+DEVICE void pack_e5m2(const float* x, u32* word) {
+#pragma unroll
+  for (int p = 0; p < (N + 1) / 2; p++) {
+    const u32 pair = pack_pair_e5m2(x[2 * p], 2 * p + 1 < N ? x[(2 * p + 1) % N] : 0.0f);
+    word[p / 2] = p % 2 ? word[p / 2] | pair << 16 : pair;
+  }
+  if (EXACT) keep_nan<1, N, 0x7e, 0x80>(x, word);
+}
+template <int BYTES, int E, int M, int B, int KIND, int RULE, bool SPECIAL, int RANDOM_BITS, int N>
+DEVICE void pack_any(const float* x, const u32* random, u32* word) {
+#pragma unroll
+  for (int e = 0; e < N; e++)
+    put_code<BYTES, N>(word, e,
+                       encode_any<E, M, B, KIND, RULE, SPECIAL, RANDOM_BITS>(x[e], random ? random[e] : 0));
 }
 
 // ---------------------------------------------------------------------------- random bits
@@ -455,18 +528,41 @@ DEVICE float normal(u32 word) {
 
 // ---------------------------------------------------------------------------- functions
 
+// NaN if either is.
+#ifdef ONESIGMA_EMULATED
 DEVICE float minimum(float a, float b) { return a != a ? a : b != b ? b : fminf(a, b); }
 DEVICE float maximum(float a, float b) { return a != a ? a : b != b ? b : fmaxf(a, b); }
+DEVICE float power_of_two_near(float x) { return exp2f(x); }
+#else
+DEVICE float minimum(float a, float b) {
+  float c;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+  return c;
+}
+DEVICE float maximum(float a, float b) {
+  float c;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+  return c;
+}
+// 2^x with a relative error below 2^-22.
+DEVICE float power_of_two_near(float x) {
+  float y;
+  asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+#endif
 DEVICE float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
-// By its series near 0 and by an exponential elsewhere; relative error below 1e-6.
+// By its series near 0 and by an exponential elsewhere; relative error below 1e-6. There e^2|x|
+// only has to be good where it is below 2^25, which 2^y is with y rounded once.
 DEVICE float hyperbolic_tangent(float x) {
   const float square = x * x;
   const float series =
       x + x * square *
               (-0.33333333f +
                square * (0.13333333f + square * (-0.053968254f + square * 0.021869488f)));
-  const float far = copysignf(1.0f - __fdividef(2.0f, 1.0f + expf(2.0f * fabsf(x))), x);
-  return x != x ? x : fabsf(x) < 0.3f ? series : far;
+  const float grown = power_of_two_near(fabsf(x) * 2.8853900818f);
+  const float far = copysignf(1.0f - __fdividef(2.0f, 1.0f + grown), x);
+  return fabsf(x) < 0.3f ? series : far;
 }
 
 // ---------------------------------------------------------------------------- reductions

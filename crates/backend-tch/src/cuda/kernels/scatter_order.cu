@@ -1,60 +1,43 @@
-// One block sorts the positions of the ids by id, stably: `first[r] .. first[r + 1]` are the
-// places in `order` of the positions whose id is r. Ids beyond the table are left out.
+// Sorts the positions of the ids by id, stably: the place of a position is the number of smaller
+// ids plus that of equal ones before it. Each block counts for 256 positions, a quarter of its
+// threads each over a quarter of the ids. Ids beyond the table come last.
 extern "C" __global__ __launch_bounds__(1024) void kernel($parameters$) {
-  __shared__ uint4 shared[256];
-  u32* const words = (u32*)shared;
+  __shared__ uint4 tile[256];
+  __shared__ u32 places[4][256];
+  u32* const words = (u32*)tile;
   const u32* const ids = (const u32*)x0;
-  u32* const first = (u32*)y0;
-  u32* const next = first + $rows$ + 1;
-  u32* const order = (u32*)y1;
-  const u32 t = threadIdx.x;
-
-  for (u32 r = t; r <= $rows$; r += 1024) next[r] = 0;
-  __syncthreads();
-  for (u32 i = t; i < $count$; i += 1024)
-    if (ids[i] < $rows$) atomicAdd(&next[ids[i]], 1u);
-  __syncthreads();
-
-  // Running sum of the counts, 1024 rows at a time.
-  u32 base = 0;
-  for (u32 start = 0; start <= $rows$; start += 1024) {
-    const u32 r = start + t;
-    const u32 own = r <= $rows$ ? next[r] : 0;
-    words[t] = own;
-    __syncthreads();
-    for (u32 distance = 1; distance < 1024; distance *= 2) {
-      const u32 other = t >= distance ? words[t - distance] : 0;
-      __syncthreads();
-      words[t] += other;
-      __syncthreads();
-    }
-    if (r <= $rows$) {
-      first[r] = base + words[t] - own;
-      next[r] = base + words[t] - own;
-    }
-    base += words[1023];
-    __syncthreads();
-  }
-
+  const u32 t = threadIdx.x, own = t % 256, quarter = t / 256;
+  const u32 i = blockIdx.x * 256 + own;
+  const u32 id = i < $count$ && ids[i] < $rows$ ? ids[i] : 0xffffffffu;
+  u32 place = 0;
   for (u32 start = 0; start < $count$; start += 1024) {
-    const u32 i = start + t;
-    const u32 id = i < $count$ ? ids[i] : 0xffffffffu;
-    words[t] = id;
     __syncthreads();
-    u32 before = 0, behind = 0;
-    for (u32 j = 0; j < 256; j++) {
-      const uint4 four = shared[j];
-      const u32 other[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-      for (u32 e = 0; e < 4; e++) {
-        before += other[e] == id && 4 * j + e < t;
-        behind += other[e] == id && 4 * j + e > t;
+    // Past the end lies what is never smaller and never before.
+    words[t] = start + t < $count$ && ids[start + t] < $rows$ ? ids[start + t] : 0xffffffffu;
+    __syncthreads();
+    const u32 first = start + quarter * 256;
+    if (first + 256 <= i) {
+      for (u32 j = 0; j < 64; j++) {
+        const uint4 other = tile[quarter * 64 + j];
+        place += (other.x <= id) + (other.y <= id) + (other.z <= id) + (other.w <= id);
+      }
+    } else if (first > i) {
+      for (u32 j = 0; j < 64; j++) {
+        const uint4 other = tile[quarter * 64 + j];
+        place += (other.x < id) + (other.y < id) + (other.z < id) + (other.w < id);
+      }
+    } else {
+      for (u32 j = 0; j < 256; j++) {
+        const u32 other = words[quarter * 256 + j];
+        place += other < id || (other == id && first + j < i);
       }
     }
-    const bool known = id < $rows$;
-    if (known) order[next[id] + before] = i;
-    __syncthreads();
-    if (known && behind == 0) next[id] += before + 1;
-    __syncthreads();
+  }
+  places[quarter][own] = place;
+  __syncthreads();
+  if (quarter == 0 && i < $count$) {
+    const u32 sum = places[0][own] + places[1][own] + places[2][own] + places[3][own];
+    ((u32*)y0)[sum] = id;
+    ((u32*)y1)[sum] = i;
   }
 }

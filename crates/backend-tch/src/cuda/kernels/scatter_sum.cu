@@ -9,9 +9,11 @@ extern "C" __global__ __launch_bounds__($threads$) void kernel($parameters$) {
   const u32 last = first[row + 1];
 #pragma unroll 4
   for (u32 p = first[row]; p < last; p++) {
-    u32 code[$lanes$];
+    u32 word[$words$];
+    float value[$lanes$];
     $load$
-    _Pragma("unroll") for (int e = 0; e < $lanes$; e++) total[e] += $value$;
+    $unpack$
+    _Pragma("unroll") for (int e = 0; e < $lanes$; e++) total[e] += value[e];
   }
   const u64 i = (u64)row * $width$ + column;
   $store$

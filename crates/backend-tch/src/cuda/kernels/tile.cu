@@ -1,6 +1,12 @@
 // A block has 128 x 128 elements: 16 threads side by side have 8 columns each, 16 groups of them
 // have 8 rows each.
 
+DEVICE uint2 two_words(const u32* word) {
+  uint2 both;
+  both.x = word[0], both.y = word[1];
+  return both;
+}
+
 // Writes a thread's 8 x 8 codes into the transposed matrix, in which a column of ROWS elements is
 // a row. Through shared memory, so that 16 threads write 128 bytes in a row.
 template <int ROWS>

@@ -30,32 +30,69 @@ fn short(format: Format) -> Option<&'static str> {
         .find_map(|(known, name)| (known == format).then_some(name))
 }
 
-/// The f32 value of the code `code`. With `exact` a NaN keeps its sign, as a cast must.
-pub(crate) fn decode(dtype: DType, code: &str, exact: bool) -> String {
-    let DType::Float(format) = dtype else { return format!("(float){code}") };
+/// Words that hold `lanes` packed elements.
+pub(crate) fn words(dtype: DType, lanes: usize) -> usize {
+    if lanes == 8 { 2 * dtype.bytes() } else { 1 }
+}
+
+/// Statement that reads `lanes` elements at `index` into the words `into`.
+pub(crate) fn load(dtype: DType, lanes: usize, from: &str, index: &str, into: &str) -> String {
+    format!("load_words<{}, {lanes}>({from}, {index}, {into});", dtype.bytes())
+}
+
+/// Statement that writes `lanes` elements.
+pub(crate) fn store(dtype: DType, lanes: usize, to: &str, index: &str, words: &str) -> String {
+    format!("store_words<{}, {lanes}>({to}, {index}, {words});", dtype.bytes())
+}
+
+/// Statement that makes f32 values of packed elements.
+pub(crate) fn unpack(dtype: DType, lanes: usize, words: &str, values: &str, exact: bool) -> String {
+    let DType::Float(format) = dtype else {
+        return format!("unpack_u32<{lanes}>({words}, {values});");
+    };
     if format.is_f32() {
-        return format!("__uint_as_float({code})");
+        return format!("unpack_f32<{lanes}>({words}, {values});");
     }
+    // The hardware's conversions may lose the sign of a NaN.
     match short(format) {
-        Some(name) if exact => format!("decode_{name}_exact({code})"),
-        Some(name) => format!("decode_{name}({code})"),
-        None => format!("decode_any<{}>({code})", arguments(format)),
+        Some(name) if !exact || format == Format::BF16 => {
+            format!("unpack_{name}<{lanes}>({words}, {values});")
+        }
+        _ => format!(
+            "unpack_any<{}, {}, {lanes}>({words}, {values});",
+            format.bytes(),
+            arguments(format)
+        ),
     }
 }
 
-/// The code of the f32 `value`; `random` holds the random bits of a stochastic rule.
-pub(crate) fn encode(dtype: DType, how: Conversion, value: &str, random: &str) -> String {
-    let DType::Float(format) = dtype else { return format!("(u32){value}") };
+/// Statement that rounds f32 values into packed elements; `random` holds the random bits of a
+/// stochastic rule. With `exact` a NaN keeps its sign, as a cast must.
+pub(crate) fn pack(
+    dtype: DType,
+    how: Conversion,
+    lanes: usize,
+    values: &str,
+    words: &str,
+    random: &str,
+    exact: bool,
+) -> String {
+    // Ops have float results; `supports` denies others.
+    let format = dtype.format().unwrap_or(Format::F32);
     if format.is_f32() {
-        return format!("__float_as_uint({value})");
+        return format!("pack_f32<{lanes}>({values}, {words});");
     }
     let special = how.overflow == Overflow::Special;
     let fast = short(format).filter(|_| how.rounding == Rounding::NearestEven);
-    // FP8 conversions of the hardware saturate.
-    let fast = fast.filter(|_| !special || format.bits() == 16);
-    if let Some(name) = fast {
-        let overflow = if special { "special" } else { "saturate" };
-        return format!("encode_{name}_{overflow}({value})");
+    match fast {
+        Some(name) if format.bytes() == 2 => {
+            return format!("pack_{name}<{lanes}, {special}, {exact}>({values}, {words});");
+        }
+        // FP8 conversions of the hardware saturate.
+        Some(name) if !special => {
+            return format!("pack_{name}<{lanes}, {exact}>({values}, {words});");
+        }
+        _ => {}
     }
     let rule = match how.rounding {
         Rounding::NearestEven => "NEAREST_EVEN",
@@ -66,16 +103,21 @@ pub(crate) fn encode(dtype: DType, how: Conversion, value: &str, random: &str) -
         Rounding::Stochastic { .. } => "STOCHASTIC",
     };
     let bits = random_bits(how);
-    let random = if bits == 0 { "0u" } else { random };
-    format!("encode_any<{}, {rule}, {special}, {bits}>({value}, {random})", arguments(format))
+    let random = if bits == 0 { "(const u32*)0" } else { random };
+    format!(
+        "pack_any<{}, {}, {rule}, {special}, {bits}, {lanes}>({values}, {random}, {words});",
+        format.bytes(),
+        arguments(format)
+    )
 }
 
-/// Statement that reads `n` codes at `index` into the array `into`.
-pub(crate) fn load(dtype: DType, n: usize, from: &str, index: &str, into: &str) -> String {
-    format!("load_codes{}<{n}>({from}, {index}, {into});", dtype.bytes())
-}
-
-/// Statement that writes `n` codes.
-pub(crate) fn store(dtype: DType, n: usize, to: &str, index: &str, codes: &str) -> String {
-    format!("store_codes{}<{n}>({to}, {index}, {codes});", dtype.bytes())
+/// Statement that declares and draws the random bits `name` of a rounding rule; empty for
+/// deterministic ones.
+pub(crate) fn draw(how: Conversion, stream: u32, lanes: usize, name: &str) -> String {
+    match random_bits(how) {
+        0 => String::new(),
+        bits => format!(
+            "u32 {name}[{lanes}]; draws<{bits}, {lanes}>(noise_of(seed, step, {stream}u), i, {name});"
+        ),
+    }
 }

@@ -38,54 +38,49 @@ pub(crate) fn kernel(op: &CrossEntropy, label: &str) -> Kernel {
     let vectors = op.classes.div_ceil(lanes);
     let threads = vectors.div_ceil(4).next_multiple_of(32).min(1024);
     let count = vectors.div_ceil(threads);
-    // Codes stay in registers if they are few; else every pass reads the row again.
+    // Logits stay in registers if they are few; else every pass reads the row again.
     let kept = count * lanes <= 32;
-    let load = codec::load(op.logits, lanes, "x0", "i", "code + KEEP(j)");
+    let words = codec::words(op.logits, lanes);
+    let load = format!(
+        "u32 word[{words}]; {} float x[{lanes}]; {} \
+         _Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) kept[KEEP(j) + e] = {} * x[e];",
+        codec::load(op.logits, lanes, "x0", "i", "word"),
+        codec::unpack(op.logits, lanes, "word", "x", false),
+        literal(op.mult),
+    );
     let (mut gradient, mut outputs) = (String::new(), 0);
     let mut loss = String::new();
     if op.loss {
         let _ = writeln!(loss, "if (threadIdx.x == 0) ((float*)y0)[row] = loss;");
         outputs += 1;
     }
-    let mut upstream = "1.0f".to_owned();
-    let mut draws = false;
-    if let Some(Gradient { result, upstream: dtype }) = op.gradient {
-        upstream = codec::decode(dtype, "upstream_code[0]", false);
+    let (mut load_upstream, mut draws, mut alpha) = (String::new(), false, 1.0);
+    if let Some(Gradient { result, upstream }) = op.gradient {
         draws = result.draws();
-        if draws {
-            let (bits, stream) = (codec::random_bits(result.how), result.stream);
-            let _ = writeln!(
-                gradient,
-                "u32 random[{lanes}]; draws<{bits}, {lanes}>(noise_of(seed, step, {stream}u), i, random);"
-            );
-        }
-        let _ = writeln!(gradient, "u32 out[{lanes}];");
-        let _ = writeln!(gradient, "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) {{");
-        let _ = writeln!(gradient, "const float share = expf(VALUE(j, e) - largest) * rest;");
+        alpha = result.alpha;
+        load_upstream = format!(
+            "u32 one[1]; {} {}",
+            codec::load(upstream, 1, "x2", "0", "one"),
+            codec::unpack(upstream, 1, "one", "&upstream", false),
+        );
+        let _ = writeln!(gradient, "float v_g[{lanes}];");
         let _ = writeln!(
             gradient,
-            "const float value = (share - (column + e == target ? 1.0f : 0.0f)) * factor; float rounded;"
+            "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) v_g[e] = (EXPONENTIAL(kept[KEEP(j) + e]) * rest - (column + e == target ? 1.0f : 0.0f)) * factor;"
         );
         let plain = Rounded { alpha: 1.0, ..result };
-        emit_rounded(&mut gradient, &plain, "value", "out[e]", "rounded", "random[e]");
-        gradient.push_str("}\n");
+        emit_rounded(&mut gradient, &plain, lanes, "_g", false);
         let to = format!("y{outputs}");
-        let _ = writeln!(gradient, "{}", codec::store(result.dtype, lanes, &to, "i", "out"));
+        let _ = writeln!(gradient, "{}", codec::store(result.dtype, lanes, &to, "i", "w_g"));
         outputs += 1;
     }
     let has_gradient = op.gradient.is_some();
-    let alpha = op.gradient.map_or(1.0, |gradient| gradient.result.alpha);
-    let load_upstream = match op.gradient {
-        Some(Gradient { upstream, .. }) => {
-            format!(
-                "u32 upstream_code[1]; {}",
-                codec::load(upstream, 1, "x2", "0", "upstream_code")
-            )
-        }
-        None => String::new(),
-    };
     let inputs = if has_gradient { 3 } else { 2 };
-    let value = codec::decode(op.logits, &format!("code[KEEP(j) + (e)]"), false);
+    let target = format!(
+        "u32 one[1]; {} {}",
+        codec::load(op.logits, 1, "x0", "(u64)row * CLASSES + target", "one"),
+        codec::unpack(op.logits, 1, "one", "&own", false),
+    );
     let source = fill(
         TEMPLATE,
         &[
@@ -96,14 +91,14 @@ pub(crate) fn kernel(op: &CrossEntropy, label: &str) -> Kernel {
             ("count", count.to_string()),
             ("registers", if kept { count * lanes } else { lanes }.to_string()),
             ("keep", if kept { format!("(j) * {lanes}") } else { "0".to_owned() }),
+            // In registers the exponentials replace the logits; else they are worked out again.
+            ("exponential", if kept { "(x)" } else { "exponential(x, bias)" }.to_owned()),
             ("reload", if kept { String::new() } else { load.clone() }),
             ("load", load),
-            ("value", format!("{} * {value}", literal(op.mult))),
             ("mult", literal(op.mult)),
-            ("target_load", codec::load(op.logits, 1, "x0", "(u64)row * CLASSES + target", "own")),
-            ("target_value", codec::decode(op.logits, "own[0]", false)),
+            ("target_load", target),
             ("load_upstream", load_upstream),
-            ("factor", format!("{} * {upstream}", literal(alpha))),
+            ("alpha", literal(alpha)),
             ("loss", loss),
             ("has_gradient", u32::from(has_gradient).to_string()),
             ("gradient", gradient),

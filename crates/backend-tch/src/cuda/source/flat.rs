@@ -14,7 +14,7 @@ pub(crate) fn kernel(group: &Group, label: &str) -> Kernel {
     let mut body = String::new();
     emit_body(&mut body, group, lanes);
     for (n, store) in group.stores.iter().enumerate() {
-        let codes = Group::codes(store.what);
+        let codes = Group::words(store.what);
         let _ =
             writeln!(body, "{}", codec::store(store.dtype, lanes, &format!("y{n}"), "i", &codes));
     }

@@ -146,28 +146,40 @@ impl Group {
         if self.numel < 1 << 31 { "u32" } else { "u64" }
     }
 
-    /// Appends statements that read load `n` for `lanes` elements from index `i`: codes `k<n>`
+    /// Appends statements that read load `n` for `lanes` elements from index `i`: packed `p<n>`
     /// and values `a<n>`.
     pub(crate) fn emit_load(&self, out: &mut String, n: usize, lanes: usize) {
         let Load { dtype, access, exact } = &self.loads[n];
         let from = format!("x{n}");
-        let _ = writeln!(out, "u32 k{n}[{lanes}]; float a{n}[{lanes}];");
-        let each = |out: &mut String, index: &str| {
-            let load = codec::load(*dtype, 1, &from, index, &format!("&k{n}[e]"));
-            let _ =
-                writeln!(out, "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) {{ {load} }}");
-        };
-        let one_for_all = |out: &mut String, index: &str| {
-            let load = codec::load(*dtype, 1, &from, index, &format!("k{n}"));
-            let _ = writeln!(
-                out,
-                "{load} _Pragma(\"unroll\") for (int e = 1; e < {lanes}; e++) k{n}[e] = k{n}[0];"
-            );
+        let words = codec::words(*dtype, lanes);
+        let _ = writeln!(out, "u32 p{n}[{words}]; float a{n}[{lanes}];");
+        let unpack = |out: &mut String| {
+            let statement =
+                codec::unpack(*dtype, lanes, &format!("p{n}"), &format!("a{n}"), *exact);
+            let _ = writeln!(out, "{statement}");
         };
         let whole = |out: &mut String, index: &str| {
-            let _ = writeln!(out, "{}", codec::load(*dtype, lanes, &from, index, &format!("k{n}")));
+            let load = codec::load(*dtype, lanes, &from, index, &format!("p{n}"));
+            let _ = writeln!(out, "{load}");
+            unpack(out);
         };
-        let mut missing = None;
+        // Elements that do not lie together: one by one, and only their values.
+        let each = |out: &mut String, index: &str| {
+            let load = codec::load(*dtype, 1, &from, index, "one");
+            let value = codec::unpack(*dtype, 1, "one", &format!("a{n} + e"), *exact);
+            let _ = writeln!(
+                out,
+                "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) {{ u32 one[1]; {load} {value} }}"
+            );
+        };
+        let one_for_all = |out: &mut String, index: &str| {
+            let load = codec::load(*dtype, 1, &from, index, "one");
+            let value = codec::unpack(*dtype, 1, "one", &format!("a{n}"), *exact);
+            let _ = writeln!(
+                out,
+                "{{ u32 one[1]; {load} {value} _Pragma(\"unroll\") for (int e = 1; e < {lanes}; e++) a{n}[e] = a{n}[0]; }}"
+            );
+        };
         match access {
             Access::Full => whole(out, "i"),
             Access::Scalar => one_for_all(out, "0"),
@@ -187,7 +199,7 @@ impl Group {
             }
             Access::Rows { width, rows, ids } => {
                 let t = self.index_type();
-                if width.is_multiple_of(lanes) {
+                let missing = if width.is_multiple_of(lanes) {
                     let _ =
                         writeln!(out, "const u32 id{n} = ((const u32*)x{ids})[({t})i / {width}];");
                     let _ = writeln!(
@@ -195,7 +207,7 @@ impl Group {
                         "const u64 at{n} = (u64)(id{n} < {rows}u ? id{n} : 0) * {width} + ({t})i % {width};"
                     );
                     whole(out, &format!("at{n}"));
-                    missing = Some(format!("id{n} >= {rows}u"));
+                    format!("id{n} >= {rows}u")
                 } else {
                     let _ = writeln!(out, "u32 id{n}[{lanes}];");
                     let _ = writeln!(
@@ -208,19 +220,14 @@ impl Group {
                             "(u64)(id{n}[e] < {rows}u ? id{n}[e] : 0) * {width} + ({t})(i + e) % {width}"
                         ),
                     );
-                    missing = Some(format!("id{n}[e] >= {rows}u"));
-                }
+                    format!("id{n}[e] >= {rows}u")
+                };
+                let _ = writeln!(
+                    out,
+                    "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) if ({missing}) a{n}[e] = not_a_number(0);"
+                );
             }
         }
-        let value = codec::decode(*dtype, &format!("k{n}[e]"), *exact);
-        let value = match missing {
-            Some(condition) => format!("{condition} ? not_a_number(0) : {value}"),
-            None => value,
-        };
-        let _ = writeln!(
-            out,
-            "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) a{n}[e] = {value};"
-        );
     }
 
     /// The position of an operand for the element with index `at`.
@@ -254,41 +261,37 @@ impl Group {
         }
     }
 
-    /// The C name of a stored result's codes.
-    pub(crate) fn codes(arg: Arg) -> String {
+    /// The C name of a result's packed elements.
+    pub(crate) fn words(arg: Arg) -> String {
         match arg {
-            Arg::Load(n) => format!("k{n}"),
-            Arg::Step(n) => format!("c{n}"),
-            Arg::Row => "row_code".to_owned(),
+            Arg::Load(n) => format!("p{n}"),
+            Arg::Step(n) => format!("w{n}"),
+            Arg::Row => "row_words".to_owned(),
         }
     }
 
-    /// Appends the statements of step `n`: codes `c<n>` and values `r<n>`.
+    /// Appends the statements of step `n`: packed `w<n>` and rounded values `r<n>`.
     pub(crate) fn emit_step(&self, out: &mut String, n: usize, lanes: usize) {
         let step = &self.steps[n];
-        let Rounded { dtype, .. } = step.result;
-        let _ = writeln!(out, "u32 c{n}[{lanes}]; float r{n}[{lanes}];");
-        let noise = |what: &str, bits: u32| {
-            let stream = step.result.stream;
-            format!(
-                "u32 {what}{n}[{lanes}]; draws<{bits}, {lanes}>(noise_of(seed, step, {stream}u), i, {what}{n});"
-            )
-        };
-        if matches!(step.compute, Compute::Random(_)) {
-            let _ = writeln!(out, "{}", noise("w", 32));
+        let Rounded { dtype, stream, .. } = step.result;
+        if step.compute == Compute::Code {
+            let (words, from) = (codec::words(dtype, lanes), Self::words(step.args[0]));
+            let _ = writeln!(
+                out,
+                "u32 w{n}[{words}]; _Pragma(\"unroll\") for (int e = 0; e < {words}; e++) w{n}[e] = {from}[e];"
+            );
+            return;
         }
-        if step.result.draws() {
-            let _ = writeln!(out, "{}", noise("s", codec::random_bits(step.result.how)));
+        let _ = writeln!(out, "float v{n}[{lanes}];");
+        if matches!(step.compute, Compute::Random(_)) {
+            let _ = writeln!(
+                out,
+                "u32 d{n}[{lanes}]; draws<32, {lanes}>(noise_of(seed, step, {stream}u), i, d{n});"
+            );
         }
         let _ = writeln!(out, "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) {{");
         let value = match &step.compute {
-            Compute::Code => {
-                let code = format!("{}[e]", Self::codes(step.args[0]));
-                let value = codec::decode(dtype, &format!("c{n}[e]"), false);
-                let _ = writeln!(out, "c{n}[e] = {code}; r{n}[e] = {value};\n}}");
-                return;
-            }
-            Compute::Random(distribution) => random(*distribution, &format!("w{n}[e]")),
+            Compute::Random(distribution) => random(*distribution, &format!("d{n}[e]")),
             Compute::Expr(expr) => {
                 let operands: Vec<String> =
                     step.args.iter().map(|&arg| format!("{}[e]", Self::name(arg))).collect();
@@ -299,16 +302,12 @@ impl Group {
                 };
                 expression::emit(out, expr, "t", &operands, index)
             }
+            Compute::Code => String::new(),
         };
-        emit_rounded(
-            out,
-            &step.result,
-            &value,
-            &format!("c{n}[e]"),
-            &format!("r{n}[e]"),
-            &format!("s{n}[e]"),
-        );
-        out.push_str("}\n");
+        let _ = writeln!(out, "v{n}[e] = {};\n}}", scaled(step.result.alpha, &value));
+        let exact = |arg: &Arg| matches!(*arg, Arg::Load(at) if self.loads[at].exact);
+        let exact = step.args.iter().any(exact);
+        emit_rounded(out, &step.result, lanes, &n.to_string(), exact);
     }
 
     /// Appends the loads that `args` need and that are not in `done` yet.
@@ -334,23 +333,32 @@ impl Group {
     }
 }
 
-/// Appends statements that scale and round `value` into code and value.
+/// `value` times `alpha`.
+pub(crate) fn scaled(alpha: f64, value: &str) -> String {
+    match alpha as f32 == 1.0 {
+        true => value.to_owned(),
+        false => format!("{} * ({value})", literal(alpha)),
+    }
+}
+
+/// Appends statements that round the values `v<tag>`, scaled before, into packed `w<tag>` and
+/// rounded values `r<tag>`.
 pub(crate) fn emit_rounded(
     out: &mut String,
     result: &Rounded,
-    value: &str,
-    code: &str,
-    rounded: &str,
-    random: &str,
+    lanes: usize,
+    tag: &str,
+    exact: bool,
 ) {
-    let scaled = match result.alpha as f32 == 1.0 {
-        true => value.to_owned(),
-        false => format!("{} * ({value})", literal(result.alpha)),
-    };
-    let _ = writeln!(out, "const float scaled = {scaled};");
-    let encoded = codec::encode(result.dtype, result.how, "scaled", random);
-    let decoded = codec::decode(result.dtype, code, false);
-    let _ = writeln!(out, "{code} = {encoded}; {rounded} = {decoded};");
+    let Rounded { dtype, how, stream, .. } = *result;
+    let words = codec::words(dtype, lanes);
+    let [values, packed, rounded, random] =
+        ["v", "w", "r", "s"].map(|prefix| format!("{prefix}{tag}"));
+    let _ = writeln!(out, "{}", codec::draw(how, stream, lanes, &random));
+    let _ = writeln!(out, "u32 {packed}[{words}]; float {rounded}[{lanes}];");
+    let pack = codec::pack(dtype, how, lanes, &values, &packed, &random, exact);
+    let unpack = codec::unpack(dtype, lanes, &packed, &rounded, false);
+    let _ = writeln!(out, "{pack}\n{unpack}");
 }
 
 fn random(distribution: Distribution, word: &str) -> String {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use onesigma_graph::DType;
 
-use super::group::{Rounded, emit_rounded};
+use super::group::{Rounded, emit_rounded, scaled};
 use super::{Kernel, codec, fill, parameters};
 
 const TEMPLATE: &str = include_str!("../kernels/matmul.cu");
@@ -36,22 +36,15 @@ pub(crate) fn kernel(op: &Product, label: &str) -> Kernel {
     };
     let mut store = String::new();
     let draws = op.result.draws();
-    if draws {
-        let (bits, stream) = (codec::random_bits(op.result.how), op.result.stream);
-        let _ = writeln!(
-            store,
-            "u32 random[1]; draws<{bits}, 1>(noise_of(seed, step, {stream}u), i, random);"
-        );
-    }
-    store.push_str("u32 code[1]; float rounded;\n");
-    emit_rounded(&mut store, &op.result, "total[r][c]", "code[0]", "rounded", "random[0]");
-    let _ = writeln!(store, "{}", codec::store(op.result.dtype, 1, "y0", "i", "code"));
+    let _ = writeln!(store, "float v_c[1] = {{{}}};", scaled(op.result.alpha, "total[r][c]"));
+    emit_rounded(&mut store, &op.result, 1, "_c", false);
+    let _ = writeln!(store, "{}", codec::store(op.result.dtype, 1, "y0", "i", "w_c"));
     let load = |dtype: DType, from: &str, at: &str| {
-        format!(
-            "u32 code[1]; {} value = {};",
-            codec::load(dtype, 1, from, at, "code"),
-            codec::decode(dtype, "code[0]", false)
-        )
+        let (load, unpack) = (
+            codec::load(dtype, 1, from, at, "one"),
+            codec::unpack(dtype, 1, "one", "&value", false),
+        );
+        format!("u32 one[1]; {load} {unpack}")
     };
     let source = fill(
         TEMPLATE,

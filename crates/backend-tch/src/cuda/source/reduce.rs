@@ -6,7 +6,7 @@ use std::fmt::Write;
 use onesigma_graph::ReduceKind;
 use onesigma_graph::expr::Expr;
 
-use super::group::{Arg, Group, Rounded, emit_rounded};
+use super::group::{Arg, Group, Rounded, emit_rounded, scaled};
 use super::{Kernel, blocks, codec, expression, fill, parameters};
 
 const ROWS: &str = include_str!("../kernels/reduce_rows.cu");
@@ -51,16 +51,9 @@ pub(crate) fn kernels(op: &Reduction, label: &str) -> Kernels {
         by_rows(op, kept, length, trailing, label)
     };
     let mut body = String::new();
-    if op.result.draws() {
-        let (bits, stream) = (codec::random_bits(op.result.how), op.result.stream);
-        let _ = writeln!(
-            body,
-            "u32 random[1]; draws<{bits}, 1>(noise_of(seed, step, {stream}u), i, random);"
-        );
-    }
-    body.push_str("u32 code[1]; float rounded;\n");
-    emit_rounded(&mut body, &op.result, "total", "code[0]", "rounded", "random[0]");
-    let _ = writeln!(body, "{}", codec::store(op.result.dtype, 1, "y0", "i", "code"));
+    let _ = writeln!(body, "float v_total[1] = {{{}}};", scaled(op.result.alpha, "total"));
+    emit_rounded(&mut body, &op.result, 1, "_total", false);
+    let _ = writeln!(body, "{}", codec::store(op.result.dtype, 1, "y0", "i", "w_total"));
     let draws = op.result.draws();
     let source = fill(
         FINISH,

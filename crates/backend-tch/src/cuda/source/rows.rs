@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::group::{Arg, Group, Rounded, emit_rounded};
+use super::group::{Arg, Group, Rounded, emit_rounded, scaled};
 use super::{Kernel, codec, fill, literal, parameters};
 
 const TEMPLATE: &str = include_str!("../kernels/rows.cu");
@@ -84,7 +84,7 @@ pub(crate) fn kernel(rows: &RowGroup, label: &str) -> Kernel {
     let is_before = |arg: Arg| matches!(arg, Arg::Step(n) if n < *first);
     for (n, store) in group.stores.iter().enumerate() {
         if is_before(store.what) {
-            let codes = Group::codes(store.what);
+            let codes = Group::words(store.what);
             let _ = writeln!(
                 before,
                 "{}",
@@ -140,7 +140,7 @@ pub(crate) fn kernel(rows: &RowGroup, label: &str) -> Kernel {
     }
     for (n, store) in group.stores.iter().enumerate() {
         if !is_before(store.what) {
-            let codes = Group::codes(store.what);
+            let codes = Group::words(store.what);
             let _ = writeln!(
                 after,
                 "{}",
@@ -240,18 +240,9 @@ fn statistics(op: &RowOp, stores: usize) -> String {
     text
 }
 
-/// Statements that compute the result of the op: codes `row_code` and values `row_value`.
+/// Statements that compute the result of the op: packed `row_words` and values `row_value`.
 fn emit_result(out: &mut String, op: &RowOp, lanes: usize) {
-    let _ = writeln!(out, "u32 row_code[{lanes}]; float row_value[{lanes}];");
-    if op.result.draws() {
-        let (bits, stream) = (codec::random_bits(op.result.how), op.result.stream);
-        let _ = writeln!(
-            out,
-            "u32 row_random[{lanes}]; draws<{bits}, {lanes}>(noise_of(seed, step, {stream}u), i, row_random);"
-        );
-    }
-    let _ = writeln!(out, "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) {{");
-    let _ = writeln!(out, "const int k = j * {lanes} + e;");
+    let _ = writeln!(out, "float v_row[{lanes}];");
     let value = match op.kind {
         RowKind::Norm { .. } => {
             let mut value = "(kept0[k] - mean) * rsigma".to_owned();
@@ -271,7 +262,11 @@ fn emit_result(out: &mut String, op: &RowOp, lanes: usize) {
             format!("{} * kept0[k] * (kept1[k] - along)", literal(mult))
         }
     };
-    let _ = writeln!(out, "const float value = {value};");
-    emit_rounded(out, &op.result, "value", "row_code[e]", "row_value[e]", "row_random[e]");
-    out.push_str("}\n");
+    let value = scaled(op.result.alpha, &value);
+    let _ = writeln!(
+        out,
+        "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) {{ const int k = j * {lanes} + e; v_row[e] = {value}; }}"
+    );
+    emit_rounded(out, &op.result, lanes, "_row", false);
+    out.push_str("const u32* const row_words = w_row; const float* const row_value = r_row;\n");
 }

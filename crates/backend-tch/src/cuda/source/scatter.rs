@@ -5,10 +5,11 @@ use std::fmt::Write;
 
 use onesigma_graph::DType;
 
-use super::group::{Group, Rounded, emit_rounded};
+use super::group::{Group, Rounded, emit_rounded, scaled};
 use super::{Kernel, blocks, codec, fill, parameters};
 
 const ORDER: &str = include_str!("../kernels/scatter_order.cu");
+const STARTS: &str = include_str!("../kernels/scatter_starts.cu");
 const SUM: &str = include_str!("../kernels/scatter_sum.cu");
 
 /// Sum into row `ids[i]` of row `i` of the updates.
@@ -24,13 +25,13 @@ pub(crate) struct Scatter {
 }
 
 impl Scatter {
-    /// Words of the two work spaces: first and next place of each row, and the order.
-    pub(crate) fn workspaces(&self) -> [usize; 2] {
-        [2 * (self.rows + 1), self.count]
+    /// Words of the work spaces: the ids in order, their positions, and the first of each row.
+    pub(crate) fn workspaces(&self) -> [usize; 3] {
+        [self.count, self.count, self.rows + 1]
     }
 }
 
-/// The kernel that lists for each row the ids that name it. Parameters: ids, places, order.
+/// The kernel that sorts the positions by id. Parameters: ids, sorted ids, positions.
 pub(crate) fn order(op: &Scatter, label: &str) -> Kernel {
     let source = fill(
         ORDER,
@@ -41,26 +42,36 @@ pub(crate) fn order(op: &Scatter, label: &str) -> Kernel {
         ],
     );
     let label = format!("{label} (order)");
-    Kernel { label, source, params: 3, grid: [1, 1, 1], threads: 1024 }
+    Kernel { label, source, params: 3, grid: [blocks(op.count, 256), 1, 1], threads: 1024 }
 }
 
-/// The kernel that sums. Parameters: updates, places, order, result, then `seed, step` if it draws.
+/// The kernel that finds where the ids of each row start. Parameters: sorted ids, starts.
+pub(crate) fn starts(op: &Scatter, label: &str) -> Kernel {
+    let source = fill(
+        STARTS,
+        &[
+            ("parameters", parameters(1, 1, false)),
+            ("rows", op.rows.to_string()),
+            ("count", op.count.to_string()),
+        ],
+    );
+    let label = format!("{label} (starts)");
+    Kernel { label, source, params: 2, grid: [blocks(op.count + 1, 256), 1, 1], threads: 256 }
+}
+
+/// The kernel that sums. Parameters: updates, starts, positions, result, then `seed, step` if it draws.
 pub(crate) fn sum(op: &Scatter, label: &str) -> Kernel {
     let lanes = Group::lanes(op.width);
     let threads = op.width.div_ceil(lanes).next_multiple_of(32).min(256);
     let mut store = String::new();
     let draws = op.result.draws();
-    if draws {
-        let (bits, stream) = (codec::random_bits(op.result.how), op.result.stream);
-        let _ = writeln!(
-            store,
-            "u32 random[{lanes}]; draws<{bits}, {lanes}>(noise_of(seed, step, {stream}u), i, random);"
-        );
-    }
-    let _ = writeln!(store, "u32 out[{lanes}]; float rounded;");
-    let _ = writeln!(store, "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) {{");
-    emit_rounded(&mut store, &op.result, "total[e]", "out[e]", "rounded", "random[e]");
-    let _ = writeln!(store, "}}\n{}", codec::store(op.result.dtype, lanes, "y0", "i", "out"));
+    let value = scaled(op.result.alpha, "total[e]");
+    let _ = writeln!(
+        store,
+        "float v_sum[{lanes}]; _Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) v_sum[e] = {value};"
+    );
+    emit_rounded(&mut store, &op.result, lanes, "_sum", false);
+    let _ = writeln!(store, "{}", codec::store(op.result.dtype, lanes, "y0", "i", "w_sum"));
     let source = fill(
         SUM,
         &[
@@ -76,10 +87,11 @@ pub(crate) fn sum(op: &Scatter, label: &str) -> Kernel {
                     lanes,
                     "x0",
                     &format!("(u64)order[p] * {} + column", op.width),
-                    "code",
+                    "word",
                 ),
             ),
-            ("value", codec::decode(op.updates, "code[e]", false)),
+            ("words", codec::words(op.updates, lanes).to_string()),
+            ("unpack", codec::unpack(op.updates, lanes, "word", "value", false)),
             ("store", store),
         ],
     );

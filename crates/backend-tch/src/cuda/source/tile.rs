@@ -27,13 +27,13 @@ pub(crate) fn kernel(
     let mut body = String::new();
     flat::emit_body(&mut body, group, 8);
     for (n, store) in group.stores.iter().enumerate() {
-        let codes = Group::codes(store.what);
+        let codes = Group::words(store.what);
         let _ = writeln!(body, "{}", codec::store(store.dtype, 8, &format!("y{n}"), "i", &codes));
     }
     let (mut declarations, mut writes) = (String::new(), String::new());
     for (n, store) in transposed.iter().enumerate() {
         let _ = writeln!(declarations, "uint2 tile{n}[8];");
-        let _ = writeln!(body, "tile{n}[row] = pack1({});", Group::codes(store.what));
+        let _ = writeln!(body, "tile{n}[row] = two_words({});", Group::words(store.what));
         let to = group.stores.len() + n;
         let _ = writeln!(
             writes,
