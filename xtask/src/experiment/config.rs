@@ -65,13 +65,19 @@ impl Metric {
             // Not of a training run.
             Self::OutsideRate => return None,
         };
-        Some(value).filter(|value| *value <= self.of_a_guess())
+        Some(value).filter(|value| self.is_sound(*value))
     }
 
-    /// What a model that knows nothing gets: a run that ends above it has diverged.
+    /// Whether a run that ends at this value has not diverged.
+    pub fn is_sound(self, value: f64) -> bool {
+        value.is_finite() && value <= self.of_a_guess()
+    }
+
+    /// What a model that knows nothing gets, a little less where that is known: a run that ends
+    /// above it has diverged.
     fn of_a_guess(self) -> f64 {
         match self {
-            Self::BitsPerByte => 8.0,
+            Self::BitsPerByte => 7.95,
             Self::NatsPerToken => 12.0,
             Self::ErrorRate | Self::OutsideRate => 100.0,
         }

@@ -175,8 +175,8 @@ impl<'a> Report<'a> {
             "<!-- ANCHOR: results -->\nMade by `{made_by}` at commit {commits} on {machine}: \
              {seeds} seeds, {steps} steps, {parameters} parameters; {runs} runs took {minutes:.0} \
              core-minutes beside other work. Cells are {metric}, mean ± sample standard deviation \
-             over the seeds; lower is better. *Diverged*: not finite, or worse than a uniform \
-             guess.\n\n{table}\n",
+             over the seeds; lower is better. *Diverged*: not finite, or no better than \
+             a uniform guess.\n\n{table}\n",
             made_by = self.made_by(),
             commits = self.commits().join(", "),
             machine = crate::demo::machine(),

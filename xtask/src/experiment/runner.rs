@@ -95,8 +95,10 @@ impl Runner<'_> {
         let folder = self.folder(&experiment.name).join("runs").join(&run.id);
         let path = folder.join("result.json");
         if let Ok(text) = fs::read(&path) {
-            let result = serde_json::from_slice(&text);
-            return result.map(Some).with_context(|| format!("{} is damaged", path.display()));
+            let result: Result<RunResult, _> = serde_json::from_slice(&text);
+            let mut result = result.with_context(|| format!("{} is damaged", path.display()))?;
+            result.value = result.value.filter(|value| experiment.metric.is_sound(*value));
+            return Ok(Some(result));
         }
         let Some(binary) = self.binary else { return Ok(None) };
         let started = Instant::now();
