@@ -94,7 +94,7 @@ fn every_tensor_starts_near_unit_variance() {
                     .filter(|(_, sigma)| !(0.03..8.0).contains(sigma))
                     .collect();
                 assert!(far.is_empty(), "{title}: {far:?}");
-                assert!(plain * 3 > step.all.len(), "{title}: {}", wrong.join("\n"));
+                assert!(plain * 5 > step.all.len(), "{title}: {}", wrong.join("\n"));
             }
         }
     }
