@@ -11,7 +11,9 @@ mod bundle;
 mod ci;
 mod demo;
 mod experiment;
+mod fetch;
 mod formats;
+mod minilm;
 mod plot;
 mod process;
 mod test;
@@ -30,6 +32,10 @@ enum Task {
     Demo(demo::Arguments),
     /// Measure the claims of the unit-scaling papers at small size.
     Experiment(experiment::Arguments),
+    /// Fetch a model that tests check against, to a folder below target/.
+    Fetch(fetch::Arguments),
+    /// Measure what narrow formats do to a sentence encoder.
+    Minilm(minilm::Arguments),
     /// Run every test, documentation tests included.
     Test(test::Arguments),
     /// Check formatting, lints, documentation, licences, and run every test.
@@ -46,6 +52,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Experiment(arguments) => experiment::run(&arguments),
+        Task::Fetch(arguments) => fetch::run_task(&arguments),
+        Task::Minilm(arguments) => minilm::run_task(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Ci(arguments) => ci::run(&arguments),
         Task::Formats(arguments) => formats::run(&arguments),
