@@ -418,10 +418,10 @@ impl Source<'_> {
         };
         for (copy, original) in pairs {
             let Some(original) = weights.get(original) else { continue };
-            if let Some(tensor) = self.find(copy)? {
-                if tensor != *original {
-                    return Err(Error::UnexpectedTensor { name: copy.to_owned() });
-                }
+            if let Some(tensor) = self.find(copy)?
+                && tensor != *original
+            {
+                return Err(Error::UnexpectedTensor { name: copy.to_owned() });
             }
         }
         Ok(())

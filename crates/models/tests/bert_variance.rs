@@ -81,11 +81,20 @@ fn every_tensor_starts_near_unit_variance() {
                         wrong.push(format!("{sigma:.3} outside {low:.3}..{high:.3}: {name}"));
                     }
                 }
-                println!(
-                    "{position:?} tied {tied} {task:?}: {plain} of {}\n{}",
-                    step.all.len(),
-                    wrong.join("\n")
-                );
+                // Known: tokens share segments and, through attention, values, so that their
+                // average shrinks less than the rule of attention without a causal mask expects:
+                // its results grow to 7.3 in three layers, and their gradients scatter. Readouts start
+                // at 1/fan_in times a square root.
+                let title = format!("{position:?} tied {tied} {task:?}");
+                let far: Vec<_> = step
+                    .all
+                    .iter()
+                    .map(|(name, slot)| (name, rms(&read(*slot))))
+                    .filter(|(name, _)| name.starts_with("activation "))
+                    .filter(|(_, sigma)| !(0.03..8.0).contains(sigma))
+                    .collect();
+                assert!(far.is_empty(), "{title}: {far:?}");
+                assert!(plain * 5 > step.all.len(), "{title}: {}", wrong.join("\n"));
             }
         }
     }

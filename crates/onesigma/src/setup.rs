@@ -83,7 +83,7 @@ fn model(config: &Config, recipe: &Recipe) -> Result<(Box<dyn Model>, usize)> {
 /// not new.
 ///
 /// # Errors
-/// [`Error::Ops`](onesigma_train::Error::Ops) for an unknown recipe.
+/// [`Error::Ops`] for an unknown recipe.
 pub fn default_rate(config: &Config) -> Result<f64> {
     let rate = model::default_rate(parametrisation(config, &recipes::load(&config.recipe)?));
     Ok(if config.init_from.is_some() { rate / 10.0 } else { rate })
@@ -97,7 +97,7 @@ fn parametrisation(config: &Config, recipe: &Recipe) -> Parametrisation {
 /// The planned program of a configuration.
 ///
 /// # Errors
-/// [`Error`](onesigma_train::Error) for an unknown recipe or backend, sizes that make no model,
+/// [`Error`] for an unknown recipe or backend, sizes that make no model,
 /// or an op that the backend cannot run.
 pub fn program(config: &Config) -> Result<TrainingProgram> {
     Parts::new(config)?.program()
@@ -107,7 +107,7 @@ pub fn program(config: &Config) -> Result<TrainingProgram> {
 /// a configuration.
 ///
 /// # Errors
-/// As [`program()`]; [`Error::Ops`](onesigma_train::Error::Ops) with the edge that breaks the
+/// As [`program()`]; [`Error::Ops`] with the edge that breaks the
 /// cut-edge rule.
 pub fn prove(config: &Config) -> Result<Vec<Proven>> {
     let Parts { model, recipe, settings, .. } = Parts::new(config)?;

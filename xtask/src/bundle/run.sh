@@ -61,7 +61,7 @@ small() {
 train() {
   for backend in cuda cpu; do
     ./onesigma train --recipe unit-fp8 --backend $backend --data "${DATA:-run.sh}" --steps 300 \
-      --run-dir "$OUT/train-$backend" > "$OUT/train-$backend.log" 2>&1
+      --out "$OUT/train-$backend" > "$OUT/train-$backend.log" 2>&1
     echo "train on $backend: exit $?"
   done
 }
