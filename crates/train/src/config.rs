@@ -1,5 +1,7 @@
 //! The configuration of a run: what `config.toml` in its folder holds.
 
+use std::path::Path;
+
 use onesigma_format::Format;
 use onesigma_graph::Role;
 use onesigma_graph::recipe::{Recipe, Rule, Use};
@@ -9,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use onesigma_models::{BertConfig, GptConfig};
 
-use crate::Error;
 use crate::generate::Sampling;
 use crate::optimizer::Optimizer;
 use crate::schedule::{Decay, Schedule};
 use crate::task::Task;
+use crate::{Error, run_file};
 
 /// Added to the root of AdamW's second moment.
 const EPSILON: f64 = 1e-8;
@@ -242,6 +244,15 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Reads a run file; what it leaves out has its default.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there is no such file, for what is not TOML, and for a wrong or unknown
+    /// entry, with the nearest known one; [`Error::Io`].
+    pub fn from_file(path: &Path) -> Result<Self, Error> {
+        run_file::config(run_file::read(path)?, &path.to_string_lossy())
+    }
+
     /// Checks that every number can work, before anything is compiled or read.
     ///
     /// # Errors

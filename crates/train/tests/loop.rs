@@ -21,8 +21,7 @@ use onesigma_train::trainer::{BEST, Trainer};
 mod common;
 
 use common::{
-    ADAMW, Bigram, CPU, SGD, batch, config, f32_recipe, floats, session, settings, tensor,
-    trainer,
+    ADAMW, Bigram, CPU, SGD, batch, config, f32_recipe, floats, session, settings, tensor, trainer,
 };
 
 #[test]
