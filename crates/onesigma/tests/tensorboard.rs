@@ -3,6 +3,8 @@
 //! It needs a Python with the package `tensorboard`: `ONESIGMA_PYTHON`, or `python3`. Without one
 //! the case is ignored and says so; the framing is tested in `onesigma-train` in any case.
 
+#![allow(clippy::print_stderr)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -103,9 +105,14 @@ fn same(out: &Path) -> Result<(), Failed> {
     if !found.scalars.contains_key("speed/tokens_per_second") {
         return Err("no speed".into());
     }
+    // Of texts TensorBoard keeps both those before and after a restart (its `_Purge` leaves tensors
+    // out): the later one of a step is what counts.
     let texts = found.texts.get("sample").ok_or("no samples")?;
-    let steps = |list: &[(u64, String)]| list.iter().map(|(step, _)| *step).collect::<Vec<_>>();
-    if steps(texts) != steps(&samples) {
+    let texts: BTreeMap<u64, &str> = texts.iter().map(|(at, text)| (*at, &text[..])).collect();
+    let quoted = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let samples: BTreeMap<u64, String> =
+        samples.iter().map(|(step, text)| (*step, quoted(text))).collect();
+    if !texts.iter().map(|(at, text)| (*at, (*text).to_owned())).eq(samples.clone()) {
         return Err(format!("samples {texts:?}, expected {samples:?}").into());
     }
     if found.plugins != ["run/settings", "sample"] {

@@ -191,20 +191,20 @@ impl Settings {
         let table = |config: &Config| {
             toml::Table::try_from(config).context("the run's settings have no TOML form")
         };
-        let mut changed = table(config)?;
+        // The default warm-up follows from the length; that of a run stays what it was.
+        let pinned = Config { warmup: Some(config.warmup_steps()), ..config.clone() };
+        let mut changed = table(&pinned)?;
         for setting in &self.set {
             run_file::set(&mut changed, setting)?;
         }
         let changed = self.over(run_file::config(changed, "--set")?)?;
-        let mut continued = config.clone();
-        if changed.steps != config.steps || changed.warmup != config.warmup {
-            // The warm-up would follow from the length.
-            continued.warmup = Some(continued.warmup_steps());
+        if changed == pinned {
+            return Ok(config.clone());
         }
+        let mut continued = pinned;
         continued.continue_as(&changed);
-        if continued.continues(&changed) {
-            let same = changed == *config;
-            return Ok(if same { config.clone() } else { continued });
+        if continued == changed {
+            return Ok(continued);
         }
         let (own, wanted) = (table(&continued)?, table(&changed)?);
         let key = wanted.iter().find(|(key, value)| own.get(*key) != Some(value));
@@ -278,10 +278,9 @@ impl Settings {
             DecayName::Cosine => Decay::Cosine,
         });
         set(&mut config.schedule, decay);
-        for path in [Some(&mut config.data), config.valid.as_mut(), config.init_from.as_mut()] {
-            if let Some(path) = path {
-                *path = data_name(Path::new(path));
-            }
+        let paths = [Some(&mut config.data), config.valid.as_mut(), config.init_from.as_mut()];
+        for path in paths.into_iter().flatten() {
+            *path = data_name(Path::new(path));
         }
         config.validate()?;
         Ok(config)
