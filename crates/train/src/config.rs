@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use onesigma_models::{BertConfig, GptConfig};
 
 use crate::Error;
+use crate::memory::Budget;
 use crate::optimizer::Optimizer;
 use crate::schedule::{Decay, Schedule};
 use crate::task::Task;
@@ -146,6 +147,10 @@ pub struct Config {
     pub keep: usize,
     /// Steps that one call of the engine takes.
     pub steps_per_call: u64,
+    /// Memory that the program may take; what does not fit is recomputed. If absent, as much as it
+    /// takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Budget>,
     /// Refuse a backend that has to emulate a format or decompose an op.
     pub strict: bool,
     /// The model's size.
@@ -190,6 +195,7 @@ impl Default for Config {
             save_every: 200,
             keep: 3,
             steps_per_call: 10,
+            memory: None,
             strict: false,
             model: ModelConfig::default(),
             gpt: None,

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use onesigma::ops::Parametrisation;
 use onesigma::train::Error;
 use onesigma::train::config::{Config, ModelType};
+use onesigma::train::memory::Budget;
 use onesigma::train::schedule::Decay;
 use onesigma::train::task::Task;
 
@@ -111,6 +112,10 @@ pub struct Settings {
     /// Steps that one call of the engine takes [default: 10]
     #[arg(long, value_name = "STEPS")]
     steps_per_call: Option<u64>,
+    /// Memory that the program may take, such as 512MiB: what does not fit is recomputed, with equal
+    /// results [default: as much as it takes]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Budget>,
     /// Refuse a backend that would have to emulate a format or decompose an op
     #[arg(long)]
     strict: bool,
@@ -170,6 +175,7 @@ impl Settings {
         set(&mut config.steps_per_call, self.steps_per_call);
         config.lr = self.lr.or(config.lr);
         config.loss_scale = self.loss_scale.or(config.loss_scale);
+        config.memory = self.memory.or(config.memory);
         config.warmup = self.warmup.or(config.warmup);
         config.strict |= self.strict;
         let decay = self.schedule.map(|name| match name {
