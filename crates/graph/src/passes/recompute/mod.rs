@@ -127,10 +127,6 @@ pub fn fit(
     Ok(Fitted { program: Program::new(module)?, entries: fits })
 }
 
-fn plan(graph: &Graph, places: &[Place], base: usize) -> ProgramEntry {
-    plan_entry(String::new(), graph.clone(), places, base)
-}
-
 /// A schedule with its plan.
 struct Found {
     schedule: Vec<usize>,
@@ -179,15 +175,18 @@ impl<'a> Search<'a> {
         emit::repeated(schedule, &self.seconds)
     }
 
-    fn planned(&self, schedule: &[usize]) -> ProgramEntry {
-        plan(&emit::emit(self.graph, schedule), self.places, self.base)
+    fn planned(&self, schedule: Vec<usize>) -> Found {
+        let graph = emit::emit(self.graph, &schedule);
+        let planned = plan_entry(String::new(), graph, self.places, self.base);
+        let (_, seconds) = self.repeated(&schedule);
+        Found { planned, seconds, schedule }
     }
 
     /// The cheapest schedule found whose plan needs at most `room` bytes.
     fn fit(&self, room: usize) -> Option<Found> {
-        let plain = self.walk(usize::MAX / 2, WEIGHTS[0]).filter(|found| found.fits(room));
-        if plain.is_some() {
-            return plain;
+        let plain = self.planned(self.walk(usize::MAX / 2, WEIGHTS[0])?);
+        if plain.fits(room) {
+            return Some(plain);
         }
         let mut candidates: Vec<Found> =
             WEIGHTS.iter().filter_map(|&weights| self.fit_with(room, weights)).collect();
@@ -201,17 +200,22 @@ impl<'a> Search<'a> {
     /// on, earlier than the walk forgets it, so the plan may need less than the walk was given; or
     /// a little more, where it has gaps.
     fn fit_with(&self, room: usize, weights: Weights) -> Option<Found> {
-        let walks = rungs(room / 2, room.saturating_add(room / 2));
-        walks.filter_map(|bytes| self.walk(bytes, weights)).find(|found| found.fits(room))
+        let mut last = Vec::new();
+        rungs(room / 2, room.saturating_add(room / 4)).find_map(|bytes| {
+            let schedule = self.walk(bytes, weights)?;
+            if schedule == last {
+                return None;
+            }
+            last.clone_from(&schedule);
+            Some(self.planned(schedule)).filter(|found| found.fits(room))
+        })
     }
 
-    fn walk(&self, bytes: usize, weights: Weights) -> Option<Found> {
+    fn walk(&self, bytes: usize, weights: Weights) -> Option<Vec<usize>> {
         let Self { graph, tensors, dependents, seconds, .. } = self;
         let walk = Walk { graph, tensors, dependents, seconds };
         let limits = Limits { bytes, seconds: self.total * MOST_TIMES, weights };
-        let schedule = emit::prune(graph, tensors, &walk.schedule(limits)?);
-        let (_, seconds) = self.repeated(&schedule);
-        Some(Found { planned: self.planned(&schedule), seconds, schedule })
+        Some(emit::prune(graph, tensors, &walk.schedule(limits)?))
     }
 
     /// Takes back every repetition without which the plan still fits, dearest first.
@@ -232,11 +236,9 @@ impl<'a> Search<'a> {
             let Some((at, run)) = dearest else { return found };
             let mut schedule = found.schedule.clone();
             schedule.remove(at);
-            let schedule = emit::prune(self.graph, &self.tensors, &schedule);
-            let planned = self.planned(&schedule);
-            if planned.temporary_bytes <= room {
-                let (_, seconds) = self.repeated(&schedule);
-                found = Found { schedule, seconds, planned };
+            let without = self.planned(emit::prune(self.graph, &self.tensors, &schedule));
+            if without.fits(room) {
+                found = without;
             } else {
                 kept.push(run);
             }
@@ -245,15 +247,18 @@ impl<'a> Search<'a> {
 
     /// The least bytes to which [`fit`](Self::fit) gets.
     fn least(&self) -> usize {
-        let plain = plan(self.graph, self.places, self.base).temporary_bytes;
-        let mut least = plain;
+        let plain = plan_entry(String::new(), self.graph.clone(), self.places, self.base);
+        let mut least = plain.temporary_bytes;
         for weights in WEIGHTS {
             let mut failed = 0;
-            for bytes in rungs(0, plain) {
+            for bytes in rungs(0, least) {
+                if bytes >= least {
+                    continue;
+                }
                 match self.walk(bytes, weights) {
-                    Some(found) => {
+                    Some(schedule) => {
                         failed = 0;
-                        least = least.min(found.planned.temporary_bytes);
+                        least = least.min(self.planned(schedule).planned.temporary_bytes);
                     }
                     None => failed += 1,
                 }

@@ -92,7 +92,8 @@ fn no_choice_of_what_to_forget_is_cheaper() -> Result<()> {
             let members = candidates.iter().enumerate().filter(|(n, _)| set >> n & 1 == 1);
             let members: Vec<usize> = members.map(|(_, &tensor)| tensor).collect();
             let schedule = forgetting(&search, &members, backward);
-            (search.planned(&schedule).temporary_bytes, search.repeated(&schedule).1)
+            let found = search.planned(schedule);
+            (found.planned.temporary_bytes, found.seconds)
         })
         .collect();
     let mut sizes: Vec<usize> = tried.iter().map(|&(bytes, _)| bytes).collect();
@@ -115,7 +116,7 @@ fn no_repetition_can_be_left_out() -> Result<()> {
     let (places, base) = place_slots(program.slots());
     let graph = hoist(&program.entries()[0].graph);
     let search = Search::new(&graph, &places, base, &seconds);
-    let full = plan(&graph, &places, base).temporary_bytes;
+    let full = program.entries()[0].temporary_bytes;
     let least = search.least();
     for part in 0..8 {
         let room = least + (full - least) * part / 8;
@@ -128,7 +129,7 @@ fn no_repetition_can_be_left_out() -> Result<()> {
             let mut without = found.schedule.clone();
             without.remove(at);
             let without = emit::prune(&graph, &search.tensors, &without);
-            assert!(search.planned(&without).temporary_bytes > room, "{room} bytes: run {at}");
+            assert!(!search.planned(without).fits(room), "{room} bytes: run {at}");
         }
     }
     Ok(())
