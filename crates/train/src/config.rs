@@ -300,7 +300,7 @@ impl Config {
 
     /// The architecture of an encoder: its own, or what follows from the size.
     pub fn bert_architecture(&self) -> BertConfig {
-        let size = &self.model;
+        let (size, default) = (&self.model, BertConfig::default());
         self.bert.clone().unwrap_or_else(|| BertConfig {
             vocab_size: self.vocabulary,
             hidden_size: size.hidden,
@@ -308,7 +308,10 @@ impl Config {
             num_attention_heads: size.heads,
             intermediate_size: 4 * size.hidden,
             max_position_embeddings: size.seq,
-            ..BertConfig::default()
+            norm_position: size.norm_position.unwrap_or(default.norm_position),
+            residual_tau: size.residual_tau,
+            residual_mult: size.residual_mult.unwrap_or(default.residual_mult),
+            ..default
         })
     }
 
@@ -355,6 +358,21 @@ fn setting(name: &'static str, given: impl ToString, expected: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_size_decides_about_norms_and_residuals_of_both_models() {
+        let size = ModelConfig {
+            norm_position: Some(NormPosition::Pre),
+            residual_tau: Some(0.25),
+            residual_mult: Some(0.5),
+            ..ModelConfig::default()
+        };
+        let bert = Config { model: size, ..Config::default() }.bert_architecture();
+        let found = (bert.norm_position, bert.residual_tau, bert.residual_mult);
+        assert_eq!(found, (NormPosition::Pre, Some(0.25), 0.5));
+        let plain = Config::default().bert_architecture();
+        assert_eq!((plain.norm_position, plain.residual_tau), (NormPosition::Post, None));
+    }
 
     #[test]
     fn the_default_works_and_survives_toml() {
