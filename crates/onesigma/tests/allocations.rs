@@ -44,8 +44,7 @@ fn engine(program: &Program) -> Box<dyn Engine> {
 
 /// Small runs that differ in what a step consists of.
 fn configs() -> Vec<Config> {
-    let model =
-        ModelConfig { layers: 2, heads: 2, hidden: 64, seq: 64, ..ModelConfig::default() };
+    let model = ModelConfig { layers: 2, heads: 2, hidden: 64, seq: 64, ..ModelConfig::default() };
     let base = Config { batch: 2, model, ..Config::default() };
     let with = |change: &dyn Fn(&mut Config)| {
         let mut config = base.clone();

@@ -96,7 +96,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn summary(out: &mut impl Write, recipe: &str, parameters: usize, program: &Program) -> Result<()> {
+/// The plan: memory, entries, and what each holds.
+pub fn summary(
+    out: &mut impl Write,
+    recipe: &str,
+    parameters: usize,
+    program: &Program,
+) -> Result<()> {
     writeln!(out, "recipe      {recipe}")?;
     writeln!(out, "parameters  {parameters}")?;
     writeln!(out, "arena       {}", mebibytes(program.arena_bytes()))?;
@@ -136,7 +142,7 @@ fn summary(out: &mut impl Write, recipe: &str, parameters: usize, program: &Prog
 }
 
 /// What keeping the budget costs.
-fn memory(out: &mut impl Write, fit: &MemoryFit, arena_bytes: usize) -> Result<()> {
+pub fn memory(out: &mut impl Write, fit: &MemoryFit, arena_bytes: usize) -> Result<()> {
     let MemoryFit { budget, device, entries } = fit;
     writeln!(out, "memory      {} of {budget} allowed", mebibytes(arena_bytes))?;
     for EntryFit { entry, temporary_bytes: [before, after], repeated, seconds, repeated_seconds } in
