@@ -155,7 +155,7 @@ fn a_mapped_file_lends_its_tensors() {
     assert!(span.expect("four") < 64, "{span:?}");
     // Another checkpoint in its place does not disturb them.
     let other = checkpoint(4).save(folder.path(), 9).expect("written");
-    std::fs::rename(other, &path).expect("moved");
+    fs::rename(other, &path).expect("moved");
     assert_eq!(tensors[0].bytes, [3; 6]);
 }
 
@@ -166,12 +166,12 @@ fn files_of_other_tools_are_state_too() {
     let data: Vec<u8> = (0..8).collect();
     let view = TensorView::new(Dtype::BF16, vec![2, 2], &data).expect("fits");
     let bytes = safetensors::serialize([("w", view)], None).expect("serialised");
-    std::fs::write(&path, &bytes).expect("written");
+    fs::write(&path, &bytes).expect("written");
     let file = StateFile::open(&path).expect("safetensors");
     let tensors = file.tensors().expect("known types");
     assert_eq!((&tensors[0].format[..], &tensors[0].shape[..]), ("BF16", &[2, 2][..]));
     assert_eq!(tensors[0].bytes, data);
-    std::fs::write(&path, &bytes[..bytes.len() - 1]).expect("written");
+    fs::write(&path, &bytes[..bytes.len() - 1]).expect("written");
     let error = StateFile::open(&path).expect_err("cut short");
     assert!(matches!(error, Error::CheckpointDamaged { .. }), "{error}");
 }
