@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use onesigma_backend::Backend;
+use onesigma_backend::{Backend, Device};
 use onesigma_graph::Recipe;
 use onesigma_graph::recipe::Scaling;
 use onesigma_ops::{Parametrisation, recipes};
@@ -11,6 +11,7 @@ use onesigma_train::bert::Bert;
 use onesigma_train::checkpoint::Tensor;
 use onesigma_train::config::Config;
 use onesigma_train::config::ModelType;
+use onesigma_train::memory::Budget;
 use onesigma_train::model::{self, Gpt};
 use onesigma_train::program::{self, Model, Proven, Settings, Target, TrainingProgram};
 use onesigma_train::session::{self, Flushed, Session};
@@ -26,6 +27,7 @@ pub(crate) struct Parts {
     pub(crate) settings: Settings,
     pub(crate) backend: Box<dyn Backend>,
     strict: bool,
+    memory: Option<Budget>,
 }
 
 impl Parts {
@@ -41,13 +43,27 @@ impl Parts {
             clip: config.clip,
         };
         let backend = backends::open(&config.backend)?;
-        Ok(Self { recipe, model, settings, backend, strict: config.strict })
+        Ok(Self { recipe, model, settings, backend, strict: config.strict, memory: config.memory })
     }
 
     fn program(&self) -> Result<TrainingProgram> {
         let supports = |op: &_, inputs: &[_], output| self.backend.supports(op, inputs, output);
         let target = Target { supports: &supports, strict: self.strict };
-        program::build(&*self.model, &self.recipe, self.settings, target)
+        let program = program::build(&*self.model, &self.recipe, self.settings, target)?;
+        match self.memory {
+            Some(budget) => program.fit(budget, self.device()),
+            None => Ok(program),
+        }
+    }
+
+    /// What the backend's device is like: by its rates it is decided what to recompute. A
+    /// description rather than a measurement, so that the program depends on the configuration
+    /// alone.
+    fn device(&self) -> Device {
+        match self.backend.name() {
+            "tch" | "wgpu" => Device::h100(),
+            _ => Device::server_core(0),
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use onesigma_graph::{
 use onesigma_models::ParamSpec;
 
 use crate::Result;
-
+use crate::memory::MemoryFit;
 use crate::optimizer::{Optimizer, Rule, StepScalars};
 
 mod clip;
@@ -245,6 +245,8 @@ pub struct TrainingProgram {
     pub parameter_count: usize,
     /// What was rewritten for the target.
     pub rewrites: Vec<Rewrite>,
+    /// How it was made to fit a budget of memory, if there was one.
+    pub memory: Option<MemoryFit>,
     /// The sizes that it was made for.
     pub settings: Settings,
 }
@@ -316,6 +318,7 @@ pub fn build(
         entries,
         parameter_count: builder.parameters.iter().map(|p| p.spec.shape.numel()).sum(),
         rewrites: builder.rewrites,
+        memory: None,
         settings,
     })
 }

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use onesigma::format::Format;
 use onesigma::ops::Parametrisation;
 use onesigma::train::config::{Config, ModelType};
+use onesigma::train::memory::Budget;
 use onesigma::train::schedule::Decay;
 use onesigma::train::task::Task;
 use onesigma::train::{Error, run_file};
@@ -145,6 +146,10 @@ pub struct Settings {
     /// Steps that one call of the engine takes at most [default: 10]
     #[arg(long, value_name = "STEPS")]
     steps_per_call: Option<u64>,
+    /// Memory that the program may take, such as 512MiB: what does not fit is recomputed, with equal
+    /// results [default: as much as it takes]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Budget>,
     /// Refuse a backend that would have to emulate a format or decompose an op
     #[arg(long)]
     strict: bool,
@@ -270,6 +275,7 @@ impl Settings {
         set(&mut config.steps_per_call, self.steps_per_call);
         config.lr = self.lr.or(config.lr);
         config.loss_scale = self.loss_scale.or(config.loss_scale);
+        config.memory = self.memory.or(config.memory);
         config.warmup = self.warmup.or(config.warmup);
         config.strict |= self.strict;
         let decay = self.schedule.map(|name| match name {
