@@ -84,6 +84,15 @@ pub struct Index {
     pub validation: u64,
     /// CRC-32 of every file of tokens, training first.
     pub checksums: Vec<u32>,
+    /// CRC-32 of this index in compact JSON with 0 in this place.
+    pub crc32: u32,
+}
+
+impl Index {
+    fn own_checksum(&self) -> u32 {
+        let bare = Self { crc32: 0, ..self.clone() };
+        crc32fast::hash(&serde_json::to_vec(&bare).unwrap_or_default())
+    }
 }
 
 /// An open cache.
@@ -131,6 +140,9 @@ pub fn read(folder: &Path) -> Result<Cached, String> {
         serde_json::from_slice(&text).map_err(|error| format!("its index is damaged ({error})"))?;
     if index.version != VERSION {
         return Err(format!("it has version {}, not {VERSION}", index.version));
+    }
+    if index.crc32 != index.own_checksum() {
+        return Err("its index does not have the checksum that it states".into());
     }
     let mut checksums = index.checksums.iter();
     let mut split = |name: &str, tokens: u64| -> Result<Tokens, String> {
@@ -249,7 +261,7 @@ fn fill(
         *total = writer.end()?;
     }
     let documents = corpus.training_ends.len() + corpus.validation_ends.len();
-    let index = Index {
+    let mut index = Index {
         version: VERSION,
         source: source.clone(),
         corpus_sha256: corpus.sha256.clone(),
@@ -259,7 +271,9 @@ fn fill(
         training: totals[0],
         validation: totals[1],
         checksums,
+        crc32: 0,
     };
+    index.crc32 = index.own_checksum();
     let path = folder.join(INDEX);
     let text = serde_json::to_vec_pretty(&index)
         .map_err(|error| Error::Config { path: path.clone(), reason: error.to_string() })?;

@@ -114,7 +114,7 @@ fn dashboard(
     config: &Config,
     root: &Path,
     stop: &Arc<AtomicBool>,
-    observers: &mut Vec<Box<dyn Observer>>,
+    observers: &mut [Box<dyn Observer>],
 ) -> Result<()> {
     if !io::stdout().is_terminal() {
         eprintln!("there is no terminal for `--tui`: plain lines follow");

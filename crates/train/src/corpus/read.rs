@@ -99,6 +99,10 @@ fn zstd(mut bytes: &[u8]) -> io::Result<Vec<u8>> {
         }
         let mut frame = StreamingDecoder::new(&mut bytes).map_err(io::Error::other)?;
         frame.read_to_end(&mut text)?;
+        let stated = frame.decoder.get_checksum_from_data();
+        if stated.is_some() && stated != frame.decoder.get_calculated_checksum() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its checksum is wrong"));
+        }
     }
     Ok(text)
 }
