@@ -11,14 +11,12 @@
 use std::error::Error as StdError;
 
 use onesigma::backend::{Backend, Call, Caps, Error, Kernels, OpByOp, Result, Support};
-use onesigma::backends;
 use onesigma::format::{decode_slice, encode_slice};
 use onesigma::graph::expr::Expr;
 use onesigma::graph::{DType, Op, ReduceKind, Shape};
 use onesigma::train::batch::Batch;
 use onesigma::train::config::{Config, ModelConfig};
-use onesigma::train::program::{self, Settings, Target};
-use onesigma::train::session::Session;
+use onesigma::{backends, setup};
 
 /// A device whose memory holds f32, whatever a tensor's format: values are rounded, not packed.
 struct Loops;
@@ -39,7 +37,13 @@ fn finish(call: &Call<'_>, mut values: Vec<f32>) -> Result<Vec<f32>> {
 }
 
 /// Calls `take` with each index of `shape` and the expression's value there, in order.
-fn each(call: &Call<'_>, x: &[&Vec<f32>], expr: &Expr, shape: &Shape, mut take: impl FnMut(&[usize], f32)) {
+fn each(
+    call: &Call<'_>,
+    x: &[&Vec<f32>],
+    expr: &Expr,
+    shape: &Shape,
+    mut take: impl FnMut(&[usize], f32),
+) {
     let strides: Vec<_> = call.inputs.iter().map(|x| x.shape.broadcast_strides(shape)).collect();
     let own = shape.strides();
     for flat in 0..shape.numel() {
@@ -140,28 +144,14 @@ impl Kernels for Loops {
 }
 
 /// Losses of a few steps of a small unit-scaled GPT in FP8 on a backend.
-fn losses(backend: &dyn Backend) -> std::result::Result<Vec<f32>, Box<dyn StdError>> {
+fn losses(backend: Box<dyn Backend>) -> std::result::Result<Vec<f32>, Box<dyn StdError>> {
     let config = Config {
         recipe: "unit-fp8".into(),
         batch: 2,
         model: ModelConfig { layers: 1, heads: 2, hidden: 16, seq: 16, ..ModelConfig::default() },
         ..Config::default()
     };
-    let recipe = onesigma::ops::recipes::load(&config.recipe)?;
-    let p = onesigma::ops::recipes::parametrisation(&recipe);
-    let model = onesigma::train::model::Gpt::new(&config.model, 256, p)?;
-    let settings = Settings {
-        batch: config.batch,
-        seq: config.model.seq,
-        vocabulary: 256,
-        accumulate: 1,
-        optimizer: config.optimizer()?,
-    };
-    let supports = |op: &_, inputs: &[_], output| backend.supports(op, inputs, output);
-    let target = Target { supports: &supports, strict: false };
-    let program = program::build(&model, &recipe, settings, target)?;
-    let engine = backend.compile(&program.program)?;
-    let mut session = Session::new(program, engine);
+    let mut session = setup::session_on(&config, backend)?;
     session.init(1)?;
     let text = b"a backend can begin as small as this";
     let tokens = |from: usize| text[from..from + 32].iter().map(|&byte| byte.into()).collect();
@@ -174,8 +164,8 @@ fn losses(backend: &dyn Backend) -> std::result::Result<Vec<f32>, Box<dyn StdErr
 }
 
 fn main() -> std::result::Result<(), Box<dyn StdError>> {
-    let own = losses(&OpByOp::new(Loops))?;
-    let cpu = losses(&*backends::open("cpu")?)?;
+    let own = losses(Box::new(OpByOp::new(Loops)))?;
+    let cpu = losses(backends::open("cpu")?)?;
     println!("{:>6} {:>10} {:>10}", "step", "loops", "cpu");
     for (step, (own, cpu)) in own.iter().zip(&cpu).enumerate() {
         println!("{step:>6} {own:>10.5} {cpu:>10.5}");
@@ -185,8 +175,8 @@ fn main() -> std::result::Result<(), Box<dyn StdError>> {
 
 #[test]
 fn own_kernels_train_as_the_processor_does() -> std::result::Result<(), Box<dyn StdError>> {
-    let own = losses(&OpByOp::new(Loops))?;
-    let cpu = losses(&*backends::open("cpu")?)?;
+    let own = losses(Box::new(OpByOp::new(Loops)))?;
+    let cpu = losses(backends::open("cpu")?)?;
     assert!(own.iter().zip(&cpu).all(|(a, b)| (a - b).abs() < 0.02), "{own:?} and {cpu:?}");
     assert!(own[3] < own[0], "{own:?}");
     Ok(())

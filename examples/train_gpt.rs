@@ -4,7 +4,7 @@
 //! cargo run --release -p onesigma-examples --example train_gpt -- [TEXT] [STEPS]
 //! ```
 //!
-//! `TEXT` is a file or folder; without one the source of this workspace's dependencies is used.
+//! `TEXT` is a file; without one the source of this workspace's dependencies is used.
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 
 use onesigma::setup;
 use onesigma::train::config::{Config, ModelConfig};
-use onesigma::train::corpus::Corpus;
+use onesigma::train::corpus::{Corpus, Document};
 use onesigma::train::generate::{Sampling, generate};
 use onesigma::train::run_dir::RunDir;
 use onesigma::train::telemetry::{Event, Observer, Record};
@@ -31,14 +31,19 @@ impl Observer for Print {
 }
 
 /// Trains on `corpus` in the run folder `folder`; gives the summary and some text of the model's.
-fn train(config: &Config, corpus: &Corpus, folder: &Path) -> onesigma::train::Result<(Summary, String)> {
+fn train(
+    config: &Config,
+    corpus: &Corpus,
+    folder: &Path,
+) -> onesigma::train::Result<(Summary, String)> {
     let session = setup::session(config)?;
     let mut trainer = Trainer::new(session, config, setup::default_rate(config)?, corpus)?;
     let mut run = RunDir::create(folder, config)?;
     let summary = trainer.run(&mut run, &mut Print, &AtomicBool::new(false))?;
     let prompt: Vec<_> = "pub fn ".bytes().map(Into::into).collect();
+    let sampling = Sampling { temperature: 0.8, top_k: 40, seed: 0 };
     let mut text = Vec::new();
-    generate(trainer.session(), &prompt, 120, Sampling::default(), |token| {
+    generate(trainer.session(), &prompt, 120, sampling, |token| {
         text.push(token as u8);
         true
     })?;
@@ -60,7 +65,10 @@ fn config(steps: u64) -> Config {
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let corpus = match arguments.next() {
-        Some(path) => Corpus::from_path(Path::new(&path))?,
+        Some(path) => {
+            let text = std::fs::read(&path)?;
+            Corpus::from_documents(&path, vec![Document { name: path.clone(), text }], Vec::new())
+        }
         None => Corpus::cargo(Path::new("."))?,
     };
     let steps = arguments.next().map_or(Ok(300), |steps| steps.parse())?;
@@ -74,7 +82,6 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 #[test]
 fn a_small_gpt_learns() -> Result<(), Box<dyn Error>> {
-    use onesigma::train::corpus::Document;
     let folder = tempfile::tempdir()?;
     let text = "The quick brown fox jumps over the lazy dog. ".repeat(400);
     let document = Document { name: "fox".into(), text: text.into_bytes() };

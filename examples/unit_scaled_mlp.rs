@@ -12,9 +12,7 @@ use onesigma::backend::{Backend, Engine};
 use onesigma::backends;
 use onesigma::format::{Noise, philox};
 use onesigma::graph::passes::{apply_recipe::apply_recipe, clean::clean};
-use onesigma::graph::{
-    DType, Graph, Module, Program, Role, SlotKind, ValueId, autodiff,
-};
+use onesigma::graph::{DType, Graph, Module, Program, Role, SlotKind, ValueId, autodiff};
 use onesigma::ops::{
     Constraint, GeluForm, Linear, Parametrisation, gelu, linear, mse_loss, recipes, verify,
 };
@@ -50,8 +48,7 @@ fn program(recipe: &str) -> Result<Program, Box<dyn Error>> {
         slots.push(module.slot(name, SlotKind::State, shape, DType::F32, Role::MasterWeight)?);
     }
     let (x, y) = (module.read(&mut graph, x), module.read(&mut graph, y));
-    let weights: Vec<ValueId> =
-        slots.iter().map(|&slot| module.read(&mut graph, slot)).collect();
+    let weights: Vec<ValueId> = slots.iter().map(|&slot| module.read(&mut graph, slot)).collect();
 
     let prediction = mlp(&mut graph, x, &weights)?;
     let loss = mse_loss(&mut graph, Parametrisation::Unit, prediction, y, true)?;
