@@ -19,7 +19,7 @@ use onesigma::ops::{
 
 const BATCH: usize = 256;
 const WIDTHS: [usize; 4] = [16, 64, 64, 1];
-const RATE: f64 = 0.3;
+const RATE: f64 = 0.02;
 const WEIGHTS: [&str; 3] = ["w0", "w1", "w2"];
 
 /// `x [BATCH, 16]` to a prediction `[BATCH, 1]`: three linear layers with GELU between them.

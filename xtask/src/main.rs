@@ -21,6 +21,8 @@ mod minilm;
 mod plot;
 mod process;
 mod release;
+mod report;
+mod svg;
 mod test;
 
 /// Development tasks of Onesigma.
@@ -53,8 +55,10 @@ enum Task {
     Release(release::Arguments),
     /// Check, draw and time the number formats.
     Formats(formats::Arguments),
-    /// Run the benchmarks.
+    /// Measure every backend on every device that is there; keep and compare records.
     Bench(bench::Arguments),
+    /// Draw every recorded result on one page.
+    Report(report::Arguments),
     /// Pack binaries, benchmarks and a script for a GPU machine.
     Bundle(bundle::Arguments),
 }
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Task::Release(arguments) => release::run(&arguments),
         Task::Formats(arguments) => formats::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Report(arguments) => report::run(&arguments),
         Task::Bundle(arguments) => bundle::run(&arguments),
     };
     match result {
