@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use crate::process::{self, cargo_with, has_cargo_command};
-use crate::test;
+use crate::process::{self, cargo_with};
+use crate::{matrix, release, test};
 
 /// Arguments of `cargo xtask ci`.
 #[derive(Debug, clap::Args)]
@@ -17,13 +17,12 @@ pub struct Arguments {
 /// would build every dependency once more.
 pub fn run(arguments: &Arguments) -> Result<()> {
     process::run(&mut cargo_with(["fmt", "--all", "--check"]))?;
+    // Clippy's `incompatible_msrv` holds the standard library that is used against `rust-version`.
     process::run(&mut cargo_with(["clippy", "--all-targets", "--", "-D", "warnings"]))?;
     process::run(cargo_with(["doc", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
-    if has_cargo_command("deny") {
-        process::run(&mut cargo_with(["deny", "check"]))?;
-    } else {
-        eprintln!("skipped: `cargo deny` is not installed");
-    }
+    release::msrv()?;
+    release::deny()?;
+    matrix::run(&matrix::Arguments::default())?;
     if arguments.lints {
         return Ok(());
     }

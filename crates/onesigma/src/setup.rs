@@ -32,6 +32,10 @@ pub(crate) struct Parts {
 
 impl Parts {
     pub(crate) fn new(config: &Config) -> Result<Self> {
+        Self::on(config, || backends::open(&config.backend))
+    }
+
+    fn on(config: &Config, open: impl FnOnce() -> Result<Box<dyn Backend>>) -> Result<Self> {
         let recipe = recipe(config)?;
         let (model, vocabulary) = model(config, &recipe)?;
         let settings = Settings {
@@ -42,7 +46,7 @@ impl Parts {
             optimizer: config.optimizer()?,
             clip: config.clip,
         };
-        let backend = backends::open(&config.backend)?;
+        let backend = open()?;
         Ok(Self { recipe, model, settings, backend, strict: config.strict, memory: config.memory })
     }
 
@@ -140,14 +144,25 @@ pub fn prove(config: &Config) -> Result<Vec<Proven>> {
 /// # Errors
 /// As [`program()`], and if the backend refuses the program.
 pub fn session(config: &Config) -> Result<Session> {
-    let parts = Parts::new(config)?;
+    compile(config, Parts::new(config)?)
+}
+
+/// As [`session()`], on a backend of the caller's: the configuration's own is not looked at.
+///
+/// # Errors
+/// As [`session()`].
+pub fn session_on(config: &Config, backend: Box<dyn Backend>) -> Result<Session> {
+    compile(config, Parts::on(config, || Ok(backend))?)
+}
+
+fn compile(config: &Config, parts: Parts) -> Result<Session> {
     let started = Instant::now();
     let program = parts.program()?;
     let planned = started.elapsed();
     let engine = parts.backend.compile(&program.program)?;
     tracing::info!(
         recipe = config.recipe,
-        backend = config.backend,
+        backend = parts.backend.name(),
         parameters = program.parameter_count,
         arena_bytes = program.program.arena_bytes(),
         ?planned,
