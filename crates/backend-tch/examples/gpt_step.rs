@@ -81,6 +81,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         vocabulary: a.vocab,
         accumulate: 1,
         optimizer: Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.01 },
+        clip: None,
     };
     let limit = a.memory.map(|gib| (gib * f64::from(1 << 30)) as u64);
     let start = Instant::now();

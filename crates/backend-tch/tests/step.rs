@@ -33,6 +33,7 @@ fn program(
         vocabulary: 256,
         accumulate: 1,
         optimizer: Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.1 },
+        clip: None,
     };
     Ok(build(&model, &recipe, settings, Target { supports, strict: false })?)
 }

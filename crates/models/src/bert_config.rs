@@ -83,8 +83,8 @@ pub struct BertConfig {
     /// Where the norm of a branch stands: after the sum in the original. Before the branch, the
     /// model is that of Hugging Face's `megatron-bert`: no norm of the embeddings, one at the end.
     pub norm_position: NormPosition,
-    /// Whether the decoder of masked tokens is the token embedding; if not given, regular models
-    /// are tied, as the original, and unit-scaled ones are not.
+    /// Whether the decoder of masked tokens is the token embedding, as in the original; it is if
+    /// nothing is given.
     pub tie_word_embeddings: Option<bool>,
     /// Names of the classes by number, as Hugging Face keeps them; their count is the number of
     /// classes.
@@ -238,8 +238,8 @@ impl BertConfig {
     }
 
     /// Whether the decoder of masked tokens is the token embedding.
-    pub fn tied(&self, p: Parametrisation) -> bool {
-        self.tie_word_embeddings.unwrap_or(!p.is_scaled())
+    pub fn tied(&self) -> bool {
+        self.tie_word_embeddings.unwrap_or(true)
     }
 
     /// [`taus`](Self::taus) of all branches.

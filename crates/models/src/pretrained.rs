@@ -98,7 +98,7 @@ impl Model {
         match self {
             Self::Gpt(config) => config.tied(p),
             Self::Bert { config, task } => {
-                matches!(task, BertTask::MaskedLm | BertTask::PreTraining) && config.tied(p)
+                matches!(task, BertTask::MaskedLm | BertTask::PreTraining) && config.tied()
             }
         }
     }
