@@ -13,6 +13,7 @@ mod demo;
 mod experiment;
 mod fetch;
 mod formats;
+mod libtorch;
 mod minilm;
 mod plot;
 mod process;

@@ -8,8 +8,8 @@ use cudarc::driver::result::module;
 use cudarc::nvrtc::{result as nvrtc, sys};
 use onesigma_backend::{Error, Result};
 
-use super::{cache, failed};
 use super::library::Gpu;
+use super::{cache, failed};
 use crate::cuda::NAME;
 use crate::cuda::device::Function;
 use crate::cuda::source::{Kernel, PRELUDE};
