@@ -16,6 +16,7 @@ mod docs;
 mod experiment;
 mod fetch;
 mod formats;
+mod libtorch;
 mod matrix;
 mod minilm;
 mod plot;
