@@ -12,6 +12,7 @@ use crate::execute::{StepKey, execute};
 use crate::instruction::{Instruction, compile};
 use crate::parallel::level_scratch;
 use crate::profile::Recorder;
+use crate::team::Team;
 
 struct Slot {
     name: String,
@@ -53,7 +54,7 @@ pub(crate) struct CpuEngine {
     entries: Vec<Entry>,
     seed: Option<usize>,
     step: Option<usize>,
-    pool: Option<Arc<rayon::ThreadPool>>,
+    team: Arc<Team>,
     staging: Vec<u8>,
     planned_bytes: usize,
     recorder: Option<Recorder>,
@@ -62,7 +63,7 @@ pub(crate) struct CpuEngine {
 impl CpuEngine {
     pub(crate) fn new(
         program: &Program,
-        pool: Option<Arc<rayon::ThreadPool>>,
+        team: Arc<Team>,
         available: Option<u64>,
     ) -> Result<Self> {
         program.validate()?;
@@ -126,7 +127,7 @@ impl CpuEngine {
             entries,
             seed,
             step,
-            pool,
+            team,
             staging: Vec::new(),
             planned_bytes: program.arena_bytes(),
             recorder: None,
@@ -210,10 +211,11 @@ impl CpuEngine {
     }
 
     fn run_steps(&mut self, entry: usize, times: usize) -> Result<()> {
+        let team = self.team.clone();
         for step in 0..times {
             self.take_inputs(entry, step);
             self.step(entry)?;
-            level_scratch();
+            level_scratch(&team);
         }
         Ok(())
     }
@@ -282,11 +284,7 @@ impl Engine for CpuEngine {
                 self.slots[write.slot].frames.clear();
             }
         }
-        match self.pool.clone() {
-            Some(pool) => pool.install(|| self.run_steps(index, times)),
-            // The scope moves the run to a thread of the pool, where tasks start fastest.
-            None => rayon::scope(|_| self.run_steps(index, times)),
-        }
+        self.team.clone().lead(|| self.run_steps(index, times))
     }
 
     fn report(&self) -> Report {

@@ -2,12 +2,14 @@
 //! memory, and a copy without arithmetic.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use onesigma_backend::Device;
 use onesigma_backend::null::Rate;
 
 use crate::Isa;
+use crate::team::Team;
 
 /// Vectors whose sums do not wait for each other: latency times throughput of a multiply-add.
 const CHAINS: usize = 12;
@@ -15,42 +17,46 @@ const ROUNDS: usize = 400_000;
 /// Bytes that each thread copies: more than its share of the caches.
 const COPIED: usize = 32 << 20;
 
-/// Peak rates of the current pool's threads together.
-pub(crate) fn measure(memory_bytes: u64) -> Device {
+/// Peak rates of a team's threads together; the caller leads it.
+pub(crate) fn measure(team: &Team, memory_bytes: u64) -> Device {
     let isa = Isa::current();
-    let single = rate(|| multiply_adds(isa));
+    let single = rate(team, || multiply_adds(isa));
     let mut matmul = vec![Rate { bits: 32, flops: single }];
     if isa == Isa::Avx512Bf16 {
         // FP8 values are exact in BF16, and products of 8-bit formats run as its dot products.
-        matmul.insert(0, Rate { bits: 8, flops: rate(|| dot_products(isa)) });
+        matmul.insert(0, Rate { bits: 8, flops: rate(team, || dot_products(isa)) });
     }
     Device {
-        name: format!("this machine, {} threads, measured", rayon::current_num_threads()),
+        name: format!("this machine, {} threads, measured", team.threads()),
         memory_bytes,
-        bytes_per_second: copy_bandwidth(),
+        bytes_per_second: copy_bandwidth(team),
         matmul,
         flops: single / 2.0, // one operation where a multiply-add is two
     }
 }
 
 /// Best of several runs of `work`, which gives its number of operations, on every thread at once.
-fn rate(work: impl Fn() -> usize + Sync) -> f64 {
+fn rate(team: &Team, work: impl Fn() -> usize + Sync) -> f64 {
     let run = || {
+        let operations = AtomicUsize::new(0);
         let start = Instant::now();
-        let operations: usize = rayon::broadcast(|_| work()).into_iter().sum();
-        operations as f64 / start.elapsed().as_secs_f64()
+        team.on_each(|| {
+            operations.fetch_add(work(), Ordering::Relaxed);
+        });
+        operations.into_inner() as f64 / start.elapsed().as_secs_f64()
     };
     (0..5).map(|_| run()).fold(0.0, f64::max)
 }
 
-fn copy_bandwidth() -> f64 {
-    let threads = rayon::current_num_threads();
+fn copy_bandwidth(team: &Team) -> f64 {
+    let threads = team.threads();
     let pairs: Vec<_> = (0..threads)
         .map(|_| std::sync::Mutex::new((vec![1_u8; COPIED], vec![2_u8; COPIED])))
         .collect();
-    rate(|| {
-        let index = rayon::current_thread_index().unwrap_or_default();
-        let mut pair = pairs[index % threads].lock().unwrap_or_else(|error| error.into_inner());
+    let turn = AtomicUsize::new(0);
+    rate(team, || {
+        let index = turn.fetch_add(1, Ordering::Relaxed) % threads;
+        let mut pair = pairs[index].lock().unwrap_or_else(|error| error.into_inner());
         let (from, to) = &mut *pair;
         to.copy_from_slice(black_box(from));
         black_box(to);

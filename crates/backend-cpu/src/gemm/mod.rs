@@ -79,8 +79,8 @@ pub struct GemmItem {
 
 /// Products up to this many multiply-adds of a batch are one task each.
 const SMALL_ITEM: usize = 1 << 24;
-/// A product of fewer multiply-adds is done before another thread would have woken up.
-const SERIAL: usize = 1 << 19;
+/// A product of fewer multiply-adds is done before another thread would have taken part.
+const SERIAL: usize = 1 << 16;
 /// Columns of C in one task.
 const BLOCK_COLUMNS: usize = 1024;
 /// Most units that a packed B takes at a time (4 bytes each).
@@ -120,14 +120,14 @@ pub fn gemm(
     if m == 0 || n == 0 {
         return Ok(());
     }
-    let decoders = [Decoder::new(a.format), Decoder::new(b.format)];
+    let decoders = [Decoder::of(a.format), Decoder::of(b.format)];
     let out = out.share();
     let pairs = Isa::current() == Isa::Avx512Bf16
         && decoders[0].fits_bf16(a.bytes)
         && decoders[1].fits_bf16(b.bytes);
     let run = |item: &GemmItem, tasks: bool| {
-        let a = Operand { matrix: a, origin: item.a, decoder: &decoders[0] };
-        let b = Operand { matrix: b, origin: item.b, decoder: &decoders[1] };
+        let a = Operand { matrix: a, origin: item.a, decoder: decoders[0] };
+        let b = Operand { matrix: b, origin: item.b, decoder: decoders[1] };
         if few::suits(m, &b) {
             few::few_rows(shape, alpha, a, b, item.c, out, tasks);
         } else if pairs {
@@ -170,7 +170,7 @@ fn check(
 }
 
 /// Calls `task` for each index, on the pool or in order on this thread.
-fn tasks(parallel: bool, count: usize, task: impl Fn(usize) + Sync + Send) {
+fn tasks(parallel: bool, count: usize, task: impl Fn(usize) + Sync) {
     if parallel { for_each_task(count, task) } else { (0..count).for_each(task) }
 }
 
