@@ -56,7 +56,8 @@ impl Backend for CpuBackend {
 
     fn caps(&self) -> Caps {
         let model = processor_model().unwrap_or_else(|| std::env::consts::ARCH.to_owned());
-        let device = format!("{model}, {} threads, {}", self.team().threads(), Isa::current().label());
+        let device =
+            format!("{model}, {} threads, {}", self.team().threads(), Isa::current().label());
         Caps { device, memory_bytes: memory_bytes(), deterministic: true }
     }
 

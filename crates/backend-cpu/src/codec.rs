@@ -45,6 +45,13 @@ pub(crate) fn encode(
 ) {
     assert_eq!(codes.len(), values.len() * format.bytes(), "codes and values differ in number");
     if format.is_f32() {
+        #[cfg(target_endian = "little")]
+        {
+            // SAFETY: an f32 is any four bytes; as many as were asserted above.
+            let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), codes.len()) };
+            codes.copy_from_slice(bytes);
+        }
+        #[cfg(target_endian = "big")]
         for (value, code) in values.iter().zip(codes.as_chunks_mut::<4>().0) {
             *code = value.to_le_bytes();
         }
@@ -199,10 +206,8 @@ mod x86 {
                 let odd = _mm512_and_si512(kept, _mm512_set1_epi32(1));
                 let rounded = _mm512_add_epi32(_mm512_add_epi32(magnitude, half), odd);
                 let normal = _mm512_sub_epi32(_mm512_srl_epi32(rounded, count), rebias);
-                let sum = _mm512_add_ps(
-                    _mm512_castsi512_ps(magnitude),
-                    _mm512_castsi512_ps(rounder),
-                );
+                let sum =
+                    _mm512_add_ps(_mm512_castsi512_ps(magnitude), _mm512_castsi512_ps(rounder));
                 let subnormal = _mm512_sub_epi32(_mm512_castps_si512(sum), rounder);
                 let is_small = _mm512_cmplt_epi32_mask(magnitude, smallest_normal);
                 let code = _mm512_mask_blend_epi32(is_small, normal, subnormal);

@@ -61,11 +61,7 @@ pub(crate) struct CpuEngine {
 }
 
 impl CpuEngine {
-    pub(crate) fn new(
-        program: &Program,
-        team: Arc<Team>,
-        available: Option<u64>,
-    ) -> Result<Self> {
+    pub(crate) fn new(program: &Program, team: Arc<Team>, available: Option<u64>) -> Result<Self> {
         program.validate()?;
         let needed = program.arena_bytes() as u64;
         let out_of_memory =

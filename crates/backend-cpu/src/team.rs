@@ -119,7 +119,9 @@ impl Shared {
         }
         let _busy = Playing::new(Part::Busy);
         // SAFETY: the last job is closed and left, so no one else looks at it.
-        unsafe { *self.job.get() = Job { call: call::<F>, task: (&raw const *task).cast(), count } };
+        unsafe {
+            *self.job.get() = Job { call: call::<F>, task: (&raw const *task).cast(), count }
+        };
         self.next.store(0, Ordering::Relaxed);
         let number = (self.state.load(Ordering::Relaxed) >> JOB) + 1;
         {

@@ -19,6 +19,9 @@ pub(super) trait Unit: Plain + Default {
     type Half: Plain + Default;
     /// Numbers along K in a unit.
     const PER: usize;
+    /// Units of depth in a block, which a panel of B has in a cache: all of a 32 KiB L1 for f32,
+    /// where fewer passes over C pay more; half of it for BF16, where a pass has twice the depth.
+    const DEPTH: usize;
     /// Builds a unit from neighbours along K (`high` is ignored where `PER` is 1).
     fn join(low: Self::Half, high: Self::Half) -> Self;
     /// The same memory as single numbers.
@@ -56,6 +59,7 @@ pub(crate) type Kernel<U> = fn(TileA<'_, U>, &[U], TileC<'_>, usize, usize, usiz
 impl Unit for f32 {
     type Half = Self;
     const PER: usize = 1;
+    const DEPTH: usize = 256;
 
     fn join(low: Self, _: Self) -> Self {
         low
@@ -83,6 +87,7 @@ impl Unit for f32 {
 impl Unit for u32 {
     type Half = u16;
     const PER: usize = 2;
+    const DEPTH: usize = 128;
 
     fn join(low: u16, high: u16) -> Self {
         Self::from(low) | Self::from(high) << 16
