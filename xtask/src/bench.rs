@@ -10,8 +10,12 @@ use crate::process::{self, cargo_with, root};
 
 mod compare;
 mod machine;
+mod peers;
 pub mod record;
+mod scaling;
+mod server;
 mod statistics;
+mod watch;
 
 use record::{Line, Record};
 pub use statistics::spread;
@@ -56,6 +60,22 @@ pub struct Arguments {
     /// Compare two records that are there, measure nothing
     #[arg(long, value_name = "RECORD", requires = "compare")]
     record: Option<PathBuf>,
+    /// Time training steps beside PyTorch, the Python unit-scaling library, candle and burn instead;
+    /// writes docs/results/peers_cpu.json
+    #[arg(long)]
+    peers: bool,
+    /// Time matrix products beside multiply-adds and the `gemm` crate instead; writes
+    /// docs/results/gemm_cpu.json
+    #[arg(long)]
+    gemm: bool,
+    /// Time training steps of several widths, depths and sequence lengths instead; writes
+    /// docs/results/scaling_cpu.json
+    #[arg(long)]
+    scaling: bool,
+    /// With --peers: a Python that has torch and unit-scaling [default: a virtual environment below
+    /// target/peers, which is made if it is not there]
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
     /// Run criterion benchmarks instead; what follows is passed on, such as `gemm` or `-- --help`
     #[arg(long, num_args = 0.., allow_hyphen_values = true, value_name = "BENCH")]
     criterion: Option<Vec<String>>,
@@ -69,6 +89,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             bench.args(["--bench", name, "--"]).args(rest);
         }
         return process::run(&mut bench);
+    }
+    if arguments.gemm || arguments.peers || arguments.scaling {
+        return take_turns(arguments);
     }
     let folder = root().join(&arguments.out);
     // The base first: without it there is no need to measure.
@@ -92,6 +115,48 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     println!("{comparison}");
     let worse = comparison.regressions();
     ensure!(worse == 0, "{worse} of {} cases are slower beyond their noise", comparison.len());
+    Ok(())
+}
+
+/// The measurements in which programs take turns, each kept as one file of docs/results.
+fn take_turns(arguments: &Arguments) -> Result<()> {
+    let rounds = arguments.rounds.unwrap_or(5);
+    if arguments.gemm {
+        gemm(rounds)?;
+    }
+    if arguments.peers {
+        peers::run(arguments.python.as_deref(), rounds)?;
+    }
+    if arguments.scaling {
+        scaling::run(rounds)?;
+    }
+    Ok(())
+}
+
+fn gemm(rounds: usize) -> Result<()> {
+    let bench = ["bench", "--package", "onesigma-benches", "--bench", "gemm", "--"];
+    let mut runs = Vec::new();
+    for threads in [2, 1] {
+        let file = root().join("target/gemm.json");
+        let (threads, rounds) = (threads.to_string(), rounds.to_string());
+        let mut command = cargo_with(bench);
+        command.args(["--threads", &threads, "--rounds", &rounds, "--json"]).arg(&file);
+        process::run(&mut command)?;
+        let text = std::fs::read(&file).with_context(|| format!("no {}", file.display()))?;
+        runs.push(serde_json::from_slice::<serde_json::Value>(&text)?);
+    }
+    keep("gemm_cpu.json", "cargo xtask bench --gemm", serde_json::json!({ "runs": runs }))
+}
+
+/// Adds facts about machine and source to `result` and writes it to docs/results.
+fn keep(name: &str, command: &str, mut result: serde_json::Value) -> Result<()> {
+    result["machine"] = serde_json::to_value(machine::Machine::here())?;
+    result["command"] = command.into();
+    result["commit"] = record::git(&["rev-parse", "--short", "HEAD"]).into();
+    let path = root().join("docs/results").join(name);
+    std::fs::write(&path, serde_json::to_string_pretty(&result)? + "\n")
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    println!("wrote docs/results/{name}");
     Ok(())
 }
 

@@ -19,6 +19,7 @@
 use onesigma_graph::expr::{Expr, Term};
 use onesigma_graph::passes::apply_recipe::apply_recipe;
 use onesigma_graph::passes::clean::clean;
+use onesigma_graph::passes::fuse_maps::fuse_maps;
 use onesigma_graph::passes::legalise::{Rewrite, Supports, legalise};
 use onesigma_graph::recipe::{Recipe, Scaling};
 use onesigma_graph::{
@@ -422,7 +423,8 @@ impl<'a> Builder<'a> {
 
     /// Adds an entry after cleaning it and giving every tensor its format.
     fn finish(&mut self, name: &str, graph: &Graph) -> Result<EntryId> {
-        let graph = self.legal(&apply_recipe(&clean(graph), self.recipe)?)?;
+        let graph = fuse_maps(&apply_recipe(&clean(graph), self.recipe)?);
+        let graph = self.legal(&graph)?;
         Ok(self.module.entry(name, graph)?)
     }
 

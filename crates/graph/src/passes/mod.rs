@@ -3,6 +3,7 @@
 pub mod apply_recipe;
 pub mod clean;
 pub mod expose;
+pub mod fuse_maps;
 pub mod hoist;
 pub mod legalise;
 pub mod memory_plan;
