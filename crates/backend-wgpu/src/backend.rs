@@ -86,29 +86,34 @@ impl Backend for WgpuBackend {
     }
 
     fn supports(&self, op: &Op, inputs: &[DType], output: DType) -> Support {
-        let float = |dtype: &DType| dtype.format().is_some();
-        let known = inputs.iter().chain([&output]).all(|&dtype| codec::is_known(dtype));
-        // The operand that holds ids, masks or the step is U32, the others are floats.
-        let words_at = |words: &[usize]| {
-            inputs.iter().enumerate().all(|(at, dtype)| words.contains(&at) != float(dtype))
-        };
-        let fits = match op {
-            Op::Slot(_) => true,
-            op if op.is_movement() => inputs.iter().all(|dtype| *dtype == output),
-            _ if !float(&output) => false,
-            Op::Map { expr, .. } | Op::Reduce { expr, .. } => expression::is_known(expr),
-            Op::Gather | Op::ScatterAdd { .. } => words_at(&[1]),
-            Op::CrossEntropy { .. } => words_at(&[1, 2]),
-            Op::CrossEntropyGrad { .. } => words_at(&[1, 3]),
-            Op::Attention { .. } => words_at(&[3]),
-            Op::AttentionGrad { .. } => words_at(&[6]),
-            Op::AdamW(_) => words_at(&[5]),
-            _ => inputs.iter().all(float),
-        };
-        if known && fits { Support::Native } else { Support::No }
+        supports(op, inputs, output)
     }
 
     fn compile(&self, program: &Program) -> Result<Box<dyn Engine>> {
         Ok(Box::new(self.engine(program)?))
     }
+}
+
+/// What runs: every op with the types it takes, if the shaders have codecs for them.
+pub(crate) fn supports(op: &Op, inputs: &[DType], output: DType) -> Support {
+    let float = |dtype: &DType| dtype.format().is_some();
+    let known = inputs.iter().chain([&output]).all(|&dtype| codec::is_known(dtype));
+    // The operand that holds ids, masks or the step is U32, the others are floats.
+    let words_at = |words: &[usize]| {
+        inputs.iter().enumerate().all(|(at, dtype)| words.contains(&at) != float(dtype))
+    };
+    let fits = match op {
+        Op::Slot(_) => true,
+        op if op.is_movement() => inputs.iter().all(|dtype| *dtype == output),
+        _ if !float(&output) => false,
+        Op::Map { expr, .. } | Op::Reduce { expr, .. } => expression::is_known(expr),
+        Op::Gather | Op::ScatterAdd { .. } => words_at(&[1]),
+        Op::CrossEntropy { .. } => words_at(&[1, 2]),
+        Op::CrossEntropyGrad { .. } => words_at(&[1, 3]),
+        Op::Attention { .. } => words_at(&[3]),
+        Op::AttentionGrad { .. } => words_at(&[6]),
+        Op::AdamW(_) => words_at(&[5]),
+        _ => inputs.iter().all(float),
+    };
+    if known && fits { Support::Native } else { Support::No }
 }

@@ -24,15 +24,21 @@ pub(crate) fn kernels(
         match work {
             Work::Group(elements) => {
                 let stored = |tensor: TensorId| {
-                    entry.work.iter().enumerate().any(|(other, work)| {
-                        other != at && work.reads().contains(&tensor)
-                    }) || entry.writes.iter().any(|(_, written)| *written == tensor)
+                    entry
+                        .work
+                        .iter()
+                        .enumerate()
+                        .any(|(other, work)| other != at && work.reads().contains(&tensor))
+                        || entry.writes.iter().any(|(_, written)| *written == tensor)
                         || entry.tensors[tensor].home != crate::ir::Home::Temporary
                 };
                 kernels.push(element::kernel(entry, memory, elements, &stored, name));
             }
             Work::Reduce(op, parts) => {
                 kernels.push(reduce::kernel(entry, memory, op, *parts, op.out, name));
+            }
+            Work::Product(op) if matmul::is_small(op) => {
+                kernels.push(matmul::small(entry, memory, op, name));
             }
             Work::Product(op) => {
                 kernels.push(matmul::kernel(entry, memory, op, matmul::tile(op), name));

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use onesigma_backend::{Engine, Error, Report, Result, Span, inputs_read};
-use onesigma_graph::{EntryId, Op, Program, SlotId, SlotKind};
+use onesigma_backend::kernels::unsupported;
+use onesigma_backend::{Engine, Error, Report, Result, Span, Support, inputs_read};
+use onesigma_graph::passes::legalise::node_support;
+use onesigma_graph::{EntryId, Graph, Op, Program, SlotId, SlotKind, Value, ValueId};
 use wgpu::{BindGroup, Buffer, BufferUsages, CommandEncoder, ComputePipeline, SubmissionIndex};
 
+use crate::NAME;
+use crate::backend::supports;
 use crate::build;
 use crate::gpu::Gpu;
 use crate::ir::{Entry, Home};
@@ -77,6 +81,20 @@ pub struct WgpuEngine {
     spans: Option<Vec<Span>>,
 }
 
+/// Refuses a graph with a node that has no kernel.
+fn refuse_unsupported(graph: &Graph) -> Result<()> {
+    for node in graph.nodes() {
+        if node_support(graph, node, &supports) == Support::No {
+            let values = |ids: &[ValueId]| -> Vec<&Value> {
+                ids.iter().map(|&id| graph.value(id)).collect()
+            };
+            let (inputs, outputs) = (values(&node.inputs), values(&node.outputs));
+            return Err(unsupported(NAME, node, &inputs, &outputs));
+        }
+    }
+    Ok(())
+}
+
 /// Usage of the buffers that hold tensors.
 fn storage() -> BufferUsages {
     BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST
@@ -86,6 +104,9 @@ impl WgpuEngine {
     pub(crate) fn new(program: &Program, gpu: Arc<Gpu>, segment: usize) -> Result<Self> {
         program.validate()?;
         gpu.check()?;
+        for entry in program.entries() {
+            refuse_unsupported(&entry.graph)?;
+        }
         let bindings = (gpu.limits.max_storage_buffers_per_shader_stage as usize).min(24);
         let sizes: Vec<usize> = program
             .slots()
@@ -285,19 +306,7 @@ impl WgpuEngine {
     /// Encodes one step.
     fn encode(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
         let steps = &self.entries[entry];
-        for &slot in &steps.inputs {
-            let state = &self.slots[slot];
-            if state.frame_count() > 1
-                && let Some((staged, _)) = &state.staged
-            {
-                let mut from = at * state.padded;
-                for (buffer, offset, bytes) in self.pieces(state.place) {
-                    let bytes = bytes as u64;
-                    encoder.copy_buffer_to_buffer(staged, from as u64, buffer, offset as u64, bytes);
-                    from += bytes as usize;
-                }
-            }
-        }
+        self.take_inputs(encoder, entry, at);
         let mut pass = encoder.begin_compute_pass(&Default::default());
         for dispatch in &steps.dispatches {
             pass.set_pipeline(&dispatch.pipeline);
@@ -309,6 +318,7 @@ impl WgpuEngine {
         self.keep_outputs(encoder, entry, at);
     }
 
+    /// Copies what a step wrote to where the host will read it.
     fn keep_outputs(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
         for &slot in &self.entries[entry].outputs {
             let state = &self.slots[slot];
@@ -339,7 +349,7 @@ impl WgpuEngine {
             let resolved = gpu.buffer(bytes, usage, self.memory_bytes)?;
             let mut encoder = gpu.device.create_command_encoder(&Default::default());
             if n == 0 {
-                self.encode_inputs_only(&mut encoder, entry, at);
+                self.take_inputs(&mut encoder, entry, at);
             }
             for (n, dispatch) in chunk.iter().enumerate() {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
@@ -369,7 +379,8 @@ impl WgpuEngine {
         let offset = self.spans.as_ref().and_then(|spans| spans.last());
         let offset = offset.map_or(Duration::ZERO, |span| span.start + span.elapsed);
         let mut spans = Vec::with_capacity(count);
-        for (dispatch, pair) in self.entries[entry].dispatches.iter().zip(times.as_chunks::<2>().0) {
+        for (dispatch, pair) in self.entries[entry].dispatches.iter().zip(times.as_chunks::<2>().0)
+        {
             spans.push(Span {
                 entry: EntryId::new(entry),
                 node: dispatch.node,
@@ -383,7 +394,8 @@ impl WgpuEngine {
         Ok(())
     }
 
-    fn encode_inputs_only(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
+    /// Copies the frames of a step into their slots.
+    fn take_inputs(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
         for &slot in &self.entries[entry].inputs {
             let state = &self.slots[slot];
             if state.frame_count() > 1
@@ -392,7 +404,13 @@ impl WgpuEngine {
                 let mut from = at * state.padded;
                 for (buffer, offset, bytes) in self.pieces(state.place) {
                     let bytes = bytes as u64;
-                    encoder.copy_buffer_to_buffer(staged, from as u64, buffer, offset as u64, bytes);
+                    encoder.copy_buffer_to_buffer(
+                        staged,
+                        from as u64,
+                        buffer,
+                        offset as u64,
+                        bytes,
+                    );
                     from += bytes as usize;
                 }
             }

@@ -34,7 +34,8 @@ impl Abilities {
             None => "no subgroups".to_owned(),
         };
         let f16 = if self.f16 { "F16" } else { "F16 emulated" };
-        let matrices = if self.matrices { "cooperative matrices" } else { "no cooperative matrices" };
+        let matrices =
+            if self.matrices { "cooperative matrices" } else { "no cooperative matrices" };
         format!("{f16}, {subgroup}, {matrices}")
     }
 }
@@ -208,7 +209,12 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Device`].
-    pub(crate) fn buffer(&self, bytes: usize, usage: BufferUsages, before: usize) -> Result<Buffer> {
+    pub(crate) fn buffer(
+        &self,
+        bytes: usize,
+        usage: BufferUsages,
+        before: usize,
+    ) -> Result<Buffer> {
         let memory = self.device.push_error_scope(ErrorFilter::OutOfMemory);
         let validation = self.device.push_error_scope(ErrorFilter::Validation);
         let internal = self.device.push_error_scope(ErrorFilter::Internal);
@@ -235,9 +241,12 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] with the compiler's message.
     pub(crate) fn pipeline(&self, source: &str, bindings: usize, label: &str) -> Result<Pipeline> {
-        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipeline) = pipelines.get(source) {
-            return Ok(pipeline.clone());
+        let known = |source: &str| {
+            let pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+            pipelines.get(source).cloned()
+        };
+        if let Some(pipeline) = known(source) {
+            return Ok(pipeline);
         }
         let scope = self.device.push_error_scope(ErrorFilter::Validation);
         let internal = self.device.push_error_scope(ErrorFilter::Internal);
@@ -263,9 +272,10 @@ impl Gpu {
                 count: None,
             })
             .collect();
-        let layout = self
-            .device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
+        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: None,
+            entries: &entries,
+        });
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: None,
             bind_group_layouts: &[Some(&layout)],
@@ -288,6 +298,7 @@ impl Gpu {
             return Err(failed(format!("shader of {label}: {error}")));
         }
         let made = Pipeline { pipeline, layout };
+        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         pipelines.insert(source.to_owned(), made.clone());
         Ok(made)
     }

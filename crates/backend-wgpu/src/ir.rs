@@ -273,16 +273,6 @@ impl Work {
         }
         pairs
     }
-
-    /// Whether it needs seed and step.
-    pub(crate) fn draws(&self) -> bool {
-        match self {
-            Self::Group(elements) => elements.iter().any(Element::draws),
-            Self::Product(op) => op.result.draws(),
-            Self::Rows(op) => op.result.draws(),
-            Self::Reduce(..) | Self::Scatter(_) => false,
-        }
-    }
 }
 
 /// A lowered entry.

@@ -31,8 +31,10 @@ pub(crate) fn lower(
         bindings,
     };
     if graph.nodes().iter().any(|node| onesigma_backend::draws(&graph, node)) {
-        lowering.fusion.entry.seed = program.seed().map(|slot| lowering.slot_tensor(slot.index(), 2));
-        lowering.fusion.entry.step = program.step().map(|slot| lowering.slot_tensor(slot.index(), 1));
+        lowering.fusion.entry.seed =
+            program.seed().map(|slot| lowering.slot_tensor(slot.index(), 2));
+        lowering.fusion.entry.step =
+            program.step().map(|slot| lowering.slot_tensor(slot.index(), 1));
     }
     for node in graph.nodes() {
         lowering.node(node);
@@ -125,8 +127,7 @@ impl Lowering<'_> {
         if tensors.len() + 1 + random <= self.bindings {
             return element;
         }
-        let is_scalar =
-            |tensor: &TensorId| self.fusion.entry.tensors[*tensor].numel == 1;
+        let is_scalar = |tensor: &TensorId| self.fusion.entry.tensors[*tensor].numel == 1;
         let scalars: Vec<TensorId> = tensors.into_iter().filter(is_scalar).collect();
         let packed = self.temporary(scalars.len(), DType::F32);
         let mut parts: Vec<TensorId> = Vec::new();
@@ -157,8 +158,7 @@ impl Lowering<'_> {
             Op::Slot(slot) => {
                 let (value, slot) = (node.outputs[0], slot.index());
                 let (numel, dtype) = (self.shape(value).numel(), self.graph.value(value).dtype);
-                self.of[value.index()] =
-                    self.fusion.entry.tensor(numel, dtype, Home::Slot(slot));
+                self.of[value.index()] = self.fusion.entry.tensor(numel, dtype, Home::Slot(slot));
             }
             Op::Reshape { .. } => {
                 self.of[node.outputs[0].index()] = self.tensor_of(node.inputs[0]);
@@ -310,7 +310,14 @@ impl Lowering<'_> {
         self.push(node, Work::Group(vec![Element { compute, operands, dims, result, out }]));
     }
 
-    fn reduce(&mut self, node: &Node, kind: ReduceKind, expr: &Expr, shape: &Shape, axes: &[usize]) {
+    fn reduce(
+        &mut self,
+        node: &Node,
+        kind: ReduceKind,
+        expr: &Expr,
+        shape: &Shape,
+        axes: &[usize],
+    ) {
         if axes.iter().all(|&axis| shape.dims()[axis] == 1) {
             let operands = self.broadcast(&node.inputs, shape);
             let (result, out) = (self.rounded(node, 0), self.result(node.outputs[0]));
@@ -407,7 +414,8 @@ impl Lowering<'_> {
             self.push(node, Work::Group(vec![filling(0.0, numel, result, out)]));
             return;
         }
-        let op = Product { batch, m, n, k, transpose_left, transpose_right, left, right, result, out };
+        let op =
+            Product { batch, m, n, k, transpose_left, transpose_right, left, right, result, out };
         if n.is_multiple_of(4) || result.is_f32() {
             self.push(node, Work::Product(op));
             return;
@@ -468,7 +476,8 @@ impl Lowering<'_> {
             (0..count).map(|_| self.temporary(rows, DType::F32)).collect();
         let kind = RowKind::NormGrad { eps, centred };
         let out = Some(out);
-        let work = Rows { kind, rows, width, operands, result, out, statistics: statistics.clone() };
+        let work =
+            Rows { kind, rows, width, operands, result, out, statistics: statistics.clone() };
         self.push(node, Work::Rows(work));
         let full = vec![width, 1];
         let column = vec![1, 0];
@@ -485,9 +494,9 @@ impl Lowering<'_> {
             let mut operands = vec![(x, full.clone()), (dy, full.clone())];
             operands.extend(statistics.iter().map(|&tensor| (tensor, column.clone())));
             let expr = match centred {
-                true => Expr::new(4, |x| {
-                    x[1].clone() * ((x[0].clone() - x[2].clone()) * x[3].clone())
-                }),
+                true => {
+                    Expr::new(4, |x| x[1].clone() * ((x[0].clone() - x[2].clone()) * x[3].clone()))
+                }
                 false => Expr::new(3, |x| x[1].clone() * (x[0].clone() * x[2].clone())),
             };
             let (result, out) = (self.rounded(node, 1), self.result(node.outputs[1]));

@@ -126,7 +126,7 @@ fn copy_into_slots(entry: &mut Entry) {
         .copied()
         .filter(|&(slot, tensor)| entry.tensors[tensor].home != Home::Slot(slot))
         .collect();
-    let mut push = |entry: &mut Entry, from: TensorId, home: Home| {
+    let push = |entry: &mut Entry, from: TensorId, home: Home| {
         let (numel, dtype) = (entry.tensors[from].numel, entry.tensors[from].dtype);
         let out = entry.tensor(numel, dtype, home);
         let work = copy(entry, from, out);
@@ -201,7 +201,8 @@ fn pack(entry: &Entry, slots: &[Place], base: usize, segment: usize) -> Memory {
             if offset + bytes <= places[other].offset {
                 break;
             }
-            offset = admissible(offset.max(places[other].offset + places[other].bytes), bytes, segment);
+            offset =
+                admissible(offset.max(places[other].offset + places[other].bytes), bytes, segment);
         }
         places[tensor] = Place { offset, bytes };
         end = end.max(offset + bytes);

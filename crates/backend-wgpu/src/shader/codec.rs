@@ -243,7 +243,8 @@ fn encode(format: Format, how: Conversion, name: &str) -> String {
         _ => plain.clone(),
     };
     let nan = format.nan_code();
-    let mut specials = format!("code = select(code, {plain}, magnitude == {WORDS}(0x7f800000u));\n");
+    let mut specials =
+        format!("code = select(code, {plain}, magnitude == {WORDS}(0x7f800000u));\n");
     let mut line = |text: String| {
         specials.push_str("    ");
         specials.push_str(&text);
@@ -252,10 +253,7 @@ fn encode(format: Format, how: Conversion, name: &str) -> String {
     line(format!("code = select(code, {WORDS}(0u), magnitude == {WORDS}(0u));"));
     match format.specials() {
         Specials::Scale => {
-            line(format!(
-                "code = select(code, {WORDS}(0u), exponent < {}(0));",
-                "vec4<i32>"
-            ));
+            line(format!("code = select(code, {WORDS}(0u), exponent < {}(0));", "vec4<i32>"));
             let low = if special { nan } else { 0 };
             line(format!(
                 "code = select(code, {WORDS}({low}u), negative & (magnitude != {WORDS}(0u)));"
@@ -263,7 +261,9 @@ fn encode(format: Format, how: Conversion, name: &str) -> String {
         }
         Specials::Integer => {
             let mask = (1_u32 << format.bits()) - 1;
-            line(format!("code = select(code, ({WORDS}(0u) - code) & {WORDS}({mask}u), negative);"));
+            line(format!(
+                "code = select(code, ({WORDS}(0u) - code) & {WORDS}({mask}u), negative);"
+            ));
         }
         Specials::Fnuz => line(format!(
             "code = code | select({WORDS}(0u), {WORDS}({}u), negative & (code != {WORDS}(0u)));",
@@ -293,10 +293,7 @@ fn encode(format: Format, how: Conversion, name: &str) -> String {
 }
 
 fn signed(format: Format) -> String {
-    format!(
-        "code = code | select({WORDS}(0u), {WORDS}({}u), negative);",
-        sign_bit(format)
-    )
+    format!("code = code | select({WORDS}(0u), {WORDS}({}u), negative);", sign_bit(format))
 }
 
 /// A NaN keeps its sign where the format has one for it.
@@ -311,15 +308,11 @@ fn nan_line(format: Format) -> String {
 }
 
 fn encode_near(format: Format, over: u32, name: &str) -> String {
-    let max = format.max_code();
-    let overflow = match over == max {
-        true => format!("min(rounded, {WORDS}({max}u))"),
-        false => format!("min(rounded, {WORDS}({over}u))"),
-    };
+    let overflow = format!("min(rounded, {WORDS}({over}u))");
     let mut specials = String::new();
     let sign = sign_bit(format);
     let shift = 32 - format.bits();
-    let _ = match format.specials() {
+    match format.specials() {
         Specials::Fnuz => {
             specials.push_str(&format!(
                 "code = code | select({WORDS}(0u), (bits >> {WORDS}({shift}u)) & {WORDS}({sign}u), code != {WORDS}(0u));\n    "
@@ -342,7 +335,7 @@ fn encode_near(format: Format, over: u32, name: &str) -> String {
                 ));
             }
         }
-    };
+    }
     // Far above the largest code nothing may wrap: exponents are below 256.
     fill(
         include_str!("../wgsl/encode_near.wgsl"),

@@ -10,7 +10,7 @@ use onesigma_graph::Distribution;
 use super::index::axis_coordinate;
 use super::kernel::{Builder, Kernel, Lanes, folded};
 use super::{expression, fill, literal};
-use crate::ir::{Access, Compute, Element, Entry, Operand, TensorId};
+use crate::ir::{Compute, Element, Entry, Operand, TensorId};
 use crate::memory::Memory;
 
 const TEMPLATE: &str = include_str!("../wgsl/element.wgsl");
@@ -157,7 +157,10 @@ fn emit(
                         true => "{".to_owned(),
                         false => format!("if ({along} < {end}u) {{"),
                     };
-                    let _ = write!(body, "    {condition} {name}_codes.{lane} = x{x}_code({position}); }}");
+                    let _ = write!(
+                        body,
+                        "    {condition} {name}_codes.{lane} = x{x}_code({position}); }}"
+                    );
                     body.push_str(if part + 1 == ends.len() { "\n" } else { " else" });
                     start = end;
                 }
@@ -196,11 +199,9 @@ fn random(
         }
         Distribution::Normal { mean, std } => {
             builder.library.normal();
-            let each = ["x", "y", "z", "w"].map(|lane| format!("normal({name}_word.{lane})"));
             let _ = writeln!(
                 body,
-                "    let {name}_normal = bitcast<vec4<f32>>(vec4<u32>({}));",
-                each.join(", ")
+                "    let {name}_normal = bitcast<vec4<f32>>(normal_quad({name}_word));"
             );
             if mean == 0.0 && std == 1.0 {
                 return format!("{name}_normal");
@@ -215,9 +216,4 @@ fn random(
             )
         }
     }
-}
-
-/// Whether an operand reads neighbours as they lie, for [`Access`].
-pub(crate) fn is_plain(access: &Access) -> bool {
-    matches!(access, Access::View(view) if view.is_full())
 }

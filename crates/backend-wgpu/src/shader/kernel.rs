@@ -5,6 +5,7 @@ use std::fmt::Write;
 use onesigma_graph::DType;
 
 use super::codec::{Library, random_bits};
+use super::prune::prune;
 use crate::ir::{Access, Entry, Operand, Rounded, TensorId};
 use crate::memory::Memory;
 
@@ -95,10 +96,16 @@ impl<'a> Builder<'a> {
                     }
                     let first = || format!("4u * {quad}");
                     if view.is_quads() {
-                        return format!("x{x}_codes(({}) / 4u)", view.element(&format!("({})", first())));
+                        return format!(
+                            "x{x}_codes(({}) / 4u)",
+                            view.element(&format!("({})", first()))
+                        );
                     }
                     if view.is_splat() {
-                        return format!("vec4<u32>(x{x}_code({}))", view.element(&format!("({})", first())));
+                        return format!(
+                            "vec4<u32>(x{x}_code({}))",
+                            view.element(&format!("({})", first()))
+                        );
                     }
                 }
                 if view.is_scalar() {
@@ -146,7 +153,13 @@ impl<'a> Builder<'a> {
     }
 
     /// Statements that make `{name}_bits` and `{name}`, the f32 values of an operand.
-    pub(crate) fn load(&mut self, out: &mut String, operand: &Operand, lanes: Lanes<'_>, name: &str) {
+    pub(crate) fn load(
+        &mut self,
+        out: &mut String,
+        operand: &Operand,
+        lanes: Lanes<'_>,
+        name: &str,
+    ) {
         let codes = self.codes(operand, lanes);
         let mut bits = self.library.decoded(self.dtype(operand.tensor), &codes);
         if let Some(beyond) = self.beyond(operand, lanes) {
@@ -254,6 +267,7 @@ impl<'a> Builder<'a> {
         }
         source.push_str(&self.library.text());
         source.push_str(body);
+        let source = prune(&source);
         Kernel { label: label.to_owned(), source, bindings, grid }
     }
 }
@@ -268,7 +282,8 @@ fn accessors(n: usize, bytes: usize, unit: &str, segments: usize, units: usize) 
     let cascade = |statement: &dyn Fn(usize) -> String| {
         let mut text = String::new();
         for segment in 0..segments - 1 {
-            let _ = write!(text, "if (q < {}u) {{ {} }} ", (segment + 1) * units, statement(segment));
+            let _ =
+                write!(text, "if (q < {}u) {{ {} }} ", (segment + 1) * units, statement(segment));
         }
         text + &statement(segments - 1)
     };

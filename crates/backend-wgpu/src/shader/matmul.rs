@@ -7,6 +7,7 @@ use super::{fill, scalar_literal};
 use crate::ir::{Entry, Product, Rounded, TensorId};
 use crate::memory::Memory;
 
+const SMALL: &str = include_str!("../wgsl/matmul_small.wgsl");
 const TEMPLATE: &str = include_str!("../wgsl/matmul.wgsl");
 /// Elements of the inner axis that are staged at once.
 const BK: usize = 16;
@@ -44,6 +45,63 @@ pub(crate) fn tile(op: &Product) -> Tile {
         .unwrap_or(if op.m.min(op.n) >= 64 { Tile::MIDDLE } else { Tile::SMALL })
 }
 
+/// Whether a product is too small for tiles to pay.
+pub(crate) fn is_small(op: &Product) -> bool {
+    op.m.saturating_mul(op.n).saturating_mul(op.k).saturating_mul(op.batch) <= 8192
+}
+
+/// The kernel of a small product.
+pub(crate) fn small(entry: &Entry, memory: &Memory, op: &Product, label: &str) -> Kernel {
+    let mut builder = Builder::new(entry, memory);
+    let Product { batch, m, n, k, .. } = *op;
+    let mut reader = |tensor: TensorId, name: &str, at: [String; 4]| {
+        let x = builder.bind(tensor);
+        let each = at.map(|at| format!("x{x}_code({at})"));
+        let codes = format!("vec4<u32>({})", each.join(", "));
+        let bits = builder.library.decoded(builder.dtype(tensor), &codes);
+        format!(
+            "fn {name}(batch: u32, at: u32, k: u32) -> vec4<f32> {{\n    \
+             return bitcast<vec4<f32>>({bits});\n}}\n"
+        )
+    };
+    let left = match op.transpose_left {
+        true => format!("batch * {}u + k * {m}u + at", m * k),
+        false => format!("batch * {}u + at * {k}u + k", m * k),
+    };
+    let right = [0, 1, 2, 3].map(|lane| {
+        let column = format!("min(at + {lane}u, {}u)", n - 1);
+        match op.transpose_right {
+            true => format!("batch * {}u + {column} * {k}u + k", n * k),
+            false => format!("batch * {}u + k * {n}u + {column}", n * k),
+        }
+    });
+    let left = reader(op.left, "left", [left.clone(), left.clone(), left.clone(), left]);
+    let readers = left + &reader(op.right, "right", right);
+    let mut results = String::new();
+    if n.is_multiple_of(4) {
+        builder.round(&mut results, &op.result, "sum", None, "(start / 4u)", "r");
+        let store = builder.store(op.out, "(start / 4u)", "r_codes");
+        results.push_str(&store);
+    } else {
+        results = unaligned(&mut builder, op.out, &op.result, "sum", n);
+    }
+    let quads = n.div_ceil(4);
+    let text = fill(
+        SMALL,
+        &[
+            ("count", (quads * m * batch).to_string()),
+            ("quads", quads.to_string()),
+            ("m", m.to_string()),
+            ("n", n.to_string()),
+            ("k", k.to_string()),
+            ("batch_count", (quads * m).to_string()),
+            ("numel", (m * n).to_string()),
+            ("results", results),
+        ],
+    );
+    builder.finish(label, &(readers + &text), folded(quads * m * batch, 64))
+}
+
 /// An operand as it is stored.
 struct Stored {
     tensor: TensorId,
@@ -70,7 +128,13 @@ fn reader(builder: &mut Builder<'_>, stored: &Stored) -> String {
         )
     } else {
         let each: Vec<String> = (0..4)
-            .map(|lane| format!("x{x}_code(min({start} + {lane}u, batch * {0}u + {1}u))", rows * columns, (rows * columns).saturating_sub(1)))
+            .map(|lane| {
+                format!(
+                    "x{x}_code(min({start} + {lane}u, batch * {0}u + {1}u))",
+                    rows * columns,
+                    (rows * columns).saturating_sub(1)
+                )
+            })
             .collect();
         let bits = builder.library.decoded(dtype, &format!("vec4<u32>({})", each.join(", ")));
         format!(
@@ -123,7 +187,13 @@ fn stage(stored: &Stored, extent: usize, index: &str, tile: &str) -> String {
 }
 
 /// The kernel. Where `n` is no multiple of four the result is F32.
-pub(crate) fn kernel(entry: &Entry, memory: &Memory, op: &Product, tile: Tile, label: &str) -> Kernel {
+pub(crate) fn kernel(
+    entry: &Entry,
+    memory: &Memory,
+    op: &Product,
+    tile: Tile,
+    label: &str,
+) -> Kernel {
     let mut builder = Builder::new(entry, memory);
     let Tile { bm, bn, tm, tn } = tile;
     let threads = tile.threads();
@@ -182,11 +252,8 @@ pub(crate) fn kernel(entry: &Entry, memory: &Memory, op: &Product, tile: Tile, l
         for quad in 0..column_quads {
             let _ = writeln!(accumulators, "    var sum{row}_{quad} = vec4<f32>(0.0);");
             let lane = ["x", "y", "z", "w"][row % 4];
-            let _ = writeln!(
-                multiply,
-                "            sum{row}_{quad} += a{}.{lane} * b{quad};",
-                row / 4
-            );
+            let _ =
+                writeln!(multiply, "            sum{row}_{quad} += a{}.{lane} * b{quad};", row / 4);
         }
     }
     let results = results(&mut builder, op, tile);

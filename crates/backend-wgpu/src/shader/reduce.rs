@@ -3,12 +3,11 @@
 use std::fmt::Write;
 
 use onesigma_graph::ReduceKind;
-use onesigma_graph::expr::Instr;
 
 use super::index::{View, axis_coordinate};
-use super::kernel::{Builder, Kernel, Lanes, folded};
+use super::kernel::{Builder, Kernel, folded};
 use super::{expression, fill, scalar_literal};
-use crate::ir::{Access, Entry, Operand, Reduction, Rounded, TensorId};
+use crate::ir::{Entry, Reduction, TensorId};
 use crate::memory::Memory;
 
 const ROWS: &str = include_str!("../wgsl/reduce_rows.wgsl");
@@ -86,10 +85,9 @@ pub(crate) fn kernel(
         .map(|n| load(&mut builder, &mut body, op, n, &kept, &reduced, along_rows))
         .collect();
     let index = |axis: usize| {
-        let [(o, r), ..] = if along_rows {
-            [(["o"; 4], ["r.x", "r.y", "r.z", "r.w"])]
-        } else {
-            [(["o.x", "o.y", "o.z", "o.w"], ["r"; 4])]
+        let (o, r) = match along_rows {
+            true => (["o"; 4], ["r.x", "r.y", "r.z", "r.w"]),
+            false => (["o.x", "o.y", "o.z", "o.w"], ["r"; 4]),
         };
         let (space, at) = match op.axes.contains(&axis) {
             true => (&reduced, r),
@@ -106,8 +104,7 @@ pub(crate) fn kernel(
         _ => 1.0,
     };
     let sum = op.kind == ReduceKind::Sum;
-    let initial =
-        if sum { "vec4<f32>(0.0)".to_owned() } else { "negative(infinity())".to_owned() };
+    let initial = if sum { "vec4<f32>(0.0)".to_owned() } else { "negative(infinity())".to_owned() };
     if along_rows {
         let quads = count.div_ceil(4);
         let part_quads = quads.div_ceil(parts);
@@ -221,11 +218,3 @@ fn load(
     let _ = writeln!(body, "    let {name} = bitcast<vec4<f32>>({bits});");
     name
 }
-
-/// Whether an expression asks for coordinates.
-pub(crate) fn asks_for_index(op: &Reduction) -> bool {
-    op.expr.instrs().iter().any(|instr| matches!(instr, Instr::Index(_)))
-}
-
-#[allow(dead_code)]
-fn unused(_: Lanes<'_>, _: Operand, _: Access, _: Rounded) {}

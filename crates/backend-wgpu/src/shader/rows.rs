@@ -159,7 +159,9 @@ fn statistics(builder: &mut Builder<'_>, op: &Rows, teams: Teams) -> String {
             .map(|j| {
                 let term = term.replace("{j}", &j.to_string());
                 match (j + 1) * teams.team > quads {
-                    true => format!("lanes_sum(select(vec4<f32>(0.0), {term}, quad{j} < {quads}u))"),
+                    true => {
+                        format!("lanes_sum(select(vec4<f32>(0.0), {term}, quad{j} < {quads}u))")
+                    }
                     false => format!("lanes_sum({term})"),
                 }
             })

@@ -59,7 +59,8 @@ pub(crate) fn sum(entry: &Entry, memory: &Memory, op: &Scatter, label: &str) -> 
                 let i = format!("(4u * quad + {n}u)");
                 let codes =
                     format!("vec4<u32>(x{updates}_code(update * {width}u + {i} % {width}u))");
-                let text = each(&format!("{i} / {width}u"), &codes, &format!(".{lane}"), &mut builder);
+                let text =
+                    each(&format!("{i} / {width}u"), &codes, &format!(".{lane}"), &mut builder);
                 text.replace(&format!("row.{lane}"), &format!("row_{lane}"))
             })
             .collect(),

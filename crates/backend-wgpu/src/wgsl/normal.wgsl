@@ -128,70 +128,48 @@ fn scaled_integer(value: u32, exponent: i32) -> vec2<u32> {
     let significand = up_wide(vec2<u32>(value, 0u), 21u + lead);
     return vec2<u32>(significand.x, significand.y - 0x100000u + (u32(exponent + 31 - i32(lead) + 1023) << 20u));
 }
-fn centre_over(x: vec2<u32>) -> vec2<u32> {
-    var sum = vec2<u32>(0x6f7d925eu, 0x40a39a29u);
-    sum = plus(times(sum, x), vec2<u32>(0x6b2e45e4u, 0x40e052d2u));
-    sum = plus(times(sum, x), vec2<u32>(0x55b78f20u, 0x40f06c1cu));
-    sum = plus(times(sum, x), vec2<u32>(0x869b752au, 0x40e66c3eu));
-    sum = plus(times(sum, x), vec2<u32>(0xcd4ee71du, 0x40cad1d8u));
-    sum = plus(times(sum, x), vec2<u32>(0x2213c0ccu, 0x409ece5du));
-    sum = plus(times(sum, x), vec2<u32>(0x8b1a436eu, 0x4060a488u));
-    sum = plus(times(sum, x), vec2<u32>(0x1e9eef75u, 0x400b18d9u));
-    return sum;
-}
-fn centre_under(x: vec2<u32>) -> vec2<u32> {
-    var sum = vec2<u32>(0xca984b69u, 0x40b46a7eu);
-    sum = plus(times(sum, x), vec2<u32>(0x7cb1ae76u, 0x40dc0e45u));
-    sum = plus(times(sum, x), vec2<u32>(0xaa64f4beu, 0x40e3317cu));
-    sum = plus(times(sum, x), vec2<u32>(0xd5d65266u, 0x40d4b772u));
-    sum = plus(times(sum, x), vec2<u32>(0x2e75c89fu, 0x40b51232u));
-    sum = plus(times(sum, x), vec2<u32>(0xfdc8b3f7u, 0x4085797eu));
-    sum = plus(times(sum, x), vec2<u32>(0x386e1ab5u, 0x4045281bu));
-    sum = plus(times(sum, x), vec2<u32>(0x00000000u, 0x3ff00000u));
-    return sum;
-}
-fn near_tail_over(x: vec2<u32>) -> vec2<u32> {
-    var sum = vec2<u32>(0xc0b7ace9u, 0x3f49615au);
-    sum = plus(times(sum, x), vec2<u32>(0x6c45ec67u, 0x3f9744ebu));
-    sum = plus(times(sum, x), vec2<u32>(0xb9b85c37u, 0x3fcef2abu));
-    sum = plus(times(sum, x), vec2<u32>(0x085375b2u, 0x3ff453ccu));
-    sum = plus(times(sum, x), vec2<u32>(0x1a3d02c4u, 0x400d2ecbu));
-    sum = plus(times(sum, x), vec2<u32>(0x1462256au, 0x401713f7u));
-    sum = plus(times(sum, x), vec2<u32>(0x48cab19bu, 0x40128577u));
-    sum = plus(times(sum, x), vec2<u32>(0xfde9526au, 0x3ff6c665u));
-    return sum;
-}
-fn near_tail_under(x: vec2<u32>) -> vec2<u32> {
-    var sum = vec2<u32>(0x686439e4u, 0x3e120d3fu);
-    sum = plus(times(sum, x), vec2<u32>(0xbfdf2728u, 0x3f41f18cu));
-    sum = plus(times(sum, x), vec2<u32>(0x7eab17bfu, 0x3f8f207au));
-    sum = plus(times(sum, x), vec2<u32>(0x3394f040u, 0x3fc2f512u));
-    sum = plus(times(sum, x), vec2<u32>(0xf23385c9u, 0x3fe61292u));
-    sum = plus(times(sum, x), vec2<u32>(0xe6526633u, 0x3ffad278u));
-    sum = plus(times(sum, x), vec2<u32>(0xbb46a449u, 0x40006cefu));
-    sum = plus(times(sum, x), vec2<u32>(0x00000000u, 0x3ff00000u));
-    return sum;
-}
-fn far_tail_over(x: vec2<u32>) -> vec2<u32> {
-    var sum = vec2<u32>(0xd693bf93u, 0x3e8afb74u);
-    sum = plus(times(sum, x), vec2<u32>(0xcc59e02au, 0x3efc6ec6u));
-    sum = plus(times(sum, x), vec2<u32>(0x08425345u, 0x3f545c19u));
-    sum = plus(times(sum, x), vec2<u32>(0x193b4ee7u, 0x3f9b2b41u));
-    sum = plus(times(sum, x), vec2<u32>(0x315255cfu, 0x3fd2fad9u));
-    sum = plus(times(sum, x), vec2<u32>(0x461fa445u, 0x3ffc8ea6u));
-    sum = plus(times(sum, x), vec2<u32>(0x6e875003u, 0x4015daeau));
-    sum = plus(times(sum, x), vec2<u32>(0xc13ee526u, 0x401aa1b1u));
-    return sum;
-}
-fn far_tail_under(x: vec2<u32>) -> vec2<u32> {
-    var sum = vec2<u32>(0xf1f8c190u, 0x3ce269bfu);
-    sum = plus(times(sum, x), vec2<u32>(0xf740b9e0u, 0x3e831446u));
-    sum = plus(times(sum, x), vec2<u32>(0x496374bfu, 0x3ef35c2cu));
-    sum = plus(times(sum, x), vec2<u32>(0x979dc5d7u, 0x3f49c8bcu));
-    sum = plus(times(sum, x), vec2<u32>(0x3215462au, 0x3f8e76f9u));
-    sum = plus(times(sum, x), vec2<u32>(0x183443fbu, 0x3fc186ebu));
-    sum = plus(times(sum, x), vec2<u32>(0x4fc7d77fu, 0x3fe331d3u));
-    sum = plus(times(sum, x), vec2<u32>(0x00000000u, 0x3ff00000u));
+// Numerators and denominators of AS 241 (Wichura, 1988), eight coefficients each, highest first:
+// centre, near tail, far tail.
+var<private> coefficients: array<vec2<u32>, 48> = array<vec2<u32>, 48>(
+    vec2<u32>(0x6f7d925eu, 0x40a39a29u), vec2<u32>(0x6b2e45e4u, 0x40e052d2u),
+    vec2<u32>(0x55b78f20u, 0x40f06c1cu), vec2<u32>(0x869b752au, 0x40e66c3eu),
+    vec2<u32>(0xcd4ee71du, 0x40cad1d8u), vec2<u32>(0x2213c0ccu, 0x409ece5du),
+    vec2<u32>(0x8b1a436eu, 0x4060a488u), vec2<u32>(0x1e9eef75u, 0x400b18d9u),
+    vec2<u32>(0xca984b69u, 0x40b46a7eu), vec2<u32>(0x7cb1ae76u, 0x40dc0e45u),
+    vec2<u32>(0xaa64f4beu, 0x40e3317cu), vec2<u32>(0xd5d65266u, 0x40d4b772u),
+    vec2<u32>(0x2e75c89fu, 0x40b51232u), vec2<u32>(0xfdc8b3f7u, 0x4085797eu),
+    vec2<u32>(0x386e1ab5u, 0x4045281bu), vec2<u32>(0x00000000u, 0x3ff00000u),
+    vec2<u32>(0xc0b7ace9u, 0x3f49615au), vec2<u32>(0x6c45ec67u, 0x3f9744ebu),
+    vec2<u32>(0xb9b85c37u, 0x3fcef2abu), vec2<u32>(0x085375b2u, 0x3ff453ccu),
+    vec2<u32>(0x1a3d02c4u, 0x400d2ecbu), vec2<u32>(0x1462256au, 0x401713f7u),
+    vec2<u32>(0x48cab19bu, 0x40128577u), vec2<u32>(0xfde9526au, 0x3ff6c665u),
+    vec2<u32>(0x686439e4u, 0x3e120d3fu), vec2<u32>(0xbfdf2728u, 0x3f41f18cu),
+    vec2<u32>(0x7eab17bfu, 0x3f8f207au), vec2<u32>(0x3394f040u, 0x3fc2f512u),
+    vec2<u32>(0xf23385c9u, 0x3fe61292u), vec2<u32>(0xe6526633u, 0x3ffad278u),
+    vec2<u32>(0xbb46a449u, 0x40006cefu), vec2<u32>(0x00000000u, 0x3ff00000u),
+    vec2<u32>(0xd693bf93u, 0x3e8afb74u), vec2<u32>(0xcc59e02au, 0x3efc6ec6u),
+    vec2<u32>(0x08425345u, 0x3f545c19u), vec2<u32>(0x193b4ee7u, 0x3f9b2b41u),
+    vec2<u32>(0x315255cfu, 0x3fd2fad9u), vec2<u32>(0x461fa445u, 0x3ffc8ea6u),
+    vec2<u32>(0x6e875003u, 0x4015daeau), vec2<u32>(0xc13ee526u, 0x401aa1b1u),
+    vec2<u32>(0xf1f8c190u, 0x3ce269bfu), vec2<u32>(0xf740b9e0u, 0x3e831446u),
+    vec2<u32>(0x496374bfu, 0x3ef35c2cu), vec2<u32>(0x979dc5d7u, 0x3f49c8bcu),
+    vec2<u32>(0x3215462au, 0x3f8e76f9u), vec2<u32>(0x183443fbu, 0x3fc186ebu),
+    vec2<u32>(0x4fc7d77fu, 0x3fe331d3u), vec2<u32>(0x00000000u, 0x3ff00000u),
+);
+// 1/23, 1/21, ... 1/1.
+var<private> odd_shares: array<vec2<u32>, 12> = array<vec2<u32>, 12>(
+    vec2<u32>(0x590b2164u, 0x3fa642c8u), vec2<u32>(0x18618618u, 0x3fa86186u),
+    vec2<u32>(0xbca1af28u, 0x3faaf286u), vec2<u32>(0x1e1e1e1eu, 0x3fae1e1eu),
+    vec2<u32>(0x11111111u, 0x3fb11111u), vec2<u32>(0x13b13b14u, 0x3fb3b13bu),
+    vec2<u32>(0x745d1746u, 0x3fb745d1u), vec2<u32>(0x1c71c71cu, 0x3fbc71c7u),
+    vec2<u32>(0x92492492u, 0x3fc24924u), vec2<u32>(0x9999999au, 0x3fc99999u),
+    vec2<u32>(0x55555555u, 0x3fd55555u), vec2<u32>(0x00000000u, 0x3ff00000u),
+);
+fn polynomial(first: u32, x: vec2<u32>) -> vec2<u32> {
+    var sum = coefficients[first];
+    for (var n = 1u; n < 8u; n++) {
+        sum = plus(times(sum, x), coefficients[first + n]);
+    }
     return sum;
 }
 // ln(2^e m) = e ln 2 + 2 artanh((m - 1) / (m + 1)).
@@ -207,18 +185,9 @@ fn logarithm_wide(x: vec2<u32>) -> vec2<u32> {
     let s = over(plus(mantissa, flipped(one)), plus(mantissa, one));
     let square = times(s, s);
     var series = vec2<u32>(0u, 0u);
-    series = plus(times(series, square), vec2<u32>(0x590b2164u, 0x3fa642c8u));
-    series = plus(times(series, square), vec2<u32>(0x18618618u, 0x3fa86186u));
-    series = plus(times(series, square), vec2<u32>(0xbca1af28u, 0x3faaf286u));
-    series = plus(times(series, square), vec2<u32>(0x1e1e1e1eu, 0x3fae1e1eu));
-    series = plus(times(series, square), vec2<u32>(0x11111111u, 0x3fb11111u));
-    series = plus(times(series, square), vec2<u32>(0x13b13b14u, 0x3fb3b13bu));
-    series = plus(times(series, square), vec2<u32>(0x745d1746u, 0x3fb745d1u));
-    series = plus(times(series, square), vec2<u32>(0x1c71c71cu, 0x3fbc71c7u));
-    series = plus(times(series, square), vec2<u32>(0x92492492u, 0x3fc24924u));
-    series = plus(times(series, square), vec2<u32>(0x9999999au, 0x3fc99999u));
-    series = plus(times(series, square), vec2<u32>(0x55555555u, 0x3fd55555u));
-    series = plus(times(series, square), vec2<u32>(0x00000000u, 0x3ff00000u));
+    for (var n = 0u; n < 12u; n++) {
+        series = plus(times(series, square), odd_shares[n]);
+    }
     var whole = times(scaled_integer(u32(abs(exponent)), 0), vec2<u32>(0xfefa39efu, 0x3fe62e42u));
     if (exponent < 0) { whole = flipped(whole); }
     let two_s = times(vec2<u32>(0u, 0x40000000u), s);
@@ -240,18 +209,22 @@ fn normal(word: u32) -> u32 {
     let count = select(0u - odd, odd, upper);
     let q = scaled_integer(count, -33);
     var x: vec2<u32>;
+    var first: u32;
+    var factor = vec2<u32>(0u, 0x3ff00000u);
     if (count <= 3650722201u) {
-        let r = plus(vec2<u32>(0x51eb851fu, 0x3fc71eb8u), flipped(times(q, q)));
-        x = times(q, over_poly(0u, r));
+        // Up to 0.425: q times a function of 0.180625 - q^2.
+        x = plus(vec2<u32>(0x51eb851fu, 0x3fc71eb8u), flipped(times(q, q)));
+        first = 0u;
+        factor = q;
     } else {
         // 1/2 - |q|, exact.
         let r = root_wide(flipped(logarithm_wide(scaled_integer(0u - count, -33))));
-        if (!below_wide(vec2<u32>(0u, 0x40140000u), r)) {
-            x = over_poly(1u, plus(r, flipped(vec2<u32>(0x9999999au, 0x3ff99999u))));
-        } else {
-            x = over_poly(2u, plus(r, flipped(vec2<u32>(0u, 0x40140000u))));
-        }
+        let is_far = below_wide(vec2<u32>(0u, 0x40140000u), r);
+        let middle = select(vec2<u32>(0x9999999au, 0x3ff99999u), vec2<u32>(0u, 0x40140000u), is_far);
+        x = plus(r, flipped(middle));
+        first = select(16u, 32u, is_far);
     }
+    x = times(factor, over(polynomial(first, x), polynomial(first + 8u, x)));
     // To f32: 29 bits fewer.
     let m = significand_of(x);
     let rest = m.x & 0x1fffffffu;
@@ -259,8 +232,10 @@ fn normal(word: u32) -> u32 {
     if (rest > 0x10000000u || (rest == 0x10000000u && (whole & 1u) != 0u)) { whole += 1u; }
     return (whole - 0x800000u + (u32(exponent_of(x) + 127) << 23u)) | sign;
 }
-fn over_poly(which: u32, x: vec2<u32>) -> vec2<u32> {
-    if (which == 0u) { return over(centre_over(x), centre_under(x)); }
-    if (which == 1u) { return over(near_tail_over(x), near_tail_under(x)); }
-    return over(far_tail_over(x), far_tail_under(x));
+fn normal_quad(words: vec4<u32>) -> vec4<u32> {
+    var result: vec4<u32>;
+    for (var lane = 0u; lane < 4u; lane++) {
+        result[lane] = normal(words[lane]);
+    }
+    return result;
 }
