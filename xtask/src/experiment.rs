@@ -58,6 +58,12 @@ pub struct Arguments {
     /// Folder of the texts: `corpus/`, `finetune/`
     #[arg(long, value_name = "DIR", default_value = "target/data")]
     data: PathBuf,
+    /// The program to run, on a machine that cannot build it [default: the release build]
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Commit of that program, for the record
+    #[arg(long, value_name = "HASH", requires = "binary")]
+    commit: Option<String>,
     /// Report on the runs that are there; run nothing
     #[arg(long)]
     report_only: bool,
@@ -88,9 +94,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    let binary = match arguments.report_only {
-        true => None,
-        false => Some(copy(&process::release_binary("onesigma")?, &out)?),
+    let binary = match (arguments.report_only, &arguments.binary) {
+        (true, _) => None,
+        (false, Some(binary)) => Some(copy(binary, &out)?),
+        (false, None) => Some(copy(&process::release_binary("onesigma")?, &out)?),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = arguments.jobs.unwrap_or(cores).max(1);
@@ -100,7 +107,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         out: &out,
         mode,
         threads: (cores / jobs).max(1),
-        commit: report::commit(),
+        commit: arguments.commit.clone().unwrap_or_else(report::commit),
     };
     for experiment in &experiments {
         let started = Instant::now();

@@ -116,6 +116,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         vocabulary: a.vocab,
         accumulate: 1,
         optimizer: Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.01 },
+        clip: None,
     };
     let backend: Box<dyn Backend> = match a.backend.as_str() {
         "cuda" if a.profile => Box::new(TchBackend::cuda()?.profiled()),

@@ -28,6 +28,7 @@ fn losses(backend: &dyn Backend, recipe: &str) -> Result<Vec<f32>, Box<dyn Error
         vocabulary: 256,
         accumulate: 1,
         optimizer: Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.1 },
+        clip: None,
     };
     let supports = |op: &_, inputs: &[_], output| backend.supports(op, inputs, output);
     let target = Target { supports: &supports, strict: false };

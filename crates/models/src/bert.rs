@@ -397,7 +397,7 @@ impl<'a> Bert<'a> {
         let (config, layers, epsilon) = (self.config, &mut self.layers, self.epsilons.head);
         let (width, vocabulary) = (config.hidden_size, config.vocab_size);
         let count = layers.graph.shape(x).rows();
-        let tied = config.tied(layers.p);
+        let tied = config.tied();
         let x = layers.scoped("predictions", |layers| {
             let x = layers.graph.reshape(x, [count, width])?;
             // As in an embedding, each row is chosen P/(B T) times on average.

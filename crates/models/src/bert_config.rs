@@ -83,8 +83,8 @@ pub struct BertConfig {
     /// Where the norm of a branch stands: after the sum in the original. Before the branch, the
     /// model is that of Hugging Face's `megatron-bert`: no norm of the embeddings, one at the end.
     pub norm_position: NormPosition,
-    /// Whether the decoder of masked tokens is the token embedding; if not given, regular models
-    /// are tied, as the original, and unit-scaled ones are not.
+    /// Whether the decoder of masked tokens is the token embedding, as in the original; it is if
+    /// nothing is given.
     pub tie_word_embeddings: Option<bool>,
     /// Names of the classes by number, as Hugging Face keeps them; their count is the number of
     /// classes.
@@ -107,7 +107,7 @@ pub struct BertConfig {
     /// Factor on the logits of attention.
     pub attention_mult: f64,
     /// Scaled models only: number of keys whose attention scale is used at every sequence length;
-    /// if not given, each length has its own.
+    /// 2 if not given, see [`attention_keys`](Self::attention_keys()).
     pub attention_keys: Option<usize>,
     /// What a converted model remembers, so that its epsilons are exact.
     pub stream_scale: Option<StreamScale>,
@@ -238,8 +238,8 @@ impl BertConfig {
     }
 
     /// Whether the decoder of masked tokens is the token embedding.
-    pub fn tied(&self, p: Parametrisation) -> bool {
-        self.tie_word_embeddings.unwrap_or(!p.is_scaled())
+    pub fn tied(&self) -> bool {
+        self.tie_word_embeddings.unwrap_or(true)
     }
 
     /// [`taus`](Self::taus) of all branches.
@@ -263,6 +263,17 @@ impl BertConfig {
         Ok(epsilons)
     }
 
+    /// Number of keys whose scale attention takes, whatever the length of the sequence.
+    ///
+    /// Attention without a causal mask averages over all rows. If these share a part `c` of their
+    /// variance, `s` of them average like `1/(c + (1 - c)/s)` independent ones. In a BERT the
+    /// segment embedding alone is a third of every row, and each layer brings rows closer, so that
+    /// this number lies between 1 and 3; with the scale of 2 results start within `sqrt(2)` of
+    /// unit variance.
+    pub fn attention_keys(&self) -> usize {
+        self.attention_keys.unwrap_or(2)
+    }
+
     /// Options of the attention.
     pub(crate) fn attention(&self, training: bool) -> Attention {
         Attention {
@@ -270,7 +281,7 @@ impl BertConfig {
             mult: self.attention_mult,
             dropout: self.attention_probs_dropout_prob,
             training,
-            scale_keys: self.attention_keys,
+            scale_keys: Some(self.attention_keys()),
         }
     }
 

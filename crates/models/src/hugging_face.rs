@@ -161,7 +161,7 @@ fn config_json(model: &Model, p: Parametrisation, kind: Kind) -> Result<Value> {
     }
     let tied = match model {
         Model::Gpt(config) => config.tied(p),
-        Model::Bert { config, .. } => config.tied(p),
+        Model::Bert { config, .. } => config.tied(),
     };
     fields.insert("tie_word_embeddings".into(), tied.into());
     for (name, value) in own.as_object().into_iter().flatten() {
@@ -410,7 +410,7 @@ impl Source<'_> {
             Model::Gpt(_) => Vec::new(),
             Model::Bert { config, .. } => {
                 let mut pairs = vec![("cls.predictions.decoder.bias", "cls.predictions.bias")];
-                if config.tied(p) {
+                if config.tied() {
                     pairs.push(("cls.predictions.decoder.weight", model.token_table()));
                 }
                 pairs

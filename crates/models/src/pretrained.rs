@@ -71,9 +71,9 @@ impl Model {
     /// default for.
     fn converted(&self, from: Parametrisation, scale: Option<StreamScale>) -> Self {
         let mut model = self.clone();
-        let keys = Some(self.positions());
         match &mut model {
             Self::Gpt(config) => {
+                let keys = Some(config.n_positions);
                 config.norm_position = Some(config.norm_position(from));
                 config.tie_word_embeddings = Some(false);
                 config.attention_keys = config.attention_keys.or(keys);
@@ -81,7 +81,6 @@ impl Model {
             }
             Self::Bert { config, .. } => {
                 config.tie_word_embeddings = Some(false);
-                config.attention_keys = config.attention_keys.or(keys);
                 config.stream_scale = scale;
             }
         }
@@ -99,7 +98,7 @@ impl Model {
         match self {
             Self::Gpt(config) => config.tied(p),
             Self::Bert { config, task } => {
-                matches!(task, BertTask::MaskedLm | BertTask::PreTraining) && config.tied(p)
+                matches!(task, BertTask::MaskedLm | BertTask::PreTraining) && config.tied()
             }
         }
     }

@@ -47,10 +47,38 @@ fn step(config: &BertConfig, task: BertTask) -> Step {
     })
 }
 
+/// What shifts the logits of all positions alike: the last biases before the readout.
+const LAST_BIASES: [&str; 3] =
+    ["readout.bias", "layers.2.mlp.LayerNorm.layer_norm).2", "grad(ln.layer_norm).2"];
+
 /// Where the root mean square of a tensor may lie, `name` being its role and the path of its node.
-fn range(config: &BertConfig, task: BertTask, name: &str) -> (f64, f64) {
-    let _ = (config, task, name);
-    (0.5, 2.0)
+/// All but the named exceptions are within a factor of two of 1.
+fn range(task: BertTask, name: &str) -> (f64, f64) {
+    let (role, path) = name.split_once(' ').expect("a role and a path");
+    let of = |words: &[&str]| words.iter().any(|word| path.contains(word));
+    let width = 64.0_f64;
+    match role {
+        // 1/fan_in of the readouts, on an input of unit variance.
+        "activation" if of(&["readout."]) => (0.5 / width.sqrt(), 2.0 / width.sqrt()),
+        "activation" => (0.5, 2.0),
+        // Softmax does not see a shift of all its logits: nothing but rounding.
+        _ if of(&["key.bias"]) || task == BertTask::Span && of(&LAST_BIASES) => (0.0, 1e-6),
+        // The first position alone has a gradient, all of it: the square root of 64 positions
+        // over one row, and over all rows unit variance.
+        "activation-grad" if of(&["pooler.first"]) => (4.0, 16.0),
+        "activation-grad" if of(&["pooler.slice"]) => (0.0, 2.0),
+        // Softmax is nearly even at the start, so that its derivative is of the order of the
+        // deviation of the logits over the number of keys; and values share the gradient of a
+        // position among all of them. One scale serves both directions, as the input of a branch
+        // is no cut edge.
+        "activation-grad" if of(&[".attention."]) => (0.01, 2.0),
+        // What a branch gives back is the gradient of its first layer, weighted with tau.
+        "activation-grad" => (0.2, 2.0),
+        _ if of(&[".attention.query.", ".attention.key.", ".attention.value."]) => (0.005, 4.0),
+        // Rows of a batch that are alike do not average out, and gradients of two losses differ
+        // from those of independent rows.
+        _ => (0.03, 4.0),
+    }
 }
 
 #[test]
@@ -75,26 +103,15 @@ fn every_tensor_starts_near_unit_variance() {
                 let mut wrong = Vec::new();
                 let mut plain = 0;
                 for (name, slot) in &step.all {
-                    let (sigma, (low, high)) = (rms(&read(*slot)), range(&config, task, name));
+                    let (sigma, (low, high)) = (rms(&read(*slot)), range(task, name));
                     plain += usize::from((0.5..2.0).contains(&sigma));
                     if !(low..=high).contains(&sigma) {
                         wrong.push(format!("{sigma:.3} outside {low:.3}..{high:.3}: {name}"));
                     }
                 }
-                // Known: tokens share segments and, through attention, values, so that their
-                // average shrinks less than the rule of attention without a causal mask expects:
-                // its results grow to 7.3 in three layers, and their gradients scatter. Readouts start
-                // at 1/fan_in times a square root.
                 let title = format!("{position:?} tied {tied} {task:?}");
-                let far: Vec<_> = step
-                    .all
-                    .iter()
-                    .map(|(name, slot)| (name, rms(&read(*slot))))
-                    .filter(|(name, _)| name.starts_with("activation "))
-                    .filter(|(_, sigma)| !(0.03..8.0).contains(sigma))
-                    .collect();
-                assert!(far.is_empty(), "{title}: {far:?}");
-                assert!(plain * 5 > step.all.len(), "{title}: {}", wrong.join("\n"));
+                assert!(wrong.is_empty(), "{title}:\n{}", wrong.join("\n"));
+                assert!(plain * 8 > step.all.len() * 5, "{title}: {plain} of {}", step.all.len());
             }
         }
     }

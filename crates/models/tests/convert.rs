@@ -137,10 +137,9 @@ fn a_model_that_was_trained_scaled_becomes_regular() {
                 if is_bare {
                     continue; // norms at the ends of branches, refused below
                 }
-                // Attention of a scaled model depends on the length unless this is set.
-                match &mut scaled.model {
-                    Model::Gpt(config) => config.attention_keys = Some(7),
-                    Model::Bert { config, .. } => config.attention_keys = Some(7),
+                // Attention of a scaled GPT depends on the length unless this is set.
+                if let Model::Gpt(config) = &mut scaled.model {
+                    config.attention_keys = Some(7);
                 }
                 let regular = scaled.convert(Parametrisation::Regular).expect("it converts");
                 let title = format!("{name}, {:?}, tied {tied}", scaled.model);

@@ -233,6 +233,7 @@ fn bert_case(p: Parametrisation, task: BertTask, position: NormPosition, tied: b
     };
     let specs =
         [Parametrisation::Regular, p].map(|p| config.parameters(task, p).expect("possible"));
+    let keys = config.attention_keys();
     let build: Build = Box::new(move |p, graph, params, x| {
         let inputs = BertInputs { tokens: x[0], segments: Some(x[1]), mask: Some(x[2]) };
         let masked = MaskedTokens { rows: x[3], targets: x[4], counted: x[5] };
@@ -250,7 +251,7 @@ fn bert_case(p: Parametrisation, task: BertTask, position: NormPosition, tied: b
         Ok(out?.loss)
     });
     let title = format!("{task:?} {position:?} tied {tied} in {p}");
-    let options = UnitScale::new(p).residual(residual(0.7, 1.0));
+    let options = UnitScale::new(p).residual(residual(0.7, 1.0)).attention_keys(keys);
     Case { title, p, specs, inputs: bert_inputs, options, build }
 }
 

@@ -8,20 +8,25 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod commands;
+mod logs;
 mod progress;
 
 /// Exit code of a request that cannot be met as it was given; clap uses it too.
 const USAGE: u8 = 2;
+/// Exit code of a run that was interrupted and has saved its state.
+const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ONESIGMA_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
-
-    match commands::run(commands::Cli::parse()) {
+    let cli = commands::Cli::parse();
+    logs::start(cli.verbose);
+    match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output has gone, for example `head`: it has what it wanted.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<commands::Interrupted>() => {
+            eprintln!("{error}");
+            ExitCode::from(INTERRUPTED)
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             if is_usage(&error) { ExitCode::from(USAGE) } else { ExitCode::FAILURE }

@@ -74,10 +74,22 @@ impl Observer for Progress {
                 self.validation = Some(*loss);
                 self.show();
                 let mut line = format!("step {step:>6}  validation loss {loss:.4}");
+                if !self.loss.is_nan() {
+                    line += &format!("  training loss {:.4}", self.loss);
+                }
+                if self.tokens_per_s > 0.0 {
+                    line += &format!("  {:.0} tokens/s", self.tokens_per_s);
+                }
                 if let Some(accuracy) = accuracy {
                     line += &format!("  accuracy {:.2} %", 100.0 * accuracy);
                 }
                 self.say(&line);
+            }
+            Event::Metric(Record::Sample { step, text }) => {
+                self.say(&format!("step {step:>6}  sample"));
+                for line in text.lines() {
+                    self.say(&format!("    {line}"));
+                }
             }
             Event::Metric(Record::Speed { tokens_per_s, .. }) => self.tokens_per_s = *tokens_per_s,
             Event::Warning(text) if self.bar.is_hidden() => eprintln!("warning: {text}"),

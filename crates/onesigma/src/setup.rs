@@ -1,5 +1,7 @@
 //! From a configuration to a compiled session.
 
+use std::time::Instant;
+
 use onesigma_backend::Backend;
 use onesigma_graph::Recipe;
 use onesigma_graph::recipe::Scaling;
@@ -36,6 +38,7 @@ impl Parts {
             vocabulary,
             accumulate: config.accumulate,
             optimizer: config.optimizer()?,
+            clip: config.clip,
         };
         let backend = backends::open(&config.backend)?;
         Ok(Self { recipe, model, settings, backend, strict: config.strict })
@@ -51,6 +54,7 @@ impl Parts {
 /// The recipe of a configuration, with its own loss scale if it has one.
 fn recipe(config: &Config) -> Result<Recipe> {
     let mut recipe = recipes::load(&config.recipe)?;
+    config.add_state_formats(&mut recipe);
     if let Some(init) = config.loss_scale {
         if parametrisation(config, &recipe).is_scaled() {
             return Err(Error::Setting {
@@ -85,7 +89,8 @@ fn model(config: &Config, recipe: &Recipe) -> Result<(Box<dyn Model>, usize)> {
 /// # Errors
 /// [`Error::Ops`] for an unknown recipe.
 pub fn default_rate(config: &Config) -> Result<f64> {
-    let rate = model::default_rate(parametrisation(config, &recipes::load(&config.recipe)?));
+    let p = parametrisation(config, &recipes::load(&config.recipe)?);
+    let rate = model::default_rate(p, &config.optimizer()?);
     Ok(if config.init_from.is_some() { rate / 10.0 } else { rate })
 }
 
@@ -120,8 +125,22 @@ pub fn prove(config: &Config) -> Result<Vec<Proven>> {
 /// As [`program()`], and if the backend refuses the program.
 pub fn session(config: &Config) -> Result<Session> {
     let parts = Parts::new(config)?;
+    let started = Instant::now();
     let program = parts.program()?;
+    let planned = started.elapsed();
     let engine = parts.backend.compile(&program.program)?;
+    tracing::info!(
+        recipe = config.recipe,
+        backend = config.backend,
+        parameters = program.parameter_count,
+        arena_bytes = program.program.arena_bytes(),
+        ?planned,
+        compiled = ?started.elapsed() - planned,
+        "program"
+    );
+    for rewrite in &program.rewrites {
+        tracing::debug!(%rewrite, "rewritten for the backend");
+    }
     Ok(Session::new(program, engine))
 }
 

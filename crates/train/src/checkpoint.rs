@@ -77,11 +77,19 @@ impl Checkpoint {
     /// [`Error::Setting`] if a tensor's bytes do not fit its shape.
     pub fn save(&self, folder: &Path, keep: usize) -> Result<PathBuf, Error> {
         let path = folder.join(Self::file_name(self.state.step));
-        atomic::write(&path, &self.to_bytes()?)?;
+        self.write(&path)?;
         for old in list(folder)?.into_iter().rev().skip(keep.max(1)) {
             fs::remove_file(&old).map_err(Error::io("remove", &old))?;
         }
         Ok(path)
+    }
+
+    /// Writes the checkpoint to a file.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub fn write(&self, path: &Path) -> Result<(), Error> {
+        atomic::write(path, &self.to_bytes()?)
     }
 
     /// Reads one checkpoint that was named by the caller.

@@ -2,22 +2,26 @@
 
 use std::path::Path;
 
+use onesigma_format::Format;
+use onesigma_graph::Role;
+use onesigma_graph::recipe::{Recipe, Rule, Use};
 use onesigma_models::config::NormPosition;
 use onesigma_ops::Parametrisation;
 use serde::{Deserialize, Serialize};
 
 use onesigma_models::{BertConfig, GptConfig};
 
-use crate::Error;
+use crate::generate::Sampling;
 use crate::optimizer::Optimizer;
 use crate::schedule::{Decay, Schedule};
 use crate::task::Task;
+use crate::{Error, run_file};
 
 /// Added to the root of AdamW's second moment.
 const EPSILON: f64 = 1e-8;
 
 /// The names of the optimisers.
-pub const OPTIMIZERS: [&str; 2] = ["adamw", "sgd"];
+pub const OPTIMIZERS: [&str; 4] = ["adamw", "adam", "lion", "sgd"];
 
 /// Which model is trained.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -120,9 +124,22 @@ pub struct Config {
     /// for regular models alone. A step whose gradients overflow is skipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f64>,
-    /// `adamw` or `sgd`.
+    /// Largest norm that the true gradient of the mean loss over all parameters may have in an
+    /// update; what is longer is shortened to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
+    /// `adamw`, `adam`, `lion` or `sgd`.
     pub optimizer: String,
-    /// Peak learning rate; if absent, the recipe's own.
+    /// Format of the weights that the optimiser updates; if absent, the recipe's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master_weight: Option<Format>,
+    /// Format of the first moment; if absent, the recipe's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_moment: Option<Format>,
+    /// Format of the second moment; if absent, the recipe's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub second_moment: Option<Format>,
+    /// Peak learning rate; if absent, one that suits parametrisation and optimiser.
     pub lr: Option<f64>,
     /// Decay after the warm-up.
     pub schedule: Decay,
@@ -132,20 +149,36 @@ pub struct Config {
     pub final_lr_fraction: f64,
     /// Decay of weights per unit of learning rate.
     pub weight_decay: f64,
-    /// Decay of the first moment (AdamW), or momentum (SGD).
+    /// Decay of the first moment (AdamW, Adam), its weight in the update (Lion), or momentum (SGD).
     pub beta1: f64,
-    /// Decay of the second moment (AdamW).
+    /// Decay of the second moment (AdamW, Adam), or of the moment (Lion).
     pub beta2: f64,
     /// Steps between evaluations; 0 evaluates at the end alone.
     pub eval_every: u64,
     /// Batches of one evaluation.
     pub eval_batches: usize,
+    /// Evaluations without a lower validation loss after which the run ends; 0 never ends it.
+    pub patience: u64,
+    /// By how much the validation loss has to fall below the lowest one to count as lower, in nats.
+    pub min_improvement: f64,
     /// Steps between checkpoints; 0 saves at the end alone.
     pub save_every: u64,
     /// Checkpoints that are kept.
     pub keep: usize,
-    /// Steps that one call of the engine takes.
+    /// Keep the state with the lowest validation loss as well, as `best.safetensors`.
+    pub keep_best: bool,
+    /// Steps that one call of the engine takes at most; fewer where they are slow.
     pub steps_per_call: u64,
+    /// Steps between samples of text; 0 draws none. For language models.
+    pub sample_every: u64,
+    /// Tokens of a sample.
+    pub sample_tokens: usize,
+    /// The text that samples continue.
+    pub sample_prompt: String,
+    /// Divides the logits of a sample; 0 always takes the likeliest token.
+    pub sample_temperature: f64,
+    /// Write event files for TensorBoard.
+    pub tensorboard: bool,
     /// Refuse a backend that has to emulate a format or decompose an op.
     pub strict: bool,
     /// The model's size.
@@ -177,7 +210,11 @@ impl Default for Config {
             batch: 16,
             accumulate: 1,
             loss_scale: None,
+            clip: None,
             optimizer: "adamw".into(),
+            master_weight: None,
+            first_moment: None,
+            second_moment: None,
             lr: None,
             schedule: Decay::Cosine,
             warmup: None,
@@ -187,9 +224,17 @@ impl Default for Config {
             beta2: 0.99,
             eval_every: 100,
             eval_batches: 16,
+            patience: 0,
+            min_improvement: 0.0,
             save_every: 200,
             keep: 3,
+            keep_best: true,
             steps_per_call: 10,
+            sample_every: 0,
+            sample_tokens: 120,
+            sample_prompt: String::new(),
+            sample_temperature: 0.8,
+            tensorboard: true,
             strict: false,
             model: ModelConfig::default(),
             gpt: None,
@@ -199,20 +244,13 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads a configuration file; what it leaves out has its default.
+    /// Reads a run file; what it leaves out has its default.
     ///
     /// # Errors
-    /// [`Error::DataMissing`] if there is no such file; [`Error::Config`] for a wrong or unknown
-    /// entry; [`Error::Io`].
+    /// [`Error::Config`] if there is no such file, for what is not TOML, and for a wrong or unknown
+    /// entry, with the nearest known one; [`Error::Io`].
     pub fn from_file(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::Config { path: path.into(), reason: "no such configuration file".into() }
-            }
-            _ => Error::io("read", path)(source),
-        })?;
-        toml::from_str(&text)
-            .map_err(|error| Error::Config { path: path.into(), reason: error.to_string() })
+        run_file::config(run_file::read(path)?, &path.to_string_lossy())
     }
 
     /// Checks that every number can work, before anything is compiled or read.
@@ -274,9 +312,22 @@ impl Config {
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
             return Err(setting("--weight-decay", self.weight_decay, "0 or more"));
         }
-        if let Some(scale) = self.loss_scale.filter(|scale| !(scale.is_normal() && *scale > 0.0)) {
-            return Err(setting("--loss-scale", scale, "a positive number"));
+        for (name, value) in [("--clip", self.clip), ("--loss-scale", self.loss_scale)] {
+            if let Some(value) = value.filter(|value| !(value.is_normal() && *value > 0.0)) {
+                return Err(setting(name, value, "a positive number"));
+            }
         }
+        if !(self.min_improvement.is_finite() && self.min_improvement >= 0.0) {
+            return Err(setting("min_improvement", self.min_improvement, "0 or more"));
+        }
+        if self.patience > 0 && self.eval_every == 0 {
+            return Err(setting("--patience", self.patience, "0 where --eval-every is 0"));
+        }
+        if self.sample_every > 0 && self.task() != Task::LanguageModel {
+            let expected = "0 for a model that predicts no next token";
+            return Err(setting("--sample-every", self.sample_every, expected));
+        }
+        self.sampling().validate()?;
         self.schedule(1.0).validate()?;
         match self.lr {
             Some(lr) => self.schedule(lr).validate(),
@@ -294,7 +345,7 @@ impl Config {
 
     /// The architecture of an encoder: its own, or what follows from the size.
     pub fn bert_architecture(&self) -> BertConfig {
-        let size = &self.model;
+        let (size, default) = (&self.model, BertConfig::default());
         self.bert.clone().unwrap_or_else(|| BertConfig {
             vocab_size: self.vocabulary,
             hidden_size: size.hidden,
@@ -302,7 +353,10 @@ impl Config {
             num_attention_heads: size.heads,
             intermediate_size: 4 * size.hidden,
             max_position_embeddings: size.seq,
-            ..BertConfig::default()
+            norm_position: size.norm_position.unwrap_or(default.norm_position),
+            residual_tau: size.residual_tau,
+            residual_mult: size.residual_mult.unwrap_or(default.residual_mult),
+            ..default
         })
     }
 
@@ -316,6 +370,10 @@ impl Config {
             "adamw" => {
                 Ok(Optimizer::AdamW { beta1: self.beta1, beta2: self.beta2, eps: EPSILON, decay })
             }
+            "adam" => {
+                Ok(Optimizer::Adam { beta1: self.beta1, beta2: self.beta2, eps: EPSILON, decay })
+            }
+            "lion" => Ok(Optimizer::Lion { beta1: self.beta1, beta2: self.beta2, decay }),
             "sgd" => Ok(Optimizer::Sgd { momentum: self.beta1, decay }),
             _ => Err(Error::Unknown {
                 kind: "optimizer",
@@ -325,13 +383,65 @@ impl Config {
         }
     }
 
+    /// Puts the configuration's own formats of states before the rules of a recipe.
+    pub fn add_state_formats(&self, recipe: &mut Recipe) {
+        let own = [
+            (Role::MasterWeight, self.master_weight),
+            (Role::FirstMoment, self.first_moment),
+            (Role::SecondMoment, self.second_moment),
+        ];
+        for (role, format) in own {
+            if let Some(format) = format {
+                recipe.rules.insert(0, Rule::new(role, Use::Store, format));
+            }
+        }
+    }
+
+    /// How samples are drawn during training.
+    pub fn sampling(&self) -> Sampling {
+        Sampling { temperature: self.sample_temperature, top_k: 0, seed: self.seed }
+    }
+
+    /// Steps of warm-up, whether they were chosen or not.
+    pub fn warmup_steps(&self) -> u64 {
+        self.warmup.unwrap_or((self.steps / 10).min(100))
+    }
+
+    /// Takes over from `other` what may change when a run is continued: its length, and how often
+    /// it looks and saves. The warm-up stays that of the run as it began.
+    pub fn continue_as(&mut self, other: &Self) {
+        self.warmup = Some(self.warmup_steps());
+        self.steps = other.steps;
+        self.eval_every = other.eval_every;
+        self.eval_batches = other.eval_batches;
+        self.patience = other.patience;
+        self.min_improvement = other.min_improvement;
+        self.save_every = other.save_every;
+        self.keep = other.keep;
+        self.keep_best = other.keep_best;
+        self.steps_per_call = other.steps_per_call;
+        self.sample_every = other.sample_every;
+        self.sample_tokens = other.sample_tokens;
+        self.sample_prompt.clone_from(&other.sample_prompt);
+        self.sample_temperature = other.sample_temperature;
+        self.tensorboard = other.tensorboard;
+    }
+
+    /// Whether a run with the configuration `other` can be continued with this one.
+    pub fn continues(&self, other: &Self) -> bool {
+        let (mut own, mut other) = (self.clone(), other.clone());
+        own.warmup = Some(own.warmup_steps());
+        other.continue_as(&own);
+        own == other
+    }
+
     /// The learning-rate schedule, where `default_lr` is the recipe's own peak.
     pub fn schedule(&self, default_lr: f64) -> Schedule {
         Schedule {
             decay: self.schedule,
             peak: self.lr.unwrap_or(default_lr),
             final_fraction: self.final_lr_fraction,
-            warmup_steps: self.warmup.unwrap_or((self.steps / 10).min(100)),
+            warmup_steps: self.warmup_steps(),
             total_steps: self.steps,
         }
     }
@@ -349,6 +459,21 @@ fn setting(name: &'static str, given: impl ToString, expected: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_size_decides_about_norms_and_residuals_of_both_models() {
+        let size = ModelConfig {
+            norm_position: Some(NormPosition::Pre),
+            residual_tau: Some(0.25),
+            residual_mult: Some(0.5),
+            ..ModelConfig::default()
+        };
+        let bert = Config { model: size, ..Config::default() }.bert_architecture();
+        let found = (bert.norm_position, bert.residual_tau, bert.residual_mult);
+        assert_eq!(found, (NormPosition::Pre, Some(0.25), 0.5));
+        let plain = Config::default().bert_architecture();
+        assert_eq!((plain.norm_position, plain.residual_tau), (NormPosition::Post, None));
+    }
 
     #[test]
     fn the_default_works_and_survives_toml() {
@@ -384,6 +509,20 @@ mod tests {
         wrong(|c| c.weight_decay = -1.0, "--weight-decay");
         wrong(|c| c.lr = Some(f64::INFINITY), "--lr");
         wrong(|c| c.loss_scale = Some(0.0), "--loss-scale");
+        wrong(|c| c.clip = Some(-1.0), "--clip");
+        wrong(|c| (c.patience, c.eval_every) = (2, 0), "--patience");
+        wrong(|c| (c.sample_every, c.model_type) = (2, ModelType::Bert), "--sample-every");
         wrong(|c| c.warmup = Some(5000), "--warmup");
+    }
+
+    #[test]
+    fn a_run_may_be_lengthened_and_watched_otherwise_but_stays_itself() {
+        let first = Config { steps: 50, ..Config::default() };
+        let mut longer = first.clone();
+        longer.continue_as(&Config { steps: 500, eval_every: 7, ..Config::default() });
+        assert_eq!((longer.steps, longer.eval_every, longer.warmup), (500, 7, Some(5)));
+        assert!(longer.continues(&first) && first.continues(&first));
+        assert!(!Config { lr: Some(1.0), ..longer.clone() }.continues(&first));
+        assert!(!Config { seed: 1, ..longer }.continues(&first));
     }
 }

@@ -33,7 +33,7 @@ impl Sampling {
 
     /// Draws the `index`th token of a text; a pure function of logits, seed and index. NaN counts
     /// as the least likely.
-    pub fn draw(&self, logits: &[f32], index: u64) -> u16 {
+    pub fn draw(&self, logits: &[f32], index: u64) -> u32 {
         let rank = |&i: &usize| if logits[i].is_nan() { f32::NEG_INFINITY } else { logits[i] };
         let mut order: Vec<usize> = (0..logits.len()).collect();
         // Stable: of equal logits the lower token stands first.
@@ -54,10 +54,10 @@ impl Sampling {
         for token in &order {
             left -= weight(token);
             if left < 0.0 {
-                return *token as u16;
+                return *token as u32;
             }
         }
-        order[order.len() - 1] as u16
+        order[order.len() - 1] as u32
     }
 }
 
@@ -69,10 +69,10 @@ impl Sampling {
 /// [`Error::Setting`] as [`Sampling::validate`]; those of the backend.
 pub fn generate(
     session: &mut Session,
-    prompt: &[u16],
+    prompt: &[u32],
     count: usize,
     sampling: Sampling,
-    mut each: impl FnMut(u16) -> bool,
+    mut each: impl FnMut(u32) -> bool,
 ) -> Result<(), Error> {
     sampling.validate()?;
     let seq = session.program().settings.seq;
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn top_k_limits_and_nothing_draws_nan() {
         let two = Sampling { temperature: 5.0, top_k: 2, seed: 1 };
-        let drawn: std::collections::HashSet<u16> =
+        let drawn: std::collections::HashSet<u32> =
             (0..200).map(|i| two.draw(&LOGITS, i)).collect();
         assert_eq!(drawn, [1, 3].into());
         let all = Sampling { top_k: 0, ..two };

@@ -23,10 +23,12 @@ pub mod numerics;
 pub mod optimizer;
 pub mod program;
 pub mod run_dir;
+pub mod run_file;
 pub mod schedule;
 pub mod session;
 pub mod task;
 pub mod telemetry;
+pub mod text;
 pub mod tokenizer;
 pub mod trainer;
 

@@ -8,6 +8,7 @@ use onesigma_ops::Parametrisation;
 
 use crate::Result;
 use crate::config::ModelConfig;
+use crate::optimizer::Optimizer;
 use crate::program::{Inputs, Measures, Model, Parameter};
 use crate::tokenizer::Bytes;
 
@@ -41,9 +42,18 @@ impl Tuning {
     }
 }
 
-/// The peak learning rate of AdamW that suits the byte-level model of a parametrisation.
-pub fn default_rate(p: Parametrisation) -> f64 {
-    Tuning::of(p).rate
+/// The peak learning rate that suits the byte-level model of a parametrisation and an optimiser,
+/// from coarse searches on the default size and corpus.
+pub fn default_rate(p: Parametrisation, optimizer: &Optimizer) -> f64 {
+    let adam = Tuning::of(p).rate;
+    match optimizer {
+        Optimizer::Lion { .. } => adam / 10.0,
+        Optimizer::Sgd { .. } => match p {
+            Parametrisation::Regular => 0.1,
+            _ => 0.01,
+        },
+        _ => adam,
+    }
 }
 
 /// A GPT without biases and with plain RMS norms, as u-muP (arXiv 2407.17465, section 3) has it,

@@ -3,12 +3,13 @@
 //! | entry | reads | writes |
 //! | --- | --- | --- |
 //! | `init` | `seed`, `step` | every state |
-//! | `train_step` | `tokens`, `targets`, `lr`, `step`, state | state, `loss` |
+//! | `train_step` | `tokens`, `targets`, `lr`, `step`, state | state, `loss`, `grad_norm` |
 //! | `accumulate` | `tokens`, `targets`, `step`, state | gradient sums, `loss` |
-//! | `apply` | `lr`, `step`, state | state, gradient sums back to zero |
+//! | `apply` | `lr`, `step`, state | state, `grad_norm`, gradient sums back to zero |
 //! | `eval_step` | `tokens`, `targets`, parameters | `loss`, `hits`, `counted` |
 //! | `generate_step` | `prompt`, `position`, parameters | `next_logits` |
 //!
+//! `grad_norm` is there if gradients are clipped.
 //! A model may have further inputs beside `tokens` and `targets`; `hits` and `counted` are there if
 //! it tells right predictions from wrong ones, `generate_step` if it predicts a next token.
 //!
@@ -28,8 +29,9 @@ use onesigma_models::ParamSpec;
 
 use crate::Result;
 
-use crate::optimizer::{Optimizer, StepScalars};
+use crate::optimizer::{Optimizer, Rule, StepScalars};
 
+mod clip;
 mod measure;
 mod prove;
 mod step;
@@ -152,6 +154,9 @@ pub struct Settings {
     pub accumulate: usize,
     /// The optimiser.
     pub optimizer: Optimizer,
+    /// Largest norm over all parameters that the true gradient of the mean loss may have in an
+    /// update; what is longer is shortened to it.
+    pub clip: Option<f64>,
 }
 
 /// What the program is compiled for.
@@ -178,6 +183,9 @@ pub struct HostSlots {
     pub targets: SlotId,
     /// `F32 []`, output: the mean loss of the pass.
     pub loss: SlotId,
+    /// `F32 []`, output, where gradients are clipped: the norm of the true gradient over all
+    /// parameters, before it is shortened.
+    pub grad_norm: Option<SlotId>,
     /// `F32 []` each, output: right predictions of an evaluation, and how many there are.
     pub hits: Option<[SlotId; 2]>,
     /// For a model that generates.
@@ -319,7 +327,7 @@ impl<'a> Builder<'a> {
         settings: Settings,
         target: Target<'a>,
     ) -> Result<Self> {
-        let Settings { batch, seq, vocabulary, accumulate, optimizer } = settings;
+        let Settings { batch, seq, vocabulary, accumulate, optimizer, clip } = settings;
         let mut module = Module::new();
         let float = DType::F32;
         let (input, output) = (SlotKind::Input, SlotKind::Output);
@@ -336,6 +344,12 @@ impl<'a> Builder<'a> {
                 Role::Data,
             )?,
             loss: module.slot("loss", output, [0; 0], float, Role::Statistic)?,
+            grad_norm: match clip {
+                Some(_) => {
+                    Some(module.slot("grad_norm", output, [0; 0], float, Role::Statistic)?)
+                }
+                None => None,
+            },
             hits: match model.tells_hits() {
                 true => Some([
                     module.slot("hits", output, [0; 0], float, Role::Statistic)?,
@@ -520,15 +534,26 @@ impl<'a> Builder<'a> {
             Some(scale) => self.rescale(graph, scale, gradients, factor)?,
             None => constant(graph, Shape::scalar(), factor, Role::Statistic)?,
         };
+        let constants = self.constants()?;
+        let grad_factor = match (self.settings.clip, self.slots.grad_norm) {
+            (Some(limit), Some(slot)) => {
+                let norm = clip::norm(graph, gradients, &constants, grad_factor)?;
+                graph.write(slot, norm);
+                clip::shortened(graph, grad_factor, norm, limit)?
+            }
+            _ => grad_factor,
+        };
         let scalars = StepScalars { lr, step, grad_factor };
-        let each = self.parameters.iter().zip(&self.states).zip(weights.iter().zip(gradients));
-        for ((parameter, state), (&weight, &gradient)) in each {
+        let each = self.parameters.iter().zip(&self.states).zip(&constants);
+        let each = each.zip(weights.iter().zip(gradients));
+        for (((parameter, state), &constant), (&weight, &gradient)) in each {
             let moments: Vec<ValueId> =
                 state.moments.iter().map(|&slot| self.module.read(graph, slot)).collect();
             let (lr_scale, decays) = (parameter.lr_scale, parameter.spec.decays());
+            let rule = Rule { lr_scale, decays, constant };
             let optimizer = self.settings.optimizer;
             let (new, new_moments) = graph.scoped(&parameter.spec.name, |graph| {
-                optimizer.update(graph, weight, gradient, &moments, scalars, lr_scale, decays)
+                optimizer.update(graph, weight, gradient, &moments, scalars, rule)
             })?;
             let write = |graph: &mut Graph, slot: SlotId, value: ValueId| -> Result<()> {
                 let value = stored_as(graph, value, self.module.slot_info(slot).dtype)?;
@@ -541,6 +566,16 @@ impl<'a> Builder<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The constant of each parameter's gradient, proved, where something asks for it; 1 otherwise,
+    /// and for a parameter that the loss does not depend on.
+    fn constants(&self) -> Result<Vec<f64>> {
+        if self.settings.clip.is_none() && !self.settings.optimizer.needs_constants() {
+            return Ok(vec![1.0; self.parameters.len()]);
+        }
+        let proof = prove::constants(self)?;
+        Ok(proof.into_iter().map(|constant| constant.unwrap_or(1.0)).collect())
     }
 
     /// The factor on the gradients, 0 if one of them is not finite; writes the next loss scale.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::telemetry::Record;
-use crate::{Error, atomic};
+use crate::{Error, atomic, run_file};
 
 /// A run folder that is open for writing metrics.
 #[derive(Debug)]
@@ -52,7 +52,18 @@ impl RunDir {
             std::io::ErrorKind::NotFound => Error::CheckpointMissing { path: root.into() },
             _ => Error::io("read", &path)(source),
         })?;
-        toml::from_str(&text).map_err(|error| Error::Config { path, reason: error.to_string() })
+        run_file::from_toml(&text, &path)
+    }
+
+    /// Replaces the configuration of an existing run, which is continued with another length.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Config`] if `config` has no TOML form.
+    pub fn rewrite_config<C: Serialize>(&self, config: &C) -> Result<(), Error> {
+        let path = self.root.join("config.toml");
+        let text = toml::to_string(config)
+            .map_err(|error| Error::Config { path: path.clone(), reason: error.to_string() })?;
+        atomic::write(&path, text.as_bytes())
     }
 
     /// Opens an existing run to continue after `steps_done` steps: metrics of later steps, and a
@@ -174,7 +185,7 @@ mod tests {
     }
 
     fn train(step: u64) -> Record {
-        Record::Train { step, loss: 5.5 - step as f32, rate: 0.25 }
+        Record::Train { step, loss: 5.5 - step as f32, rate: 0.25, grad_norm: None }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::program::{MeasuringProgram, TrainEntries, TrainingProgram};
 pub struct Session {
     program: TrainingProgram,
     engine: Box<dyn Engine>,
+    grad_norms: Vec<f32>,
 }
 
 impl std::fmt::Debug for Session {
@@ -26,7 +27,7 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// `engine` has to be compiled from `program`.
     pub fn new(program: TrainingProgram, engine: Box<dyn Engine>) -> Self {
-        Self { program, engine }
+        Self { program, engine, grad_norms: Vec::new() }
     }
 
     /// The program.
@@ -70,12 +71,16 @@ impl Session {
         passes: &[Batch],
     ) -> Result<Vec<f32>, Error> {
         let slots = self.program.slots;
+        self.grad_norms.clear();
         match self.program.entries.train {
             TrainEntries::Whole(entry) => {
                 self.write_batches(passes)?;
                 self.write_u32(slots.step, (first_step as u32..).take(rates.len()))?;
                 self.write_f32(slots.lr, rates)?;
                 self.engine.run(entry, rates.len())?;
+                if let Some(slot) = slots.grad_norm {
+                    self.grad_norms = self.read_f32(slot, rates.len())?;
+                }
                 self.read_f32(slots.loss, rates.len())
             }
             TrainEntries::Split { accumulate, apply } => {
@@ -97,10 +102,20 @@ impl Session {
                     self.write_u32(slots.step, std::iter::once(step as u32))?;
                     self.write_f32(slots.lr, &[rate])?;
                     self.engine.run(apply, 1)?;
+                    if let Some(slot) = slots.grad_norm {
+                        let norm = self.read_f32(slot, 1)?;
+                        self.grad_norms.extend(norm);
+                    }
                 }
                 Ok(losses)
             }
         }
+    }
+
+    /// Norms of the true gradients of the steps of the last [`train`](Self::train), before they
+    /// were clipped; empty for a program that does not clip.
+    pub fn grad_norms(&self) -> &[f32] {
+        &self.grad_norms
     }
 
     /// The mean loss over batches, without an update.
@@ -141,7 +156,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Setting`] for a model that predicts no next token; those of the backend.
-    pub fn next_logits(&mut self, prompt: &[u16], position: usize) -> Result<Vec<f32>, Error> {
+    pub fn next_logits(&mut self, prompt: &[u32], position: usize) -> Result<Vec<f32>, Error> {
         let entry = self.program.entries.generate;
         let Some((slots, entry)) = self.program.slots.generation.zip(entry) else {
             return Err(Error::Setting {
@@ -150,7 +165,7 @@ impl Session {
                 expected: "a decoder, model type gpt2".into(),
             });
         };
-        self.write_u32(slots.prompt, prompt.iter().map(|&token| u32::from(token)))?;
+        self.write_u32(slots.prompt, prompt.iter().copied())?;
         self.write_u32(slots.position, std::iter::once(position as u32))?;
         self.write_u32(self.program.slots.step, std::iter::once(0))?;
         self.engine.run(entry, 1)?;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub mod tensorboard;
+
 /// One line of `metrics.jsonl`.
 ///
 /// Lines about training hold only what is a function of seed, data and configuration, so that the
@@ -21,6 +23,10 @@ pub enum Record {
         loss: f32,
         /// The learning rate of the step.
         rate: f32,
+        /// Norm of the true gradient before it was clipped, where it is; none too where it is not
+        /// finite.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grad_norm: Option<f32>,
     },
     /// One evaluation on the validation split.
     Evaluation {
@@ -32,6 +38,13 @@ pub enum Record {
         /// Share of right predictions, if the task has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         accuracy: Option<f64>,
+    },
+    /// Text that the model wrote.
+    Sample {
+        /// Steps taken before it.
+        step: u64,
+        /// Prompt and continuation.
+        text: String,
     },
     /// Speed since the last such line; different on every run.
     Speed {
@@ -52,9 +65,24 @@ impl Record {
     pub fn steps_done(&self) -> u64 {
         match self {
             Self::Train { step, .. } => step + 1,
-            Self::Evaluation { step, .. } | Self::Speed { step, .. } => *step,
+            Self::Evaluation { step, .. }
+            | Self::Sample { step, .. }
+            | Self::Speed { step, .. } => *step,
         }
     }
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum End {
+    /// All steps are taken.
+    Complete,
+    /// The caller stopped it; it can be continued.
+    Interrupted,
+    /// The validation loss has not fallen for as many evaluations as the configuration allows.
+    EarlyStop,
 }
 
 /// Something that happened during a run.
@@ -85,8 +113,8 @@ pub enum Event {
     Finished {
         /// Steps taken, over all sittings.
         steps: u64,
-        /// Whether the caller stopped it early.
-        stopped: bool,
+        /// Why it ended.
+        end: End,
     },
 }
 
@@ -100,6 +128,13 @@ pub trait Observer {
 impl Observer for Vec<Event> {
     fn event(&mut self, event: &Event) {
         self.push(event.clone());
+    }
+}
+
+/// Tells each of several listeners, in order.
+impl Observer for Vec<Box<dyn Observer>> {
+    fn event(&mut self, event: &Event) {
+        self.iter_mut().for_each(|observer| observer.event(event));
     }
 }
 
@@ -123,7 +158,8 @@ mod tests {
     #[test]
     fn a_loss_survives_json_bit_for_bit() {
         for bits in [0x4031_1111, 0x3f80_0001, 0x0000_0001, 0x7f7f_ffff] {
-            let record = Record::Train { step: 3, loss: f32::from_bits(bits), rate: 1e-3 };
+            let record =
+                Record::Train { step: 3, loss: f32::from_bits(bits), rate: 1e-3, grad_norm: None };
             let line = serde_json::to_string(&record).expect("plain numbers");
             assert!(line.starts_with(r#"{"kind":"train","step":3,"#), "{line}");
             assert_eq!(serde_json::from_str::<Record>(&line).expect("its own line"), record);

@@ -10,15 +10,27 @@ use crate::batch::{Batch, EvaluationBatches, TrainingBatches};
 use crate::checkpoint::{Checkpoint, State};
 use crate::config::Config;
 use crate::corpus::Corpus;
+use crate::generate::generate;
 use crate::loader::Loader;
 use crate::run_dir::RunDir;
 use crate::schedule::Schedule;
 use crate::session::{Evaluation, Session};
 use crate::task::Data;
-use crate::telemetry::{Event, Observer, Record, float_or_null};
+use crate::telemetry::{End, Event, Observer, Record, float_or_null};
+use crate::text::Tokenizer;
+
+mod best;
+
+use best::Best;
 
 /// Batches that the loader keeps ready beyond those of one call of the engine.
 const READY_BATCHES: usize = 4;
+
+/// Time that one call of the engine should take at most: nothing is heard from a run meanwhile.
+const CALL: Duration = Duration::from_millis(500);
+
+/// File name of the checkpoint with the lowest validation loss.
+pub const BEST: &str = "best.safetensors";
 
 /// What a finished run leaves in `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +52,12 @@ pub struct Summary {
     /// Share of right predictions in the last evaluation, if the task has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_accuracy: Option<f64>,
+    /// The lowest loss of all evaluations, and the steps before it.
+    #[serde(default)]
+    pub best: Option<(u64, f32)>,
+    /// Why the run ended.
+    #[serde(default = "complete")]
+    pub end: End,
     /// Tokens trained on per second, in this sitting, without evaluations.
     pub tokens_per_s: f64,
     /// Bytes of the arena that the program was planned into.
@@ -54,6 +72,10 @@ pub struct Summary {
     pub corpus_sha256: String,
 }
 
+fn complete() -> End {
+    End::Complete
+}
+
 /// Drives a [`Session`] over a corpus.
 #[derive(Debug)]
 pub struct Trainer {
@@ -66,8 +88,12 @@ pub struct Trainer {
     steps_done: u64,
     last_loss: f32,
     last_validation: Option<(u64, Evaluation)>,
+    best: Best,
+    tokenizer: Option<Tokenizer>,
     training_time: Duration,
     steps_this_sitting: u64,
+    /// Steps that fit into [`CALL`], as far as is known.
+    steps_in_time: u64,
     warned: bool,
 }
 
@@ -109,10 +135,20 @@ impl Trainer {
             steps_done: 0,
             last_loss: f32::NAN,
             last_validation: None,
+            best: Best::default(),
+            tokenizer: None,
             training_time: Duration::ZERO,
             steps_this_sitting: 0,
+            steps_in_time: 1,
             warned: false,
         })
+    }
+
+    /// Gives the run a tokeniser, which samples of text need.
+    #[must_use]
+    pub fn with_tokenizer(mut self, tokenizer: Tokenizer) -> Self {
+        self.tokenizer = Some(tokenizer);
+        self
     }
 
     /// The session, for evaluation and generation.
@@ -144,12 +180,18 @@ impl Trainer {
         if *corpus_sha256 != self.corpus_sha256 {
             return Err(mismatch("text (SHA-256)", corpus_sha256, &self.corpus_sha256));
         }
-        let own = self.config_json();
-        // As this version writes it: what an older one left out has its default.
+        // As this version reads it: what an older one left out has its default.
         let found: Option<Config> = serde_json::from_value(config.clone()).ok();
-        let found = found.and_then(|found| serde_json::to_value(found).ok());
-        if found.as_ref().unwrap_or(config) != &own {
-            return Err(mismatch("configuration", &config.to_string(), &own.to_string()));
+        if !found.is_some_and(|found| self.config.continues(&found)) {
+            let own = self.config_json().to_string();
+            return Err(mismatch("configuration", &config.to_string(), &own));
+        }
+        if *step > self.config.steps {
+            return Err(Error::Setting {
+                name: "--steps",
+                given: self.config.steps.to_string(),
+                expected: format!("at least the {step} that the checkpoint has taken"),
+            });
         }
         self.session.restore(&checkpoint.tensors)?;
         self.steps_done = *step;
@@ -178,8 +220,8 @@ impl Trainer {
         self.session.measure((0..validation.count()).map(|index| validation.batch(index)))
     }
 
-    /// Takes the steps that are left, evaluates and saves as configured, and at the end; stops
-    /// early, with a checkpoint, once `stop` is set.
+    /// Takes the steps that are left, evaluates, samples and saves as configured, and at the end;
+    /// stops early, with a checkpoint, once `stop` is set or patience is over.
     ///
     /// # Errors
     /// [`Error::Io`] if metrics or a checkpoint cannot be written; those of loader and backend.
@@ -190,37 +232,55 @@ impl Trainer {
         stop: &AtomicBool,
     ) -> Result<Summary, Error> {
         let total = self.config.steps;
+        tracing::info!(first_step = self.steps_done, total, "training starts");
         observer.event(&Event::Started {
             first_step: self.steps_done,
             total_steps: total,
             tokens_per_step: self.config.tokens_per_step(),
         });
+        if self.steps_done > 0 {
+            self.best = Best::of(&RunDir::metrics(run.root())?, self.config.min_improvement);
+        }
         let accumulate = self.config.accumulate as u64;
         let ahead = READY_BATCHES + (self.config.steps_per_call * accumulate).min(64) as usize;
         let first_pass = self.steps_done * accumulate;
         let mut loader = Loader::start(self.training.copy(), first_pass, ahead)?;
         let mut saved_at = None;
-        while self.steps_done < total && !stop.load(Ordering::Relaxed) {
+        let end = loop {
+            if self.best.is_over(self.config.patience) {
+                break End::EarlyStop;
+            }
+            if self.steps_done >= total {
+                break End::Complete;
+            }
+            if stop.load(Ordering::Relaxed) {
+                break End::Interrupted;
+            }
             self.block(&mut loader, run, observer)?;
             let done = self.steps_done;
             if done == total || is_due(done, self.config.eval_every) {
                 self.evaluate_and_log(run, observer)?;
             }
+            if is_due(done, self.config.sample_every) {
+                self.sample_and_log(run, observer)?;
+            }
             if is_due(done, self.config.save_every) {
                 self.save(run, observer)?;
                 saved_at = Some(done);
             }
-        }
+        };
+        // Interrupted, or resumed after the last step. An evaluation that is not due would count
+        // against the patience of the run that continues: it is measured and not noted.
         if self.last_validation.is_none_or(|(step, _)| step != self.steps_done) {
-            // Stopped early, or resumed after the last step.
-            self.evaluate_and_log(run, observer)?;
+            let found = self.evaluate()?;
+            self.last_validation = Some((self.steps_done, found));
         }
         if saved_at != Some(self.steps_done) {
             self.save(run, observer)?;
         }
-        let stopped = self.steps_done < total;
-        observer.event(&Event::Finished { steps: self.steps_done, stopped });
-        Ok(self.summary())
+        tracing::info!(steps = self.steps_done, ?end, "training ends");
+        observer.event(&Event::Finished { steps: self.steps_done, end });
+        Ok(self.summary(end))
     }
 
     /// Steps up to the next evaluation, checkpoint or end, at most those of one call.
@@ -232,11 +292,11 @@ impl Trainer {
     ) -> Result<(), Error> {
         let config = &self.config;
         let done = self.steps_done;
-        let steps = [config.eval_every, config.save_every]
+        let steps = [config.eval_every, config.save_every, config.sample_every]
             .into_iter()
             .filter(|&every| every > 0)
             .map(|every| every - done % every)
-            .chain([config.steps_per_call, config.steps - done])
+            .chain([config.steps_per_call, config.steps - done, self.steps_in_time])
             .min()
             .unwrap_or(1);
         let rates: Vec<f32> = (done..done + steps).map(|step| self.schedule.rate(step)).collect();
@@ -246,12 +306,19 @@ impl Trainer {
         let started = Instant::now();
         let losses = self.session.train(done, &rates, &passes)?;
         let elapsed = started.elapsed();
+        let fit = CALL.as_secs_f64() / (elapsed.as_secs_f64() / steps as f64).max(1e-9);
+        self.steps_in_time = (fit as u64).clamp(1, 1 << 20);
         self.training_time += elapsed;
         self.steps_done += steps;
         self.steps_this_sitting += steps;
+        let norms = self.session.grad_norms();
         let records: Vec<Record> = (done..)
             .zip(losses.iter().zip(&rates))
-            .map(|(step, (&loss, &rate))| Record::Train { step, loss, rate })
+            .enumerate()
+            .map(|(index, (step, (&loss, &rate)))| {
+                let grad_norm = norms.get(index).copied().filter(|norm| norm.is_finite());
+                Record::Train { step, loss, rate, grad_norm }
+            })
             .collect();
         run.log(&records)?;
         for record in records {
@@ -286,7 +353,40 @@ impl Trainer {
             Record::Speed { step, tokens_per_s: self.tokens_per_s() },
         ];
         run.log(&records)?;
+        tracing::debug!(step, loss, "evaluated");
         observer.event(&Event::Metric(Record::Evaluation { step, loss, accuracy }));
+        if self.best.note(step, loss, self.config.min_improvement) && self.config.keep_best {
+            let path = run.checkpoints().join(BEST);
+            self.checkpoint()?.write(&path)?;
+            observer.event(&Event::Saved { step, path });
+        }
+        Ok(())
+    }
+
+    /// Lets the model continue the configuration's prompt.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`]; those of the backend.
+    pub fn sample(&mut self) -> Result<String, Error> {
+        let tokenizer = self.tokenizer.as_ref().unwrap_or(&Tokenizer::Bytes);
+        let mut tokens = tokenizer.encode(&self.config.sample_prompt)?;
+        let prompt = tokens.clone();
+        let (count, sampling) = (self.config.sample_tokens, self.config.sampling());
+        generate(&mut self.session, &prompt, count, sampling, |token| {
+            tokens.push(token);
+            true
+        })?;
+        tokenizer.decode(&tokens)
+    }
+
+    fn sample_and_log(
+        &mut self,
+        run: &mut RunDir,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        let record = Record::Sample { step: self.steps_done, text: self.sample()? };
+        run.log(std::slice::from_ref(&record))?;
+        observer.event(&Event::Metric(record));
         Ok(())
     }
 
@@ -294,6 +394,7 @@ impl Trainer {
         // Metrics first: a checkpoint on the disk promises the lines before it.
         run.sync()?;
         let path = self.checkpoint()?.save(&run.checkpoints(), self.config.keep)?;
+        tracing::debug!(step = self.steps_done, path = %path.display(), "saved");
         observer.event(&Event::Saved { step: self.steps_done, path });
         Ok(())
     }
@@ -310,7 +411,7 @@ impl Trainer {
         serde_json::to_value(&self.config).unwrap_or_default()
     }
 
-    fn summary(&self) -> Summary {
+    fn summary(&self, end: End) -> Summary {
         let report = self.session.report();
         Summary {
             recipe: self.config.recipe.clone(),
@@ -320,6 +421,8 @@ impl Trainer {
             training_loss: self.last_loss,
             validation_loss: self.last_validation.map_or(f32::NAN, |(_, found)| found.loss),
             validation_accuracy: self.last_validation.and_then(|(_, found)| found.accuracy),
+            best: self.best.lowest,
+            end,
             tokens_per_s: self.tokens_per_s(),
             arena_bytes: self.session.program().program.arena_bytes(),
             allocated_bytes: report.allocated_bytes,

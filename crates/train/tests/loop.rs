@@ -1,152 +1,28 @@
-//! The training loop on the CPU backend, with a model small enough to reason about: each byte
-//! predicts the next through one embedding and one linear layer.
+//! The training loop on the CPU backend.
 
 use std::sync::atomic::AtomicBool;
 
 use onesigma_backend::Backend;
 use onesigma_backend_cpu::CpuBackend;
 use onesigma_format::Format;
-use onesigma_graph::passes::legalise::Support;
 use onesigma_graph::recipe::{Recipe, Scaling};
-use onesigma_graph::{Graph, Op, Role, ValueId};
-use onesigma_models::{Init, ParamKind, ParamSpec};
+use onesigma_train::Error;
 use onesigma_train::batch::Batch;
-use onesigma_train::checkpoint::{Checkpoint, Tensor};
-use onesigma_train::config::{Config, ModelConfig};
+use onesigma_train::checkpoint::Checkpoint;
+use onesigma_train::config::Config;
 use onesigma_train::corpus::{Corpus, Document};
 use onesigma_train::optimizer::Optimizer;
-use onesigma_train::program::{self, Inputs, Measures, Model, Parameter, Settings, Target};
+use onesigma_train::program;
 use onesigma_train::run_dir::RunDir;
-use onesigma_train::session::{Session, measure};
-use onesigma_train::telemetry::{Event, Record};
-use onesigma_train::trainer::Trainer;
-use onesigma_train::{Error, Result};
+use onesigma_train::session::measure;
+use onesigma_train::telemetry::{End, Event, Record};
+use onesigma_train::trainer::{BEST, Trainer};
 
-const WIDTH: usize = 8;
-const ADAMW: Optimizer = Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.0 };
-const SGD: Optimizer = Optimizer::Sgd { momentum: 0.0, decay: 0.0 };
+mod common;
 
-struct Bigram;
-
-impl Bigram {
-    fn logits(
-        &self,
-        graph: &mut Graph,
-        parameters: &[ValueId],
-        tokens: ValueId,
-    ) -> Result<ValueId> {
-        let rows = graph.op(Op::Gather, &[parameters[0], tokens]).role(Role::Activation).one()?;
-        Ok(graph.matmul(rows, parameters[1]).role(Role::Activation).one()?) // (batch, seq, 256)
-    }
-}
-
-impl Model for Bigram {
-    fn parameters(&self) -> Result<Vec<Parameter>> {
-        let parameter = |name: &str, shape: [usize; 2]| Parameter {
-            spec: ParamSpec {
-                name: name.into(),
-                shape: shape.into(),
-                init: Init::Normal { std: 0.3 },
-                kind: ParamKind::Weight,
-                fan_in: shape[1],
-                layer: None,
-            },
-            lr_scale: 1.0,
-        };
-        Ok(vec![parameter("embedding", [256, WIDTH]), parameter("readout", [WIDTH, 256])])
-    }
-
-    fn loss(
-        &self,
-        graph: &mut Graph,
-        parameters: &[ValueId],
-        inputs: Inputs<'_>,
-        _training: bool,
-    ) -> Result<Measures> {
-        let logits = self.logits(graph, parameters, inputs.tokens)?;
-        let op = Op::CrossEntropy { mult: 1.0, mean: true };
-        Ok(graph.op(op, &[logits, inputs.targets]).one()?.into())
-    }
-
-    fn next_logits(
-        &self,
-        graph: &mut Graph,
-        parameters: &[ValueId],
-        tokens: ValueId,
-        position: ValueId,
-    ) -> Result<ValueId> {
-        let logits = self.logits(graph, parameters, tokens)?;
-        let logits = graph.reshape(logits, [16, 256])?; // (seq, 256)
-        Ok(graph.op(Op::Gather, &[logits, position]).one()?)
-    }
-}
-
-/// Everything runs as it stands on the CPU backend.
-const CPU: Target<'static> = Target { supports: &|_, _, _| Support::Native, strict: true };
-
-fn settings(batch: usize, accumulate: usize, optimizer: Optimizer) -> Settings {
-    Settings { batch, seq: 16, vocabulary: 256, accumulate, optimizer }
-}
-
-fn session(recipe: &Recipe, settings: Settings) -> Session {
-    let program = program::build(&Bigram, recipe, settings, CPU).expect("a program");
-    let engine = CpuBackend::new().compile(&program.program).expect("the CPU runs it");
-    let mut session = Session::new(program, engine);
-    session.init(3).expect("initial state");
-    session
-}
-
-fn f32_recipe() -> Recipe {
-    Recipe::uniform("f32", Format::F32)
-}
-
-fn batch(rows: usize, first: u32) -> Batch {
-    let tokens: Vec<u32> = (0..rows as u32 * 17).map(|i| (first + i * 7 + i * i) % 256).collect();
-    let pick = |at: usize| tokens.chunks(17).flat_map(|row| row[at..at + 16].to_vec()).collect();
-    Batch { inputs: pick(0), targets: pick(1), ..Batch::default() }
-}
-
-fn floats(tensor: &Tensor) -> Vec<f32> {
-    let four = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-    tensor.bytes.chunks_exact(4).map(four).collect()
-}
-
-fn tensor(session: &mut Session, name: &str) -> Vec<f32> {
-    let state = session.state().expect("its state");
-    floats(state.iter().find(|tensor| tensor.name == name).expect("a tensor of that name"))
-}
-
-fn corpus() -> Corpus {
-    let text: String = (0..800).map(|n| format!("{n} and {}; ", n + 1)).collect();
-    let document = Document { name: "numbers".into(), text: text.into_bytes() };
-    Corpus::from_documents("numbers", vec![document], Vec::new())
-}
-
-fn config() -> Config {
-    Config {
-        steps: 60,
-        batch: 8,
-        eval_every: 20,
-        save_every: 25,
-        steps_per_call: 8,
-        eval_batches: 2,
-        lr: Some(0.05),
-        model: ModelConfig {
-            layers: 1,
-            heads: 1,
-            hidden: WIDTH,
-            seq: 16,
-            ..ModelConfig::default()
-        },
-        ..Config::default()
-    }
-}
-
-fn trainer(config: &Config) -> Trainer {
-    let optimizer = config.optimizer().expect("a known one");
-    let settings = settings(config.batch, config.accumulate, optimizer);
-    Trainer::new(session(&f32_recipe(), settings), config, 0.1, &corpus()).expect("a trainer")
-}
+use common::{
+    ADAMW, Bigram, CPU, SGD, batch, config, f32_recipe, floats, session, settings, tensor, trainer,
+};
 
 #[test]
 fn a_fresh_model_knows_nothing_and_learns() {
@@ -315,7 +191,7 @@ fn stopping_early_saves_and_says_so() {
     let summary =
         trainer(&config).run(&mut run, &mut events, &AtomicBool::new(true)).expect("a run");
     assert_eq!(summary.steps, 0);
-    assert_eq!(events.last(), Some(&Event::Finished { steps: 0, stopped: true }));
+    assert_eq!(events.last(), Some(&Event::Finished { steps: 0, end: End::Interrupted }));
     let (_, checkpoint, _) = Checkpoint::latest(&run.checkpoints()).expect("one");
     assert_eq!(checkpoint.state.step, 0);
 }
@@ -346,4 +222,105 @@ fn a_corpus_without_a_validation_sequence_is_refused() {
     let session = session(&f32_recipe(), settings(8, 1, ADAMW));
     let error = Trainer::new(session, &config(), 0.1, &corpus).expect_err("10 bytes");
     assert!(matches!(error, Error::DataTooShort { split: "validation", .. }), "{error}");
+}
+
+/// Losses of a run's evaluations.
+fn evaluations(run: &RunDir) -> Vec<(u64, f32)> {
+    let pick = |record| match record {
+        Record::Evaluation { step, loss, .. } => Some((step, loss)),
+        _ => None,
+    };
+    RunDir::metrics(run.root()).expect("metrics").into_iter().filter_map(pick).collect()
+}
+
+#[test]
+fn a_run_that_gets_no_better_ends_and_its_best_state_is_kept() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    // So fast that it soon leaves what it has found.
+    let config =
+        Config { steps: 400, eval_every: 5, save_every: 0, patience: 3, lr: Some(0.6), ..config() };
+    let mut run = RunDir::create(dir.path(), &config).expect("a run folder");
+    let mut events = Vec::new();
+    let mut trained = trainer(&config);
+    let summary = trained.run(&mut run, &mut events, &AtomicBool::new(false)).expect("a run");
+    assert!(summary.steps < 400, "it went on to the end");
+    assert_eq!(summary.end, End::EarlyStop);
+    assert_eq!(events.last(), Some(&Event::Finished { steps: summary.steps, end: summary.end }));
+
+    let found = evaluations(&run);
+    let lowest = found.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1)).expect("some");
+    assert_eq!(summary.best, Some(lowest));
+    assert_eq!(summary.steps, lowest.0 + 3 * 5);
+    let best = Checkpoint::load(&run.checkpoints().join(BEST)).expect("the best state");
+    assert_eq!(best.state.step, lowest.0);
+    let mut again = trainer(&config);
+    again.restore(&best).expect("its own state");
+    assert_eq!(again.evaluate().expect("a loss").loss, lowest.1);
+
+    // Continued as it is, it ends at once; with more patience it goes on.
+    let (_, last, _) = Checkpoint::latest(&run.checkpoints()).expect("the last state");
+    let take = |config: &Config| {
+        let mut resumed = trainer(config);
+        resumed.restore(&last).expect("it fits");
+        let mut run = RunDir::resume(dir.path(), resumed.steps_done()).expect("a run folder");
+        resumed.run(&mut run, &mut (), &AtomicBool::new(false)).expect("a run")
+    };
+    assert_eq!(take(&config).steps, summary.steps);
+    assert!(take(&Config { patience: 5, ..config }).steps > summary.steps);
+}
+
+#[test]
+fn a_run_whose_rate_does_not_depend_on_its_length_can_be_lengthened_bit_for_bit() {
+    use onesigma_train::schedule::Decay;
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let long = Config { schedule: Decay::Constant, warmup: Some(4), ..config() };
+    let mut whole = RunDir::create(&dir.path().join("whole"), &long).expect("a run folder");
+    let mut trained = trainer(&long);
+    trained.run(&mut whole, &mut (), &AtomicBool::new(false)).expect("a run");
+    let last = trained.checkpoint().expect("its state");
+
+    let short = Config { steps: 20, ..long.clone() };
+    let root = dir.path().join("short");
+    let mut run = RunDir::create(&root, &short).expect("a run folder");
+    trainer(&short).run(&mut run, &mut (), &AtomicBool::new(false)).expect("a run");
+    let (_, end, _) = Checkpoint::latest(&run.checkpoints()).expect("its end");
+    let mut longer = short.clone();
+    longer.continue_as(&long);
+    let mut resumed = trainer(&longer);
+    resumed.restore(&end).expect("a longer run of the same kind");
+    let mut run = RunDir::resume(&root, 20).expect("a run folder");
+    resumed.run(&mut run, &mut (), &AtomicBool::new(false)).expect("a run");
+    assert_eq!(resumed.checkpoint().expect("its state").tensors, last.tensors);
+    assert_eq!(evaluations(&run), evaluations(&whole));
+
+    let error = trainer(&short).restore(&last).expect_err("it has taken more steps");
+    assert!(error.is_usage() && error.to_string().contains("--steps is 20"), "{error}");
+}
+
+#[test]
+fn samples_are_drawn_when_they_are_due_and_change_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = |name: &str, config: &Config| {
+        let mut run = RunDir::create(&dir.path().join(name), config).expect("a run folder");
+        let mut trained = trainer(config);
+        trained.run(&mut run, &mut (), &AtomicBool::new(false)).expect("a run");
+        let records = RunDir::metrics(run.root()).expect("metrics");
+        (records, trained.checkpoint().expect("its state").tensors)
+    };
+    let (_, silent) = run("silent", &config());
+    let talking =
+        Config { sample_every: 20, sample_tokens: 12, sample_prompt: "1 and ".into(), ..config() };
+    let (records, state) = run("talking", &talking);
+    assert_eq!(silent, state);
+    let texts: Vec<(u64, String)> = records
+        .into_iter()
+        .filter_map(|record| match record {
+            Record::Sample { step, text } => Some((step, text)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(texts.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [20, 40, 60]);
+    for (_, text) in &texts {
+        assert!(text.starts_with("1 and ") && text.chars().count() > 10, "{text:?}");
+    }
 }

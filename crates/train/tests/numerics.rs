@@ -32,7 +32,8 @@ fn case(recipe: &str) -> Case {
     let recipe = recipes::by_name(recipe).expect("a built-in");
     let model = Gpt::new(&SIZE, recipes::parametrisation(&recipe)).expect("a size");
     let optimizer = Config::default().optimizer().expect("adamw");
-    let settings = Settings { batch: 4, seq: SIZE.seq, vocabulary: 256, accumulate: 1, optimizer };
+    let settings =
+        Settings { batch: 4, seq: SIZE.seq, vocabulary: 256, accumulate: 1, optimizer, clip: None };
     Case { model, recipe, settings }
 }
 

@@ -77,8 +77,14 @@ fn pairs(recipe: &str, uneven: bool) -> Vec<Pair> {
     let recipe = recipes::by_name(recipe).expect("a built-in");
     let model = Gpt::new(&SIZE, recipes::parametrisation(&recipe)).expect("a size");
     let optimizer = Config::default().optimizer().expect("adamw");
-    let settings =
-        Settings { batch: BATCH, seq: SIZE.seq, vocabulary: 256, accumulate: 1, optimizer };
+    let settings = Settings {
+        batch: BATCH,
+        seq: SIZE.seq,
+        vocabulary: 256,
+        accumulate: 1,
+        optimizer,
+        clip: None,
+    };
     let step = build_step(&model, &recipe, settings).expect("a step");
     let probe = Probe::new(&step).expect("a probe");
     let backend = CpuBackend::new();

@@ -115,6 +115,9 @@ fn gather(model: &Model) -> Numerics {
             _ => continue,
         };
         let Some(found) = tensor.measured.first() else { continue };
+        if kind == KINDS[1] && found.sigma == 0.0 {
+            continue; // a bias or a gain, which starts as a constant in every model
+        }
         let counts = numerics.counts.entry(kind.into()).or_default();
         counts[0] += 1;
         counts[1] += usize::from(is_unit(found.sigma));
@@ -233,6 +236,8 @@ mod tests {
             [{"sigma": 1.1, "first_exponent": -1, "exponents": [0.5, 0.5]}]},
         {"name": "wte", "role": "master-weight", "pass": "weights", "measured":
             [{"sigma": 1.0, "first_exponent": 0, "exponents": [1.0]}]},
+        {"name": "bias", "role": "master-weight", "pass": "weights", "measured":
+            [{"sigma": 0.0, "first_exponent": 0, "exponents": []}]},
         {"name": "grad(wte)", "role": "weight-grad", "pass": "backward", "measured":
             [{"sigma": 3.0, "first_exponent": 1, "exponents": [1.0]}]},
         {"name": "adamw", "role": "first-moment", "pass": "update", "measured":

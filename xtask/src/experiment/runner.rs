@@ -156,7 +156,10 @@ impl Runner<'_> {
     fn settings(&self, run: &Run, folder: &Path) -> Result<PathBuf> {
         let uniform = self.out.join(data::UNIFORM);
         if run.settings.get("data").and_then(toml::Value::as_str) == Some(data::UNIFORM) {
-            fs::write(&uniform, data::uniform_bytes()).context("cannot write uniform bytes")?;
+            // Runs share it, so that it must never be there in part.
+            let own = folder.join(data::UNIFORM);
+            fs::write(&own, data::uniform_bytes()).context("cannot write uniform bytes")?;
+            fs::rename(&own, &uniform).context("cannot place uniform bytes")?;
         }
         let other = |place: &str| {
             if place == data::UNIFORM {

@@ -44,6 +44,7 @@ fn step(recipe: &str) -> Result<Program, Box<dyn StdError>> {
         vocabulary: 256,
         accumulate: 1,
         optimizer: Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.1 },
+        clip: None,
     };
     let supports = |op: &_, inputs: &[_], output| super::supports(op, inputs, output);
     let target = Target { supports: &supports, strict: true };

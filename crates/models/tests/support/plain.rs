@@ -237,7 +237,8 @@ impl Plain {
         let (mut logit_scale, mut out_scale) = (1.0 / (d as f64).sqrt(), 1.0);
         if self.unit {
             logit_scale = 1.0 / d as f64;
-            let s = x.len() as f64;
+            // The rows of a BERT are alike: its scale is that of two keys.
+            let s = if a.causal { x.len() as f64 } else { 2.0 };
             let l = if a.causal { s.ln() } else { 1.0 };
             let mix = 1.0 / (1.0 + 4.0 * d as f64);
             out_scale = 1.0 / (l / s).sqrt().powf(1.0 - mix);

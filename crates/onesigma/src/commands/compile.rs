@@ -89,7 +89,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn summary(out: &mut impl Write, recipe: &str, parameters: usize, program: &Program) -> Result<()> {
+/// The plan: memory, entries, and what each holds.
+pub fn summary(
+    out: &mut impl Write,
+    recipe: &str,
+    parameters: usize,
+    program: &Program,
+) -> Result<()> {
     writeln!(out, "recipe      {recipe}")?;
     writeln!(out, "parameters  {parameters}")?;
     writeln!(out, "arena       {}", mebibytes(program.arena_bytes()))?;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use onesigma::train::generate::{Sampling, generate};
-use onesigma::train::tokenizer::Bytes;
 
 use super::model;
 
@@ -45,21 +44,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(arguments.prompt.as_bytes())?;
     if let Some(pieces) = &opened.pieces {
-        let prompt = pieces.encode_text(arguments.prompt.as_bytes())?;
-        let mut tokens: Vec<u32> = prompt.iter().map(|&id| id.into()).collect();
+        let prompt = pieces.encode(&arguments.prompt)?;
+        let mut tokens = prompt.clone();
         let given = pieces.decode(&tokens)?.len();
         generate(&mut session, &prompt, arguments.tokens, sampling, |token| {
-            tokens.push(token.into());
+            tokens.push(token);
             true
         })?;
         let text = pieces.decode(&tokens)?;
         writeln!(out, "{}", text.get(given..).unwrap_or(&text))?;
         return Ok(());
     }
-    let prompt = Bytes.encode(arguments.prompt.as_bytes());
+    let prompt: Vec<u32> = arguments.prompt.bytes().map(u32::from).collect();
     let mut written = Ok(());
     generate(&mut session, &prompt, arguments.tokens, sampling, |token| {
-        written = out.write_all(&Bytes.decode(&[token])).and_then(|()| out.flush());
+        let byte = u8::try_from(token).unwrap_or(b'?');
+        written = out.write_all(&[byte]).and_then(|()| out.flush());
         written.is_ok()
     })?;
     written?;

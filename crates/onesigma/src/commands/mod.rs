@@ -6,6 +6,7 @@ mod backends;
 mod compile;
 mod completions;
 mod convert;
+mod dry_run;
 mod embed;
 mod eval;
 mod formats;
@@ -27,6 +28,9 @@ mod train;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Say what happens within, on standard error; twice or thrice for more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Logging")]
+    pub verbose: u8,
 }
 
 const EXAMPLES: &str = "\
@@ -34,10 +38,11 @@ Examples:
   onesigma train --recipe unit-fp8 --out runs/first
   onesigma train --data my-book.txt --steps 2000 --out runs/book
   onesigma train --resume runs/book
+  onesigma train run.toml --set model.hidden=256 --dry-run
   onesigma eval runs/book
   onesigma generate runs/book --prompt 'Once upon'
 
-Set ONESIGMA_LOG=debug to see what the library does.";
+The book (docs/) has more. ONESIGMA_LOG=onesigma_train=debug chooses what -v shows, by crate.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -78,6 +83,18 @@ impl std::fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// A run that was interrupted and has saved its state: exit code 130, as the shell counts signals.
+#[derive(Debug)]
+pub struct Interrupted(pub String);
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Interrupted {}
 
 /// Does what the command line asks.
 pub fn run(cli: Cli) -> anyhow::Result<()> {

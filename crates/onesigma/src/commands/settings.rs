@@ -1,21 +1,28 @@
-//! The flags that make or change a configuration; shared by `train` and `compile`.
+//! The flags that make or change a configuration; shared by `train`, `compile` and `rules verify`.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
+use onesigma::format::Format;
 use onesigma::ops::Parametrisation;
-use onesigma::train::Error;
 use onesigma::train::config::{Config, ModelType};
 use onesigma::train::schedule::Decay;
 use onesigma::train::task::Task;
+use onesigma::train::{Error, run_file};
 
-/// Flags over a configuration file over the defaults.
+/// Flags over `--set` over a run file over the defaults.
 #[derive(Debug, clap::Args)]
 pub struct Settings {
-    /// Configuration file (as `config.toml` in a run folder); flags change it
-    #[arg(long, value_name = "FILE")]
+    /// Run file: TOML with any of the settings (as `config.toml` in a run folder); flags change it
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The same as FILE
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
     config: Option<PathBuf>,
+    /// Change any setting of the run file, such as model.residual_tau=0.5; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", action = clap::ArgAction::Append)]
+    set: Vec<String>,
     /// f32, bf16, fp16, fp16-loss-scale, unit-f32, unit-fp16, unit-fp8, u-mup-f32, u-mup-fp8,
     /// mu-s-f32, mu-s-fp8, or a .toml file [default: unit-fp8]
     #[arg(long)]
@@ -66,10 +73,28 @@ pub struct Settings {
     /// Constant factor on the loss before the backward pass, in place of the recipe's own scaling
     #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
     loss_scale: Option<f64>,
-    /// adamw or sgd [default: adamw]
+    /// Shorten the true gradient of the mean loss to this norm over all parameters
+    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
+    clip: Option<f64>,
+    /// adamw, adam, lion or sgd [default: adamw]
     #[arg(long)]
     optimizer: Option<String>,
-    /// Peak learning rate [default: the recipe's own]
+    /// Decay of the first moment, or momentum [default: 0.9]
+    #[arg(long, value_name = "DECAY", allow_negative_numbers = true)]
+    beta1: Option<f64>,
+    /// Decay of the second moment, of Lion's moment [default: 0.99]
+    #[arg(long, value_name = "DECAY", allow_negative_numbers = true)]
+    beta2: Option<f64>,
+    /// Format in which the optimiser keeps weights [default: as the recipe says]
+    #[arg(long, value_name = "FORMAT")]
+    master_weight: Option<Format>,
+    /// Format of the first moment, of momentum [default: as the recipe says]
+    #[arg(long, value_name = "FORMAT")]
+    first_moment: Option<Format>,
+    /// Format of the second moment [default: as the recipe says]
+    #[arg(long, value_name = "FORMAT")]
+    second_moment: Option<Format>,
+    /// Peak learning rate [default: one that suits parametrisation and optimiser]
     #[arg(long, allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Decay after the warm-up [default: cosine]
@@ -102,13 +127,22 @@ pub struct Settings {
     /// Batches of one evaluation [default: 16]
     #[arg(long, value_name = "BATCHES")]
     eval_batches: Option<usize>,
+    /// End the run after so many evaluations without a lower loss, 0 for never [default: 0]
+    #[arg(long, value_name = "EVALUATIONS")]
+    patience: Option<u64>,
+    /// Steps between samples of text, 0 for none [default: 0]
+    #[arg(long, value_name = "STEPS")]
+    sample_every: Option<u64>,
+    /// The text that samples continue [default: none]
+    #[arg(long, value_name = "TEXT")]
+    sample_prompt: Option<String>,
     /// Steps between checkpoints, 0 for the end alone [default: 200]
     #[arg(long, value_name = "STEPS")]
     save_every: Option<u64>,
     /// Checkpoints that are kept [default: 3]
     #[arg(long)]
     keep: Option<usize>,
-    /// Steps that one call of the engine takes [default: 10]
+    /// Steps that one call of the engine takes at most [default: 10]
     #[arg(long, value_name = "STEPS")]
     steps_per_call: Option<u64>,
     /// Refuse a backend that would have to emulate a format or decompose an op
@@ -127,10 +161,67 @@ enum DecayName {
 impl Settings {
     /// The configuration that the flags and the file make, checked.
     pub fn config(&self) -> Result<Config> {
-        let mut config = match &self.config {
-            Some(path) => Config::from_file(path)?,
-            None => Config::default(),
+        let mut table = toml::Table::new();
+        let mut origin = "--set".to_owned();
+        if let Some(path) = self.file.as_ref().or(self.config.as_ref()) {
+            table = run_file::read(path)?;
+            if self.set.is_empty() {
+                origin = path.to_string_lossy().into_owned();
+            }
+        }
+        for setting in &self.set {
+            run_file::set(&mut table, setting)?;
+        }
+        self.over(run_file::config(table, &origin)?)
+    }
+
+    /// The configuration of a run that is continued with other flags.
+    ///
+    /// # Errors
+    /// For a run file, and for a setting that a run has for good.
+    pub fn continued(&self, config: &Config) -> Result<Config> {
+        if let Some(path) = self.file.as_ref().or(self.config.as_ref()) {
+            return Err(Error::Setting {
+                name: "a run file beside --resume",
+                given: path.display().to_string(),
+                expected: "none: a run has its own settings".into(),
+            }
+            .into());
+        }
+        let table = |config: &Config| {
+            toml::Table::try_from(config).context("the run's settings have no TOML form")
         };
+        // The default warm-up follows from the length; that of a run stays what it was.
+        let pinned = Config { warmup: Some(config.warmup_steps()), ..config.clone() };
+        let mut changed = table(&pinned)?;
+        for setting in &self.set {
+            run_file::set(&mut changed, setting)?;
+        }
+        let changed = self.over(run_file::config(changed, "--set")?)?;
+        if changed == pinned {
+            return Ok(config.clone());
+        }
+        let mut continued = pinned;
+        continued.continue_as(&changed);
+        if continued == changed {
+            return Ok(continued);
+        }
+        let (own, wanted) = (table(&continued)?, table(&changed)?);
+        let key = wanted.iter().find(|(key, value)| own.get(*key) != Some(value));
+        let key = key.map_or("a setting".to_owned(), |(key, _)| format!("`{key}`"));
+        Err(Error::Setting {
+            name: "--resume",
+            given: format!("with another {key}"),
+            expected: "only another length, or other evaluations, checkpoints and samples; start \
+                       another run with `onesigma train RUN/config.toml`, and `--init-from RUN` to \
+                       begin with its weights"
+                .into(),
+        }
+        .into())
+    }
+
+    /// The flags over a configuration, checked.
+    fn over(&self, mut config: Config) -> Result<Config> {
         let Config { model, .. } = &mut config;
         set(&mut model.layers, self.layers);
         set(&mut model.heads, self.heads);
@@ -145,7 +236,7 @@ impl Settings {
         if let Some(path) = &self.init_from {
             config.init_from = Some(data_name(path));
         }
-        if let Some(name) = &self.tokenizer {
+        if let Some(name) = self.tokenizer.as_ref().or(config.tokenizer.as_ref()) {
             let is_path = !["bytes", "wordpiece"].contains(&name.as_str());
             config.tokenizer =
                 Some(if is_path { data_name(Path::new(name)) } else { name.clone() });
@@ -161,6 +252,15 @@ impl Settings {
         set(&mut config.batch, self.batch);
         set(&mut config.accumulate, self.accumulate);
         set(&mut config.optimizer, self.optimizer.clone());
+        set(&mut config.beta1, self.beta1);
+        set(&mut config.beta2, self.beta2);
+        set(&mut config.patience, self.patience);
+        set(&mut config.sample_every, self.sample_every);
+        set(&mut config.sample_prompt, self.sample_prompt.clone());
+        config.clip = self.clip.or(config.clip);
+        config.master_weight = self.master_weight.or(config.master_weight);
+        config.first_moment = self.first_moment.or(config.first_moment);
+        config.second_moment = self.second_moment.or(config.second_moment);
         set(&mut config.final_lr_fraction, self.final_lr_fraction);
         set(&mut config.weight_decay, self.weight_decay);
         set(&mut config.eval_every, self.eval_every);
@@ -178,6 +278,10 @@ impl Settings {
             DecayName::Cosine => Decay::Cosine,
         });
         set(&mut config.schedule, decay);
+        let paths = [Some(&mut config.data), config.valid.as_mut(), config.init_from.as_mut()];
+        for path in paths.into_iter().flatten() {
+            *path = data_name(Path::new(path));
+        }
         config.validate()?;
         Ok(config)
     }

@@ -12,12 +12,14 @@ use onesigma::train::config::Config;
 use onesigma::train::run_dir::RunDir;
 use onesigma::train::session::Flushed;
 use onesigma::train::task::Data;
-use onesigma::train::telemetry::{Event, Observer};
+use onesigma::train::telemetry::tensorboard::TensorBoard;
+use onesigma::train::telemetry::{End, Event, Observer};
 use onesigma::train::trainer::{Summary, Trainer};
 use onesigma::train::{Error, atomic};
 
 use super::prepare::{Prepared, TOKENIZER, prepare};
 use super::settings::Settings;
+use super::{Interrupted, dry_run};
 use crate::progress::Progress;
 
 /// Arguments of `onesigma train`.
@@ -27,11 +29,16 @@ use crate::progress::Progress;
     after_help = "\
 Examples:
   onesigma train --recipe unit-fp8 --out runs/first
-  onesigma train --data my-book.txt --layers 6 --hidden 256 --steps 5000 --out runs/book
+  onesigma train run.toml --set model.hidden=256 --seed 3 --dry-run
+  onesigma train --data my-book.txt --layers 6 --hidden 256 --steps 5000 --clip 1 --out runs/book
   onesigma train --resume runs/book
+  onesigma train --resume runs/book --steps 10000
   onesigma train --model-type bert --data my-books --steps 5000 --out runs/bert
   onesigma train --model-type bert --task classification --data sst2 --init-from runs/bert
-  onesigma train --config runs/book/config.toml --recipe f32 --out runs/book-f32"
+  onesigma train runs/book/config.toml --recipe f32 --out runs/book-f32
+
+An interrupt (Ctrl-C) or a termination signal ends the run after the current steps, with a
+checkpoint; a second one ends it at once."
 )]
 pub struct Arguments {
     #[command(flatten)]
@@ -39,9 +46,12 @@ pub struct Arguments {
     /// Run folder to make [default: runs/RECIPE-N, the first N that is free]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Continue the run in this folder, with its own configuration
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["Settings", "out"])]
+    /// Continue the run in this folder; with --steps for longer, or watched otherwise
+    #[arg(long, value_name = "DIR", conflicts_with = "out")]
     resume: Option<PathBuf>,
+    /// Show plan, memory, predicted numerics and cost; take no step and write nothing
+    #[arg(long, conflicts_with = "resume")]
+    dry_run: bool,
     /// At the end, count the gradients that the recipe's formats flush to zero
     #[arg(long)]
     measure_gradients: bool,
@@ -52,13 +62,21 @@ pub struct Arguments {
 
 /// Trains, and leaves a run folder.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let mut observer = Progress::new(arguments.quiet);
+    if arguments.dry_run {
+        let Prepared { config, data, .. } = prepare(arguments.settings.config()?, None)?;
+        return dry_run::report(&mut io::stdout().lock(), &config, &data);
+    }
+    let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(Progress::new(arguments.quiet))];
     let Started { config, mut trainer, mut run } = match &arguments.resume {
-        Some(root) => resume(root, &mut observer)?,
+        Some(root) => resume(root, &arguments.settings, &mut observers)?,
         None => start(arguments)?,
     };
+    if config.tensorboard {
+        let settings = toml::to_string(&config)?;
+        observers.push(Box::new(TensorBoard::create(&run.root().join(EVENTS), &settings)?));
+    }
     let stop = stop_on_interrupt()?;
-    let summary = trainer.run(&mut run, &mut observer, &stop);
+    let summary = trainer.run(&mut run, &mut observers, &stop);
     let mut summary = summary.with_context(|| format!("in {}", run.root().display()))?;
     if arguments.measure_gradients {
         let batch = trainer.batch(trainer.steps_done());
@@ -67,8 +85,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let text = serde_json::to_string_pretty(&summary)? + "\n";
     atomic::write(&run.root().join("summary.json"), text.as_bytes())?;
-    report(&summary, run.root())
+    report(&summary, &config, run.root())
 }
+
+/// Folder of a run folder that holds the event files.
+const EVENTS: &str = "tensorboard";
 
 /// A run that is about to take steps.
 struct Started {
@@ -89,18 +110,21 @@ fn start(arguments: &Arguments) -> Result<Started> {
     if let Some(weights) = weights {
         weights.load(trainer.session())?;
     }
-    if let Some(pieces) = pieces {
+    if let Some(pieces) = &pieces {
         std::fs::create_dir_all(&root).with_context(|| root.display().to_string())?;
         pieces.save(&root.join(TOKENIZER))?;
     }
+    let trainer = trainer.with_tokenizer(pieces.into());
     let run = RunDir::create(&root, &config)?;
     Ok(Started { config, trainer, run })
 }
 
 /// The run in `root` at its newest whole checkpoint, or at its start if it has none yet.
-fn resume(root: &Path, observer: &mut Progress) -> Result<Started> {
-    let config: Config = RunDir::config(root)?;
-    let Prepared { config, data, weights, .. } = prepare(config, Some(root))?;
+fn resume(root: &Path, settings: &Settings, observer: &mut dyn Observer) -> Result<Started> {
+    let own: Config = RunDir::config(root)?;
+    let continued = settings.continued(&own)?;
+    let is_changed = continued != own;
+    let Prepared { config, data, weights, pieces } = prepare(continued, Some(root))?;
     let mut trainer = trainer(&config, data)?;
     match Checkpoint::latest(&root.join("checkpoints")) {
         Ok((path, checkpoint, warnings)) => {
@@ -118,6 +142,10 @@ fn resume(root: &Path, observer: &mut Progress) -> Result<Started> {
         Err(error) => return Err(error.into()),
     }
     let run = RunDir::resume(root, trainer.steps_done())?;
+    if is_changed {
+        run.rewrite_config(&config)?;
+    }
+    let trainer = trainer.with_tokenizer(pieces.into());
     Ok(Started { config, trainer, run })
 }
 
@@ -153,7 +181,7 @@ fn share(tensors: &[Flushed]) -> Option<f64> {
     (nonzero > 0.0).then(|| flushed / nonzero)
 }
 
-fn report(summary: &Summary, root: &Path) -> Result<()> {
+fn report(summary: &Summary, config: &Config, root: &Path) -> Result<()> {
     let mebibytes = |bytes: f64| bytes / f64::from(1 << 20);
     let mut out = io::stdout().lock();
     writeln!(
@@ -171,6 +199,23 @@ fn report(summary: &Summary, root: &Path) -> Result<()> {
     if let Some(share) = summary.flushed_gradients {
         writeln!(out, "gradients flushed to zero: {:.3} %", 100.0 * share)?;
     }
+    if let Some((step, loss)) = summary.best {
+        let kept = if config.keep_best { ", kept as checkpoints/best.safetensors" } else { "" };
+        writeln!(out, "lowest validation loss {loss:.4} after step {step}{kept}")?;
+    }
+    if summary.end == End::EarlyStop {
+        let (patience, total) = (config.patience, config.steps);
+        writeln!(out, "ended before step {total}: no lower loss in {patience} evaluations")?;
+    }
     writeln!(out, "run folder: {}", root.display())?;
+    if summary.end == End::Interrupted {
+        out.flush()?;
+        return Err(anyhow::Error::new(Interrupted(format!(
+            "interrupted after {} of {} steps, and saved; continue with: onesigma train --resume {}",
+            summary.steps,
+            config.steps,
+            root.display()
+        ))));
+    }
     Ok(())
 }

@@ -39,6 +39,7 @@ pub struct UnitScale {
     parametrisation: Parametrisation,
     residual: TransformerResidual,
     tau: Option<f64>,
+    attention_keys: Option<usize>,
     rules: Vec<(String, Rule)>,
 }
 
@@ -49,6 +50,7 @@ impl fmt::Debug for UnitScale {
             .field("parametrisation", &self.parametrisation)
             .field("residual", &self.residual)
             .field("tau", &self.tau)
+            .field("attention_keys", &self.attention_keys)
             .field("rules", &rules)
             .finish()
     }
@@ -145,7 +147,7 @@ impl UnitScale {
     /// The rules of a parametrisation.
     pub fn new(parametrisation: Parametrisation) -> Self {
         let residual = TransformerResidual::default();
-        Self { parametrisation, residual, tau: None, rules: Vec::new() }
+        Self { parametrisation, residual, tau: None, attention_keys: None, rules: Vec::new() }
     }
 
     /// Weights of the residual branches for the parametrisation's rule.
@@ -159,6 +161,14 @@ impl UnitScale {
     #[must_use]
     pub fn tau(mut self, tau: f64) -> Self {
         self.tau = Some(tau);
+        self
+    }
+
+    /// The number of keys whose scale every attention gets, in place of its own number
+    /// ([`Attention::scale_keys`](crate::Attention::scale_keys)).
+    #[must_use]
+    pub fn attention_keys(mut self, keys: usize) -> Self {
+        self.attention_keys = Some(keys);
         self
     }
 

@@ -57,6 +57,7 @@ pub(super) fn plans(s: &Structure<'_>, options: &UnitScale) -> Result<Vec<Option
                 return Ok(None);
             }
             recognise(s, index)
+                .map(|layer| layer.with_keys(options.attention_keys))
                 .map(|layer| plan(s, index, &layer, options.parametrisation))
                 .transpose()
         })

@@ -107,6 +107,18 @@ pub(super) enum Layer {
     },
 }
 
+impl Layer {
+    /// With the scale of this number of keys, if it is an attention and the number is given.
+    pub(super) fn with_keys(mut self, given: Option<usize>) -> Self {
+        if let (Self::Attention { keys, .. } | Self::Mixture { keys, .. }, Some(given)) =
+            (&mut self, given)
+        {
+            *keys = given;
+        }
+        self
+    }
+}
+
 /// The layer of a node; `None` for nodes that move elements or that no layer makes.
 pub(super) fn recognise(s: &Structure<'_>, index: usize) -> Option<Layer> {
     let node = &s.graph.nodes()[index];

@@ -29,16 +29,15 @@ pub fn prove(model: &dyn Model, recipe: &Recipe, settings: Settings) -> Result<V
     let native = |_: &_, _: &[_], _| Support::Native;
     let target = Target { supports: &native, strict: false };
     let builder = Builder::new(model, recipe, settings, target)?;
+    let constants = constants(&builder)?;
+    let parameters = builder.parameters.into_iter().zip(constants);
+    Ok(parameters.map(|(parameter, constant)| Proven { parameter, constant }).collect())
+}
+
+/// The constant of each parameter's gradient.
+pub(super) fn constants(builder: &Builder<'_>) -> Result<Vec<Option<f64>>> {
     let mut graph = Graph::with_streams_from(TRAIN_STREAMS);
     let (weights, measures) = builder.forward(&mut graph, true)?;
     let proof = verify(&graph, measures.loss, &weights)?;
-    Ok(builder
-        .parameters
-        .iter()
-        .zip(weights)
-        .map(|(parameter, weight)| Proven {
-            parameter: parameter.clone(),
-            constant: proof.constant(weight),
-        })
-        .collect())
+    Ok(weights.into_iter().map(|weight| proof.constant(weight)).collect())
 }
