@@ -7,7 +7,7 @@ use crate::gpu::Abilities;
 use crate::ir::{Entry, TensorId, Work};
 use crate::memory::Memory;
 use crate::shader::kernel::Kernel;
-use crate::shader::{element, matmul, reduce, rows, scatter};
+use crate::shader::{element, matmul, matrices, reduce, rows, scatter};
 
 /// Generates the kernels.
 ///
@@ -36,6 +36,12 @@ pub(crate) fn kernels(
             }
             Work::Reduce(op, parts) => {
                 kernels.push(reduce::kernel(entry, memory, op, *parts, op.out, name));
+            }
+            Work::Product(op)
+                if abilities.matrices && matrices::tile(entry, op).is_some() =>
+            {
+                let tile = matrices::tile(entry, op).unwrap_or(matrices::Tile::SMALL);
+                kernels.push(matrices::kernel(entry, memory, op, tile, name));
             }
             Work::Product(op) if matmul::is_small(op) => {
                 kernels.push(matmul::small(entry, memory, op, name));

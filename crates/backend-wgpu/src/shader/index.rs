@@ -113,6 +113,6 @@ mod tests {
         let transposed = View::new(&[3, 5], &[1, 3], 0);
         assert_eq!(transposed.element("i"), "(i / 5u) + (i % 5u) * 3u");
         assert_eq!(View::new(&[3, 5], &[0, 0], 2).element("i"), "2u");
-        assert_eq!(View::new(&[3, 5], &[10, 1], 4).element("i"), "(i / 5u) * 10u + (i % 5u) + 4u");
+        assert_eq!(View::new(&[3, 5], &[10, 1], 4).element("i"), "4u + (i / 5u) * 10u + (i % 5u)");
     }
 }

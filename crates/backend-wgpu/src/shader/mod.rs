@@ -6,6 +6,7 @@ pub(crate) mod expression;
 pub(crate) mod index;
 pub(crate) mod kernel;
 pub(crate) mod matmul;
+pub(crate) mod matrices;
 mod prune;
 pub(crate) mod reduce;
 pub(crate) mod rows;
