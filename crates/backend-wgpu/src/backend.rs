@@ -20,6 +20,18 @@ pub struct Options {
     pub portable: bool,
     /// Buffers of at most this many bytes, for tests of tensors that do not fit into one binding.
     pub segment_bytes: Option<usize>,
+    /// Tiles of products, for benchmarks.
+    pub tuning: Tuning,
+}
+
+/// Tiles of products in place of those chosen by size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tuning {
+    /// On cooperative matrices: rows and columns of a workgroup, of a subgroup, elements of the
+    /// inner axis, stages.
+    pub matrices: Option<[usize; 6]>,
+    /// On the vector units: rows and columns of a workgroup, of a thread.
+    pub vectors: Option<[usize; 4]>,
 }
 
 /// Runs programs through wgpu. Clones share the device.
@@ -27,6 +39,7 @@ pub struct Options {
 pub struct WgpuBackend {
     gpu: Arc<Gpu>,
     segment_bytes: usize,
+    tuning: Tuning,
 }
 
 /// The adapters of this machine in words, best first: discrete GPUs, integrated ones, software.
@@ -54,7 +67,11 @@ impl WgpuBackend {
         let most = gpu.segment_bytes();
         let segment_bytes =
             options.segment_bytes.map_or(most, |bytes| bytes.min(most)).next_multiple_of(256);
-        Ok(Self { gpu: Arc::new(gpu), segment_bytes: segment_bytes.min(most) })
+        Ok(Self {
+            gpu: Arc::new(gpu),
+            segment_bytes: segment_bytes.min(most),
+            tuning: options.tuning,
+        })
     }
 
     /// What the shaders use of the device, in words.
@@ -62,12 +79,18 @@ impl WgpuBackend {
         self.gpu.abilities.describe()
     }
 
+    /// The same device with other tiles.
+    #[must_use]
+    pub fn tuned(&self, tuning: Tuning) -> Self {
+        Self { tuning, ..self.clone() }
+    }
+
     /// As [`Backend::compile`], with the engine's own type.
     ///
     /// # Errors
     /// As [`Backend::compile`].
     pub fn engine(&self, program: &Program) -> Result<WgpuEngine> {
-        WgpuEngine::new(program, Arc::clone(&self.gpu), self.segment_bytes)
+        WgpuEngine::new(program, Arc::clone(&self.gpu), self.segment_bytes, self.tuning)
     }
 }
 

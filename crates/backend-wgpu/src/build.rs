@@ -3,6 +3,7 @@
 use onesigma_backend::{Error, Result};
 
 use crate::NAME;
+use crate::backend::Tuning;
 use crate::gpu::Abilities;
 use crate::ir::{Entry, TensorId, Work};
 use crate::memory::Memory;
@@ -17,6 +18,7 @@ pub(crate) fn kernels(
     entry: &Entry,
     memory: &Memory,
     abilities: Abilities,
+    tuning: Tuning,
     bindings: usize,
 ) -> Result<Vec<Kernel>> {
     let mut kernels = Vec::new();
@@ -37,17 +39,17 @@ pub(crate) fn kernels(
             Work::Reduce(op, parts) => {
                 kernels.push(reduce::kernel(entry, memory, op, *parts, op.out, name));
             }
-            Work::Product(op)
-                if abilities.matrices && matrices::tile(entry, op).is_some() =>
-            {
-                let tile = matrices::tile(entry, op).unwrap_or(matrices::Tile::SMALL);
+            Work::Product(op) if abilities.matrices && matrices::tile(entry, op).is_some() => {
+                let chosen = matrices::tile(entry, op).unwrap_or(matrices::Tile::SMALL);
+                let tile = tuning.matrices.map_or(chosen, matrices::Tile::from);
                 kernels.push(matrices::kernel(entry, memory, op, tile, name));
             }
             Work::Product(op) if matmul::is_small(op) => {
                 kernels.push(matmul::small(entry, memory, op, name));
             }
             Work::Product(op) => {
-                kernels.push(matmul::kernel(entry, memory, op, matmul::tile(op), name));
+                let tile = tuning.vectors.map_or_else(|| matmul::tile(op), matmul::Tile::from);
+                kernels.push(matmul::kernel(entry, memory, op, tile, name));
             }
             Work::Rows(op) => {
                 kernels.push(rows::kernel(entry, memory, op, abilities.subgroup, name));

@@ -10,7 +10,7 @@ use onesigma_graph::{EntryId, Graph, Op, Program, SlotId, SlotKind, Value, Value
 use wgpu::{BindGroup, Buffer, BufferUsages, CommandEncoder, ComputePipeline, SubmissionIndex};
 
 use crate::NAME;
-use crate::backend::supports;
+use crate::backend::{Tuning, supports};
 use crate::build;
 use crate::gpu::Gpu;
 use crate::ir::{Entry, Home};
@@ -101,7 +101,12 @@ fn storage() -> BufferUsages {
 }
 
 impl WgpuEngine {
-    pub(crate) fn new(program: &Program, gpu: Arc<Gpu>, segment: usize) -> Result<Self> {
+    pub(crate) fn new(
+        program: &Program,
+        gpu: Arc<Gpu>,
+        segment: usize,
+        tuning: Tuning,
+    ) -> Result<Self> {
         program.validate()?;
         gpu.check()?;
         for entry in program.entries() {
@@ -160,7 +165,7 @@ impl WgpuEngine {
         };
         let mut shaders = std::collections::HashSet::new();
         for (entry, (own, memory)) in program.entries().iter().zip(&lowered) {
-            let kernels = build::kernels(own, memory, engine.gpu.abilities, bindings)?;
+            let kernels = build::kernels(own, memory, engine.gpu.abilities, tuning, bindings)?;
             let mut dispatches = Vec::with_capacity(kernels.len());
             for kernel in kernels {
                 let count = kernel.bindings.len();

@@ -23,7 +23,8 @@ mod lower;
 mod memory;
 mod shader;
 
-pub use backend::{Options, WgpuBackend, adapters};
+pub use backend::{Options, Tuning, WgpuBackend, adapters};
+pub use engine::WgpuEngine;
 
 /// Name of the backend.
 pub(crate) const NAME: &str = "wgpu";

@@ -14,7 +14,7 @@ const BK: usize = 16;
 
 /// The shape of a tile: rows, columns, and of both those of one thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Tile {
+pub(crate) struct Tile {
     /// Rows.
     pub bm: usize,
     /// Columns.
@@ -23,6 +23,12 @@ pub struct Tile {
     pub tm: usize,
     /// Columns of a thread, 4 or 8.
     pub tn: usize,
+}
+
+impl From<[usize; 4]> for Tile {
+    fn from([bm, bn, tm, tn]: [usize; 4]) -> Self {
+        Self { bm, bn, tm, tn }
+    }
 }
 
 impl Tile {

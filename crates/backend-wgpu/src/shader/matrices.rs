@@ -33,6 +33,12 @@ pub(crate) struct Tile {
     pub stages: usize,
 }
 
+impl From<[usize; 6]> for Tile {
+    fn from([bm, bn, sm, sn, bk, stages]: [usize; 6]) -> Self {
+        Self { bm, bn, sm, sn, bk, stages }
+    }
+}
+
 impl Tile {
     /// The fastest on an H100 of those that `examples/kernels.rs` tries.
     pub(crate) const LARGE: Self = Self { bm: 128, bn: 128, sm: 64, sn: 64, bk: 32, stages: 1 };
@@ -133,7 +139,9 @@ impl Staged {
         self.each(
             |n, row, column| match self.along_inner {
                 true => format!("{name}{n} = {name}(batch, {first} + {row}, {k} + 4u * {column});"),
-                false => format!("{name}{n} = {name}(batch, {k} + {row}, {first} + 4u * {column});"),
+                false => {
+                    format!("{name}{n} = {name}(batch, {k} + {row}, {first} + 4u * {column});")
+                }
             },
             indent,
         )
@@ -143,7 +151,9 @@ impl Staged {
         let Self { name, .. } = self;
         let width = self.tile_quads + PAD;
         self.each(
-            |n, row, column| format!("{name}_tile[{offset}{row} * {width}u + {column}] = {name}{n};"),
+            |n, row, column| {
+                format!("{name}_tile[{offset}{row} * {width}u + {column}] = {name}{n};")
+            },
             indent,
         )
     }
@@ -312,7 +322,9 @@ fn results(builder: &mut Builder<'_>, op: &Product, tile: Tile) -> String {
     write.push_str("    }\n");
     builder.library.add(
         "write_quad",
-        format!("fn write_quad(batch: u32, row: u32, column: u32, value: vec4<f32>) {{\n{write}}}\n"),
+        format!(
+            "fn write_quad(batch: u32, row: u32, column: u32, value: vec4<f32>) {{\n{write}}}\n"
+        ),
     );
     let mut text = String::new();
     let _ = writeln!(text, "    let own_patch = subgroup * {}u;", EDGE * width);
