@@ -102,8 +102,7 @@ impl Backend for WgpuBackend {
     fn caps(&self) -> Caps {
         Caps {
             device: self.gpu.description.clone(),
-            // WebGPU does not tell.
-            memory_bytes: None,
+            memory_bytes: self.gpu.memory_bytes,
             deterministic: true,
         }
     }

@@ -128,6 +128,10 @@ impl WgpuEngine {
             end = end.max(memory.end);
             lowered.push((own, memory));
         }
+        // A device that tells its memory refuses at once, others when it is used up.
+        if let Some(available) = gpu.memory_bytes.filter(|available| end as u64 > *available) {
+            return Err(Error::OutOfMemory { needed: end as u64, available });
+        }
         let mut memory = Vec::new();
         let mut allocated = 0;
         while allocated < end {

@@ -55,6 +55,8 @@ pub(crate) struct Gpu {
     pub limits: Limits,
     pub abilities: Abilities,
     pub description: String,
+    /// Of software adapters: the memory of the machine. WebGPU does not tell that of others.
+    pub memory_bytes: Option<u64>,
     /// What went wrong outside of calls: the device is lost, or an error nobody waited for.
     failure: Arc<Mutex<Option<String>>>,
     pipelines: Mutex<HashMap<String, Pipeline>>,
@@ -117,6 +119,14 @@ fn choose(adapters: Vec<Adapter>, device: Option<&str>) -> Result<Adapter> {
             names.iter().enumerate().map(|(at, name)| format!("{at}: {name}")).collect();
         unavailable(format!("no adapter `{device}`; there are {}", list.join("; ")))
     })
+}
+
+/// Bytes of memory of a Linux machine.
+fn host_memory() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find(|line| line.starts_with("MemTotal:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
 }
 
 impl Gpu {
@@ -183,6 +193,7 @@ impl Gpu {
             limits,
             abilities,
             description: describe(&adapter),
+            memory_bytes: (info.device_type == DeviceType::Cpu).then(host_memory).flatten(),
             failure,
             pipelines: Mutex::default(),
         })
@@ -215,6 +226,10 @@ impl Gpu {
         usage: BufferUsages,
         before: usize,
     ) -> Result<Buffer> {
+        let needed = (before + bytes) as u64;
+        if let Some(available) = self.memory_bytes.filter(|available| needed > *available) {
+            return Err(Error::OutOfMemory { needed, available });
+        }
         let memory = self.device.push_error_scope(ErrorFilter::OutOfMemory);
         let validation = self.device.push_error_scope(ErrorFilter::Validation);
         let internal = self.device.push_error_scope(ErrorFilter::Internal);
@@ -227,8 +242,7 @@ impl Gpu {
         let internal = pollster::block_on(internal.pop());
         let validation = pollster::block_on(validation.pop());
         if pollster::block_on(memory.pop()).is_some() {
-            let (needed, available) = ((before + bytes) as u64, before as u64);
-            return Err(Error::OutOfMemory { needed, available });
+            return Err(Error::OutOfMemory { needed, available: before as u64 });
         }
         match internal.or(validation) {
             Some(error) => Err(failed(error)),
