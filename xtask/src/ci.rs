@@ -23,8 +23,25 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     release::msrv()?;
     release::deny()?;
     matrix::run(&matrix::Arguments::default())?;
+    browser()?;
     if arguments.lints {
         return Ok(());
     }
     test::run(&test::Arguments::default())
+}
+
+/// Checks the crates that run in a browser, where the target is installed.
+fn browser() -> Result<()> {
+    const TARGET: &str = "wasm32-unknown-unknown";
+    let mut rustc = std::process::Command::new("rustc");
+    let found = rustc.args(["--print", "target-libdir", "--target", TARGET]).output();
+    let folder = found.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    if !folder.is_ok_and(|folder| std::path::Path::new(&folder).is_dir()) {
+        eprintln!("skipped: the target {TARGET} is not installed");
+        return Ok(());
+    }
+    let crates = ["format", "graph", "models", "backend-wgpu"];
+    let packages =
+        crates.iter().flat_map(|name| ["--package".to_owned(), format!("onesigma-{name}")]);
+    process::run(cargo_with(["check", "--target", TARGET]).args(packages))
 }

@@ -17,7 +17,7 @@ pub struct Arguments {
 }
 
 /// Members that a plain `cargo test` leaves out, but that build anywhere in a minute or two.
-const OPTIONAL: [&str; 1] = ["onesigma-backend-candle"];
+const OPTIONAL: [&str; 2] = ["onesigma-backend-candle", "onesigma-backend-wgpu"];
 
 /// Runs unit and behaviour tests, then the documentation's; without further arguments those of the
 /// optional backends, too.

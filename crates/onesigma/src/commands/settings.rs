@@ -34,6 +34,10 @@ pub struct Settings {
     /// One of `onesigma backends` [default: cpu]
     #[arg(long)]
     backend: Option<String>,
+    /// Which device of the backend: its number in `onesigma backends` or a part of its name, for
+    /// backends that list several
+    #[arg(long)]
+    device: Option<String>,
     /// gpt2, a decoder, or bert, an encoder [default: gpt2]
     #[arg(long, value_name = "TYPE")]
     model_type: Option<String>,
@@ -256,6 +260,10 @@ impl Settings {
         set(&mut config.recipe, self.recipe.clone());
         config.parametrisation = self.parametrisation.or(config.parametrisation);
         set(&mut config.backend, self.backend.clone());
+        if let Some(device) = &self.device {
+            let name = config.backend.split(':').next().unwrap_or_default();
+            config.backend = format!("{name}:{device}");
+        }
         set(&mut config.data, self.data.as_deref().map(data_name));
         config.valid = self.valid.as_deref().map(data_name).or(config.valid);
         set(&mut config.field, self.field.clone());
