@@ -106,7 +106,7 @@ pub fn fetch(
                     return Err(Error::Connection { url: url.into(), reason });
                 }
                 tracing::warn!(attempt, reason, "the connection broke off");
-                std::thread::sleep(Duration::from_millis(100 << (2 * attempt)));
+                std::thread::sleep(Duration::from_millis(100 << attempt));
             }
             Err(error) => return Err(error),
         }
