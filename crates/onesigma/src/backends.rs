@@ -45,15 +45,48 @@ pub const BACKENDS: &[Entry] = &[
     },
 ];
 
+/// Backends by the feature that builds them in.
+const FEATURES: [(&str, &str); 4] =
+    [("cpu", "cpu"), ("candle", "candle"), ("cuda", "tch"), ("tch-cpu", "tch")];
+
 /// Opens the backend called `name`.
 ///
 /// # Errors
-/// [`Error::Unknown`] for a name that is not built in; [`Error::Backend`] if it is unavailable.
+/// [`Error::Setting`] for a backend that this build leaves out, with the feature that builds it
+/// in; [`Error::Unknown`] for any other name; [`Error::Backend`] if it is unavailable.
 pub fn open(name: &str) -> Result<Box<dyn Backend>, Error> {
-    let entry = BACKENDS.iter().find(|entry| entry.name == name).ok_or_else(|| Error::Unknown {
-        kind: "backend",
-        given: name.into(),
-        known: BACKENDS.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", "),
-    })?;
-    Ok((entry.open)()?)
+    let known = BACKENDS.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
+    if let Some(entry) = BACKENDS.iter().find(|entry| entry.name == name) {
+        return Ok((entry.open)()?);
+    }
+    if let Some((_, feature)) = FEATURES.iter().find(|(other, _)| *other == name) {
+        return Err(Error::Setting {
+            name: "--backend",
+            given: name.into(),
+            expected: format!(
+                "one that is built in ({known}); to build it in: cargo build --release -p onesigma \
+                 --features {feature}"
+            ),
+        });
+    }
+    Err(Error::Unknown { kind: "backend", given: name.into(), known })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_that_is_left_out_is_named_with_its_feature() {
+        for entry in BACKENDS {
+            assert!(FEATURES.iter().any(|(name, _)| *name == entry.name), "{}", entry.name);
+        }
+        let left_out = FEATURES.iter().find(|(name, _)| !BACKENDS.iter().any(|b| b.name == *name));
+        if let Some((name, feature)) = left_out {
+            let error = open(name).map(|_| ()).expect_err("it is left out").to_string();
+            assert!(error.contains(&format!("--features {feature}")), "{error}");
+        }
+        let error = open("gpu").map(|_| ()).expect_err("there is none").to_string();
+        assert!(error.contains("unknown backend `gpu`"), "{error}");
+    }
 }
