@@ -19,6 +19,7 @@ mod formats;
 mod libtorch;
 mod matrix;
 mod minilm;
+mod pictures;
 mod plot;
 mod process;
 mod release;
@@ -56,6 +57,8 @@ enum Task {
     Release(release::Arguments),
     /// Check, draw and time the number formats.
     Formats(formats::Arguments),
+    /// Draw the pictures of the chapter on unit scaling.
+    Pictures(pictures::Arguments),
     /// Measure every backend on every device that is there; keep and compare records.
     Bench(bench::Arguments),
     /// Draw every recorded result on one page.
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Task::Release(arguments) => release::run(&arguments),
         Task::Formats(arguments) => formats::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Pictures(arguments) => pictures::run(&arguments),
         Task::Report(arguments) => report::run(&arguments),
         Task::Bundle(arguments) => bundle::run(&arguments),
     };

@@ -73,29 +73,60 @@ pub const BACKENDS: &[Entry] = &[
     },
 ];
 
+/// Backends by the feature that builds them in.
+const FEATURES: [(&str, &str); 5] =
+    [("cpu", "cpu"), ("candle", "candle"), ("cuda", "tch"), ("tch-cpu", "tch"), ("wgpu", "wgpu")];
+
 /// Opens the backend called `name`; `name:device` chooses among the devices of one that has
 /// several.
 ///
 /// # Errors
-/// [`Error::Unknown`] for a name that is not built in, or a device of a backend that has one only;
+/// [`Error::Setting`] for a backend that this build leaves out, with the feature that builds it
+/// in; [`Error::Unknown`] for any other name, or a device of a backend that has one only;
 /// [`Error::Backend`] if it is unavailable.
 pub fn open(name: &str) -> Result<Box<dyn Backend>, Error> {
     let (plain, device) = match name.split_once(':') {
         Some((plain, device)) => (plain, Some(device)),
         None => (name, None),
     };
-    let unknown = |kind, known: Vec<&str>| Error::Unknown {
-        kind,
-        given: name.into(),
-        known: known.join(", "),
+    let known = BACKENDS.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
+    let Some(entry) = BACKENDS.iter().find(|entry| entry.name == plain) else {
+        return Err(match FEATURES.iter().find(|(other, _)| *other == plain) {
+            Some((_, feature)) => Error::Setting {
+                name: "--backend",
+                given: name.into(),
+                expected: format!(
+                    "one that is built in ({known}); to build it in: cargo build --release -p \
+                     onesigma --features {feature}"
+                ),
+            },
+            None => Error::Unknown { kind: "backend", given: name.into(), known },
+        });
     };
-    let entry = BACKENDS
-        .iter()
-        .find(|entry| entry.name == plain)
-        .ok_or_else(|| unknown("backend", BACKENDS.iter().map(|entry| entry.name).collect()))?;
     match (device, entry.devices) {
         (None, _) => Ok((entry.open)()?),
         (Some(device), Some(devices)) => Ok((devices.open)(device)?),
-        (Some(_), None) => Err(unknown("device", vec![plain])),
+        (Some(_), None) => {
+            Err(Error::Unknown { kind: "device", given: name.into(), known: plain.into() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_that_is_left_out_is_named_with_its_feature() {
+        for entry in BACKENDS {
+            assert!(FEATURES.iter().any(|(name, _)| *name == entry.name), "{}", entry.name);
+        }
+        let left_out = FEATURES.iter().find(|(name, _)| !BACKENDS.iter().any(|b| b.name == *name));
+        if let Some((name, feature)) = left_out {
+            let error = open(name).map(|_| ()).expect_err("it is left out").to_string();
+            assert!(error.contains(&format!("--features {feature}")), "{error}");
+        }
+        let error = open("gpu").map(|_| ()).expect_err("there is none").to_string();
+        assert!(error.contains("unknown backend `gpu`"), "{error}");
     }
 }
