@@ -28,6 +28,10 @@ pub struct Arguments {
     /// target/peers, which is made if it is not there].
     #[arg(long, value_name = "PATH")]
     python: Option<std::path::PathBuf>,
+    /// With --peers: only this model and number of threads, such as gpt:2 or tiny:1; others keep
+    /// their last results.
+    #[arg(long, value_name = "MODEL:THREADS")]
+    only: Option<String>,
     /// Times that everything takes its turn.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -42,7 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         gemm(arguments.rounds)?;
     }
     if arguments.peers {
-        peers::run(arguments.python.as_deref(), arguments.rounds)?;
+        peers::run(arguments.python.as_deref(), arguments.only.as_deref(), arguments.rounds)?;
     }
     if arguments.scaling {
         scaling::run(arguments.rounds)?;

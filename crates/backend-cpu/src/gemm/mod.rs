@@ -208,25 +208,24 @@ fn gemm_item<U: Unit>(
             let count = block.rows.len() * n;
             // Sums that are added to several times stay in a cache better in scratch memory.
             let once = k <= U::DEPTH * U::PER;
-            // SAFETY: this task alone writes these rows of these columns; for the direct form the
-            // columns are whole rows.
-            if whole_rows
-                && once
-                && let Some(direct) = unsafe { out.as_f32(at, count) }
-            {
-                return block.multiply(a, k, alpha, direct, n);
+            if whole_rows && once {
+                // SAFETY: this task alone writes these rows, and its columns are whole rows.
+                let direct = unsafe { out.as_f32(at, count) };
+                if let Some(direct) = direct {
+                    return block.multiply(a, k, alpha, direct, n);
+                }
             }
             let width = block.columns.len();
             // Rows a multiple of 2 KiB apart would share a few sets of the L1 cache.
-            let stride = if width % 512 == 0 { width + 16 } else { width };
+            let stride = if width.is_multiple_of(512) { width + 16 } else { width };
             let mut sums = Scratch::<f32>::new(block.rows.len() * stride);
             block.multiply(a, k, alpha, &mut sums, stride);
             if whole_rows && stride == width {
-                // SAFETY: as above.
+                // SAFETY: this task alone writes these rows.
                 return unsafe { out.encode(at, &sums) };
             }
             for (i, row) in sums.chunks_exact(stride).enumerate() {
-                // SAFETY: as above.
+                // SAFETY: this task alone writes these columns of these rows.
                 unsafe { out.encode(at + i * n, &row[..width]) };
             }
         });
