@@ -76,6 +76,10 @@ pub struct Arguments {
     /// target/peers, which is made if it is not there]
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
+    /// With --peers: only this model and number of threads, such as gpt:2 or tiny:1; others keep
+    /// their last results
+    #[arg(long, value_name = "MODEL:THREADS")]
+    only: Option<String>,
     /// Run criterion benchmarks instead; what follows is passed on, such as `gemm` or `-- --help`
     #[arg(long, num_args = 0.., allow_hyphen_values = true, value_name = "BENCH")]
     criterion: Option<Vec<String>>,
@@ -125,7 +129,7 @@ fn take_turns(arguments: &Arguments) -> Result<()> {
         gemm(rounds)?;
     }
     if arguments.peers {
-        peers::run(arguments.python.as_deref(), rounds)?;
+        peers::run(arguments.python.as_deref(), arguments.only.as_deref(), rounds)?;
     }
     if arguments.scaling {
         scaling::run(rounds)?;

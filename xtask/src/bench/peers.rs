@@ -24,7 +24,7 @@ const F32: [&str; 3] = ["pytorch eager", "pytorch eager-fused", "pytorch compile
 const RUST: [&str; 2] = ["candle", "burn"];
 
 /// Builds what it can, measures, prints a table, writes docs/results/peers_cpu.json.
-pub fn run(python: Option<&Path>, rounds: usize) -> Result<()> {
+pub fn run(python: Option<&Path>, only: Option<&str>, rounds: usize) -> Result<()> {
     let own = own_binary()?;
     let python = match python {
         Some(path) => Ok(path.to_path_buf()),
@@ -34,6 +34,11 @@ pub fn run(python: Option<&Path>, rounds: usize) -> Result<()> {
     let mut results = Vec::new();
     for (model, steps, sizes) in MODELS {
         for threads in [2, 1].into_iter().filter(|&threads| threads <= watch::processors()) {
+            let name = format!("{model}:{threads}");
+            if only.is_some_and(|only| only != name) {
+                results.extend(last_result(model, threads));
+                continue;
+            }
             let with = |program: &Path, before: &[&str]| {
                 let mut command = Command::new(program);
                 command.args(before).args(sizes.split(' '));
@@ -65,6 +70,14 @@ pub fn run(python: Option<&Path>, rounds: usize) -> Result<()> {
         }
     }
     super::keep("peers_cpu.json", "cargo xtask bench --peers", json!({ "results": results }))
+}
+
+/// What the last run found for a model and a number of threads.
+fn last_result(model: &str, threads: usize) -> Option<Value> {
+    let file = std::fs::read(root().join("docs/results/peers_cpu.json")).ok()?;
+    let last: Value = serde_json::from_slice(&file).ok()?;
+    let mut results = last["results"].as_array()?.iter();
+    results.find(|result| result["model"] == model && result["threads"] == threads).cloned()
 }
 
 fn measure(
