@@ -16,6 +16,7 @@ const PACKAGES: [&str; 3] =
 /// # Errors
 /// Why there is none, as a sentence: tests are skipped then.
 pub fn provide(command: &mut Command) -> Result<(), String> {
+    run(Command::new("c++").arg("--version"), "no C++ compiler `c++`")?;
     let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     if named("LIBTORCH_USE_PYTORCH").is_some() {
         return Ok(());

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks and measures Onesigma on this machine's GPU. Needs a Python with PyTorch 2.11 for CUDA 13.
 #
-#   bash run.sh [all|check|sanitize|kernels|step|small|train] ...
+#   bash run.sh [all|check|sanitize|kernels|step|small|train|pretrain] ...
 #
 # Results go to $OUT (default: results), one file for each part. A torchao wheel in this folder is
 # used for the peers with `fp8` in their names; kernels are kept in ./cache.
@@ -102,11 +102,46 @@ END
   echo "follows the CPU: exit $?"
 }
 
+# One run of the command line in the background; what it says at the end goes to the screen.
+run() {
+  local name=$1
+  shift
+  ./onesigma train -q --backend cuda --save-every 0 --keep 1 --seed 0 --out "$OUT/$name" "$@" \
+    > "$OUT/$name.log" 2>&1
+  echo "$name: exit $?, $(grep -h validation "$OUT/$name.log" | head -2 | paste -sd ' ')"
+}
+
+# A GPT of 97 million parameters on bytes, and a BERT on masked tokens, then fine-tuned on SST-2:
+# unit-fp8 (and u-mup-fp8) against bf16, same data and seed, side by side on one GPU. Expects
+# $BOOKS (books.train.txt, books.valid.txt), $SST2 (train.tsv, dev.tsv) and a vocab.txt.
+pretrain() {
+  local pair recipe rate
+  for pair in unit-fp8:0.03 u-mup-fp8:1 bf16:0.0006; do
+    recipe=${pair%:*} rate=${pair#*:}
+    run "gpt-$recipe" --recipe "$recipe" --lr "$rate" --data "$BOOKS/books.train.txt" \
+      --valid "$BOOKS/books.valid.txt" --layers 12 --hidden 768 --heads 12 --seq 512 --batch 32 \
+      --steps "${GPT_STEPS:-3000}" --warmup 150 --eval-every 500 --eval-batches 32 &
+  done
+  for pair in unit-fp8:0.012:0.004 bf16:0.0005:0.0002; do
+    IFS=: read -r recipe rate tuning <<< "$pair"
+    {
+      run "mlm-$recipe" --recipe "$recipe" --lr "$rate" --model-type bert --tokenizer vocab.txt \
+        --data "$BOOKS/books.train.txt" --valid "$BOOKS/books.valid.txt" --layers 6 --hidden 384 \
+        --heads 6 --seq 128 --batch 64 --steps "${BERT_STEPS:-6000}" --warmup 300 \
+        --eval-every 1000 --eval-batches 32
+      run "sst2-$recipe" --recipe "$recipe" --lr "$tuning" --model-type bert \
+        --task classification --data "$SST2" --init-from "$OUT/mlm-$recipe" --seq 64 --batch 64 \
+        --steps 2100 --warmup 200 --eval-every 0 --eval-batches 1000
+    } &
+  done
+  wait
+}
+
 [ $# -eq 0 ] && set -- all
 for part in "$@"; do
   case $part in
     all) check; kernels; step; small; train ;;
-    check | sanitize | kernels | step | small | train) $part ;;
+    check | sanitize | kernels | step | small | train | pretrain) $part ;;
     *) echo "unknown part: $part" >&2; exit 2 ;;
   esac
 done
