@@ -90,6 +90,7 @@ mod tests {
     use crate::backend::Options;
 
     #[test]
+    #[allow(clippy::print_stdout)] // a skip is said aloud
     fn exact_products_pass() {
         let Ok(gpu) = Gpu::open(&Options::default()) else {
             println!("skipped: no adapter");
