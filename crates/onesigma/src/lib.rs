@@ -13,6 +13,9 @@ pub use onesigma_ops as ops;
 pub use onesigma_train as train;
 
 pub mod backends;
+#[cfg(feature = "download")]
+pub mod download;
 pub mod embed;
 pub mod numerics;
 pub mod setup;
+pub mod sweep;

@@ -25,7 +25,7 @@ pub fn start(verbose: u8) {
 }
 
 /// Sends logs to a file from now on, or back to standard error.
-#[allow(dead_code)] // for the dashboard
+#[cfg(feature = "tui")]
 pub fn send_to(path: Option<&Path>) -> io::Result<()> {
     let file = path.map(|path| File::options().create(true).append(true).open(path)).transpose()?;
     *FILE.lock().unwrap_or_else(PoisonError::into_inner) = file;

@@ -10,6 +10,8 @@ use clap::Parser;
 mod commands;
 mod logs;
 mod progress;
+#[cfg(feature = "tui")]
+mod tui;
 
 /// Exit code of a request that cannot be met as it was given; clap uses it too.
 const USAGE: u8 = 2;

@@ -1,8 +1,7 @@
 //! Shuffled batches: a pure function of seed and step, so that resuming is exact.
 
-use std::sync::Arc;
-
 use crate::Error;
+use crate::tokens::Tokens;
 
 /// Inputs and targets of one step. For a language model `targets[b, t]` is the token after
 /// `inputs[b, t]`; see [`crate::task`] for the others.
@@ -62,7 +61,7 @@ impl EvaluationBatches for Sweep {
 /// starting offset in `[0, seq)` is drawn as well, so that their edges fall elsewhere each time.
 #[derive(Clone, Debug)]
 pub struct Sampler {
-    tokens: Arc<[u16]>,
+    tokens: Tokens,
     batch: usize,
     seq: usize,
     seed: u64,
@@ -84,12 +83,13 @@ impl Sampler {
     /// [`Error::DataTooShort`] if the text is shorter than one sequence and its last target;
     /// [`Error::Setting`] for a batch or sequence of zero.
     pub fn new(
-        tokens: Arc<[u16]>,
+        tokens: impl Into<Tokens>,
         split: &'static str,
         batch: usize,
         seq: usize,
         seed: u64,
     ) -> Result<Self, Error> {
+        let tokens = tokens.into();
         check_shape(tokens.len(), split, batch, seq)?;
         Ok(Self { tokens, batch, seq, seed, epoch: None })
     }
@@ -175,7 +175,7 @@ impl Epoch {
 /// Evenly spaced windows over a text, the same on every call: what an evaluation runs on.
 #[derive(Clone, Debug)]
 pub struct Sweep {
-    tokens: Arc<[u16]>,
+    tokens: Tokens,
     batch: usize,
     seq: usize,
     batches: usize,
@@ -188,12 +188,13 @@ impl Sweep {
     /// # Errors
     /// As [`Sampler::new`].
     pub fn new(
-        tokens: Arc<[u16]>,
+        tokens: impl Into<Tokens>,
         split: &'static str,
         batch: usize,
         seq: usize,
         batches: usize,
     ) -> Result<Self, Error> {
+        let tokens = tokens.into();
         check_shape(tokens.len(), split, batch, seq)?;
         let fit = (windows(tokens.len(), seq) / batch).max(1);
         Ok(Self { tokens, batch, seq, batches: batches.clamp(1, fit) })
@@ -230,14 +231,14 @@ fn windows(tokens: usize, seq: usize) -> usize {
 }
 
 fn push_window(
-    tokens: &[u16],
+    tokens: &Tokens,
     start: usize,
     seq: usize,
     inputs: &mut Vec<u32>,
     targets: &mut Vec<u32>,
 ) {
-    inputs.extend(tokens[start..start + seq].iter().map(|&token| u32::from(token)));
-    targets.extend(tokens[start + 1..start + seq + 1].iter().map(|&token| u32::from(token)));
+    tokens.extend(start..start + seq, inputs);
+    tokens.extend(start + 1..start + seq + 1, targets);
 }
 
 fn check_shape(tokens: usize, split: &'static str, batch: usize, seq: usize) -> Result<(), Error> {
@@ -288,6 +289,8 @@ impl SplitMix64 {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+
+    use std::sync::Arc;
 
     use super::*;
 

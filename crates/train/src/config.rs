@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use onesigma_models::{BertConfig, GptConfig};
 
+use crate::corpus::FIELD;
 use crate::generate::Sampling;
 use crate::optimizer::Optimizer;
 use crate::schedule::{Decay, Schedule};
@@ -109,6 +110,12 @@ pub struct Config {
     pub mask_probability: f64,
     /// `cargo`, or the path of a text file or folder; for classification and span the examples.
     pub data: String,
+    /// Of JSON lines, the field that holds the text.
+    pub field: String,
+    /// Folder of tokenised texts; if absent, the user's cache folder, and only for texts that cost
+    /// something to read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
     /// Path of the text to measure on; if absent, a part of `data` is held back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub valid: Option<String>,
@@ -204,6 +211,8 @@ impl Default for Config {
             vocabulary: 8192,
             mask_probability: 0.15,
             data: "cargo".into(),
+            field: FIELD.into(),
+            cache: None,
             valid: None,
             seed: 0,
             steps: 1000,
@@ -412,6 +421,7 @@ impl Config {
     pub fn continue_as(&mut self, other: &Self) {
         self.warmup = Some(self.warmup_steps());
         self.steps = other.steps;
+        self.cache.clone_from(&other.cache);
         self.eval_every = other.eval_every;
         self.eval_batches = other.eval_batches;
         self.patience = other.patience;

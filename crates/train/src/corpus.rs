@@ -1,10 +1,11 @@
 //! Text with a fixed training and validation split and an identity.
 //!
 //! # The split
-//! A corpus of at least [`SPLIT_FILES`] files gives every [`SPLIT_EVERY`]th file, in the fixed
-//! order, to validation: whole files, so that no passage is in both. With fewer files the last
-//! tenth of each file goes to validation, so that a single book works too. With a validation text
-//! of its own ([`Corpus::from_paths`]) nothing is cut.
+//! A document is a file, or a line of a file of JSON lines. A corpus of at least [`SPLIT_FILES`]
+//! documents gives every [`SPLIT_EVERY`]th, in the fixed order, to validation: whole documents, so
+//! that no passage is in both. With fewer the last tenth of each goes to validation, so that a
+//! single book works too. With a validation text of its own ([`Corpus::from_paths`]) nothing is
+//! cut.
 //!
 //! # The identity
 //! SHA-256 over every file's name, length and bytes, in order. The corpus `cargo` has one value
@@ -12,12 +13,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
 
 use crate::Error;
 
 mod cargo;
+mod read;
 
 pub use cargo::PACKAGES;
 
@@ -41,7 +44,14 @@ pub struct Corpus {
     pub training: Vec<u8>,
     /// The text to measure on.
     pub validation: Vec<u8>,
+    /// Where the documents of the training text end, ascending.
+    pub training_ends: Vec<usize>,
+    /// Where the documents of the validation text end, ascending.
+    pub validation_ends: Vec<usize>,
 }
+
+/// The field of JSON lines that is read if nothing is said.
+pub const FIELD: &str = "text";
 
 /// One file of a corpus: a name that does not depend on the machine, and its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,14 +77,16 @@ impl Corpus {
 
     /// Text from a file, or from every text file below a folder, in the order of their paths.
     ///
-    /// Files with a NUL byte are not text: in a folder they are left out and listed in
-    /// [`Corpus::skipped`].
+    /// Files that end in `.gz` or `.zst` are decompressed; of `.jsonl` and `.ndjson` the string
+    /// `field` of each line is a document. Files with a NUL byte are not text: in a folder they
+    /// are left out and listed in [`Corpus::skipped`].
     ///
     /// # Errors
-    /// [`Error::DataMissing`], [`Error::DataBinary`] (a single file), [`Error::DataEmpty`], or
-    /// [`Error::Io`] for what cannot be read.
-    pub fn from_path(path: &Path) -> Result<Self, Error> {
-        let (documents, skipped) = read_documents(path)?;
+    /// [`Error::DataMissing`], [`Error::DataBinary`] (a single file), [`Error::DataEmpty`],
+    /// [`Error::Examples`] for a line of JSON without the field, or [`Error::Io`] for what cannot
+    /// be read.
+    pub fn from_path(path: &Path, field: &str) -> Result<Self, Error> {
+        let (documents, skipped) = read::documents(path, field)?;
         Ok(Self::from_documents(&path.to_string_lossy(), documents, skipped))
     }
 
@@ -83,14 +95,21 @@ impl Corpus {
     ///
     /// # Errors
     /// As [`Corpus::from_path`], for either.
-    pub fn from_paths(training: &Path, validation: &Path) -> Result<Self, Error> {
-        let (mut documents, mut skipped) = read_documents(training)?;
-        let (held_out, more) = read_documents(validation)?;
+    pub fn from_paths(training: &Path, validation: &Path, field: &str) -> Result<Self, Error> {
+        let (mut documents, mut skipped) = read::documents(training, field)?;
+        let (held_out, more) = read::documents(validation, field)?;
         skipped.extend(more);
-        let text = |documents: &[Document]| -> Vec<u8> {
-            documents.iter().flat_map(|document| &document.text).copied().collect()
+        let text = |documents: &[Document]| {
+            let mut ends = Vec::with_capacity(documents.len());
+            let mut all = Vec::new();
+            for document in documents {
+                all.extend_from_slice(&document.text);
+                ends.push(all.len());
+            }
+            (all, ends)
         };
-        let (training_text, validation_text) = (text(&documents), text(&held_out));
+        let (training_text, training_ends) = text(&documents);
+        let (validation_text, validation_ends) = text(&held_out);
         // A name that no file can have keeps the two parts apart in the identity.
         documents.push(Document { name: "/".into(), text: Vec::new() });
         documents.extend(held_out);
@@ -101,6 +120,8 @@ impl Corpus {
             skipped,
             training: training_text,
             validation: validation_text,
+            training_ends,
+            validation_ends,
         })
     }
 
@@ -108,6 +129,7 @@ impl Corpus {
     pub fn from_documents(name: &str, documents: Vec<Document>, skipped: Vec<PathBuf>) -> Self {
         let mut training = Vec::new();
         let mut validation = Vec::new();
+        let (mut training_ends, mut validation_ends) = (Vec::new(), Vec::new());
         let by_file = documents.len() >= SPLIT_FILES;
         for (index, document) in documents.iter().enumerate() {
             let text = &document.text;
@@ -118,6 +140,13 @@ impl Corpus {
             };
             training.extend_from_slice(&text[..cut]);
             validation.extend_from_slice(&text[cut..]);
+            for (end, ends) in
+                [(training.len(), &mut training_ends), (validation.len(), &mut validation_ends)]
+            {
+                if end > ends.last().copied().unwrap_or(0) {
+                    ends.push(end);
+                }
+            }
         }
         Self {
             name: name.into(),
@@ -126,7 +155,15 @@ impl Corpus {
             skipped,
             training,
             validation,
+            training_ends,
+            validation_ends,
         }
+    }
+
+    /// The documents of a split's text.
+    pub fn documents_of<'a>(text: &'a [u8], ends: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        starts.zip(ends).map(|(start, &end)| &text[start..end])
     }
 
     /// Bytes in both splits.
@@ -140,35 +177,26 @@ impl Corpus {
     }
 }
 
-/// The text files at a path, in their order, and the files that are not text.
-fn read_documents(path: &Path) -> Result<(Vec<Document>, Vec<PathBuf>), Error> {
-    let meta = fs::metadata(path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => Error::DataMissing { path: path.into() },
-        _ => Error::io("read", path)(source),
-    })?;
-    let mut documents = Vec::new();
-    let mut skipped = Vec::new();
-    if meta.is_dir() {
-        for file in files_below(path)? {
-            let text = fs::read(&file).map_err(Error::io("read", &file))?;
-            if text.contains(&0) {
-                skipped.push(file);
-            } else if !text.is_empty() {
-                documents.push(Document { name: relative_name(path, &file), text });
-            }
-        }
-    } else {
-        let text = fs::read(path).map_err(Error::io("read", path))?;
-        if let Some(offset) = text.iter().position(|&byte| byte == 0) {
-            return Err(Error::DataBinary { path: path.into(), offset });
-        }
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        documents.push(Document { name, text });
+/// Name, size and time of the last change (nanoseconds since 1970) of a file.
+pub type Stamp = (String, u64, u128);
+
+/// What tells without reading them whether the files of a corpus are still the same, and whether
+/// to read them costs more than their bytes.
+///
+/// # Errors
+/// [`Error::DataMissing`]; [`Error::Io`].
+pub fn stamps(path: &Path) -> Result<(Vec<Stamp>, bool), Error> {
+    let mut stamps = Vec::new();
+    let mut is_costly = false;
+    for file in read::files(path)? {
+        is_costly |= read::is_costly(&file);
+        let meta = fs::metadata(&file).map_err(Error::io("read", &file))?;
+        let changed = meta.modified().ok();
+        let changed = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let nanoseconds = changed.map_or(0, |time| time.as_nanos());
+        stamps.push((relative_name(path, &file), meta.len(), nanoseconds));
     }
-    if documents.iter().all(|document| document.text.is_empty()) {
-        return Err(Error::DataEmpty { path: path.into() });
-    }
-    Ok((documents, skipped))
+    Ok((stamps, is_costly))
 }
 
 /// SHA-256 over names, lengths and contents.
@@ -265,7 +293,7 @@ mod tests {
         fs::write(dir.path().join("a.txt"), "first").expect("a file");
         fs::write(dir.path().join("image.png"), [137, 0, 1]).expect("a file");
         fs::write(dir.path().join("empty"), "").expect("a file");
-        let corpus = Corpus::from_path(dir.path()).expect("text");
+        let corpus = Corpus::from_path(dir.path(), FIELD).expect("text");
         assert_eq!(corpus.training, b"firstsecondthird");
         assert_eq!(corpus.files, 3);
         assert_eq!(corpus.skipped, [dir.path().join("image.png")]);
@@ -277,29 +305,32 @@ mod tests {
         let (a, b) = (dir.path().join("a.txt"), dir.path().join("b.txt"));
         fs::write(&a, "0123456789").expect("a file");
         fs::write(&b, "abc").expect("a file");
-        let corpus = Corpus::from_paths(&a, &b).expect("text");
+        let corpus = Corpus::from_paths(&a, &b, FIELD).expect("text");
         assert_eq!(
             (&corpus.training[..], &corpus.validation[..]),
             (&b"0123456789"[..], &b"abc"[..])
         );
-        let folder = Corpus::from_path(dir.path()).expect("text");
+        let folder = Corpus::from_path(dir.path(), FIELD).expect("text");
         assert_ne!(corpus.sha256, folder.sha256);
-        assert_ne!(corpus.sha256, Corpus::from_paths(&b, &a).expect("text").sha256);
+        assert_ne!(corpus.sha256, Corpus::from_paths(&b, &a, FIELD).expect("text").sha256);
     }
 
     #[test]
     fn each_bad_path_has_its_own_error() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let missing = dir.path().join("missing");
-        assert!(matches!(Corpus::from_path(&missing), Err(Error::DataMissing { .. })));
-        assert!(matches!(Corpus::from_path(dir.path()), Err(Error::DataEmpty { .. })));
+        assert!(matches!(Corpus::from_path(&missing, FIELD), Err(Error::DataMissing { .. })));
+        assert!(matches!(Corpus::from_path(dir.path(), FIELD), Err(Error::DataEmpty { .. })));
         let empty = dir.path().join("empty.txt");
         fs::write(&empty, "").expect("a file");
-        assert!(matches!(Corpus::from_path(&empty), Err(Error::DataEmpty { .. })));
+        assert!(matches!(Corpus::from_path(&empty, FIELD), Err(Error::DataEmpty { .. })));
         let binary = dir.path().join("binary");
         fs::write(&binary, [1, 2, 0]).expect("a file");
-        assert!(matches!(Corpus::from_path(&binary), Err(Error::DataBinary { offset: 2, .. })));
-        for error in [Corpus::from_path(&missing), Corpus::from_path(&binary)] {
+        assert!(matches!(
+            Corpus::from_path(&binary, FIELD),
+            Err(Error::DataBinary { offset: 2, .. })
+        ));
+        for error in [Corpus::from_path(&missing, FIELD), Corpus::from_path(&binary, FIELD)] {
             assert!(error.expect_err("bad").is_usage());
         }
     }

@@ -7,7 +7,8 @@
 //! on a thread. [`schedule::Schedule`] gives the learning rate of a step. [`checkpoint`] and
 //! [`run_dir::RunDir`] keep what a killed run needs to continue bit for bit. [`telemetry`] tells
 //! an [`telemetry::Observer`] what happens: nothing in this crate prints.
-#![forbid(unsafe_code)]
+// Mapping files of tokens into memory is the one unsafe thing here, see `token_cache`.
+#![deny(unsafe_code)]
 
 pub mod atomic;
 pub mod batch;
@@ -29,7 +30,9 @@ pub mod session;
 pub mod task;
 pub mod telemetry;
 pub mod text;
+pub mod token_cache;
 pub mod tokenizer;
+pub mod tokens;
 pub mod trainer;
 
 pub use error::{Error, Result};

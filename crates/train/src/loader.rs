@@ -79,7 +79,7 @@ mod tests {
     use crate::batch::Sampler;
 
     fn sampler() -> Sampler {
-        let tokens = (0..2000u16).collect();
+        let tokens: Vec<u16> = (0..2000u16).collect();
         Sampler::new(tokens, "training", 2, 16, 5).expect("long enough")
     }
 

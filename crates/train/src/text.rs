@@ -38,6 +38,35 @@ impl Tokenizer {
         }
     }
 
+    /// Hands the tokens of a document to `each`, part by part, with the token that ends a text if
+    /// the vocabulary has one.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`]; those of `each`.
+    pub fn encode_document(
+        &self,
+        text: &[u8],
+        each: &mut dyn FnMut(&[u32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Bytes => text.chunks(1 << 16).try_for_each(|part| {
+                each(&part.iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>())
+            }),
+            Self::Subwords(pieces) => pieces.encode_document(text, each),
+        }
+    }
+
+    /// What it is, for the identity of tokens: `bytes`, or SHA-256 of its file.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn identity(&self) -> Result<String, Error> {
+        match self {
+            Self::Bytes => Ok("bytes".into()),
+            Self::Subwords(pieces) => pieces.sha256(),
+        }
+    }
+
     /// The text of tokens; what is not UTF-8 is replaced.
     ///
     /// # Errors

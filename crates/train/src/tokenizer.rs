@@ -164,7 +164,6 @@ impl Subwords {
     }
 
     fn checked(inner: tokenizers::Tokenizer, origin: &str) -> Result<Self, Error> {
-        let wrong = |reason: String| Error::Tokenizer { origin: origin.to_owned(), reason };
         let ids = SPECIAL.map(|token| inner.token_to_id(token));
         let special = match ids {
             [Some(pad), Some(unknown), Some(start), Some(end), Some(mask)] => {
@@ -172,12 +171,6 @@ impl Subwords {
             }
             _ => None,
         };
-        let size = inner.get_vocab_size(true);
-        if size > usize::from(u16::MAX) + 1 {
-            return Err(wrong(format!(
-                "it has {size} tokens, more than the 65536 of a token file"
-            )));
-        }
         Ok(Self { inner, special, origin: origin.to_owned() })
     }
 
@@ -253,6 +246,11 @@ impl Subwords {
     /// # Errors
     /// As [`pieces`](Self::pieces).
     pub fn encode_text(&self, text: &[u8]) -> Result<Vec<u16>, Error> {
+        let size = self.vocabulary();
+        if size > usize::from(u16::MAX) + 1 {
+            let reason = format!("it has {size} tokens, more than the 65536 of this task");
+            return Err(Error::Tokenizer { origin: self.origin.clone(), reason });
+        }
         let text = String::from_utf8_lossy(text);
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
         let mut ids = Vec::new();
@@ -265,6 +263,31 @@ impl Subwords {
         Ok(ids)
     }
 
+    /// Hands the ids of a whole text, line ends included, to `each` part by part, and at its end the
+    /// token that ends a text, if the vocabulary has one of [`END_OF_TEXT`].
+    ///
+    /// The text is cut between two lines that both have something beside white space at the cut:
+    /// there a byte-level vocabulary (GPT-2's and later ones) never joins two pieces.
+    ///
+    /// # Errors
+    /// As [`pieces`](Self::pieces); those of `each`.
+    pub fn encode_document(
+        &self,
+        text: &[u8],
+        each: &mut dyn FnMut(&[u32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let text = String::from_utf8_lossy(text);
+        let parts: Vec<&str> = parts(&text, PART).collect();
+        for block in parts.chunks(64) {
+            let encodings = self.inner.encode_batch(block.to_vec(), false).map_err(|error| {
+                Error::Tokenizer { origin: "the text".into(), reason: error.to_string() }
+            })?;
+            encodings.iter().try_for_each(|one| each(one.get_ids()))?;
+        }
+        let end = END_OF_TEXT.iter().find_map(|token| self.inner.token_to_id(token));
+        end.map_or(Ok(()), |end| each(&[end]))
+    }
+
     /// The text of tokens; pieces are joined, special tokens left out.
     ///
     /// # Errors
@@ -275,6 +298,34 @@ impl Subwords {
             reason: error.to_string(),
         })
     }
+}
+
+/// Tokens that end a text, in the vocabularies of GPT-2, Llama 3 and Llama 2.
+pub const END_OF_TEXT: [&str; 3] = ["<|endoftext|>", "<|end_of_text|>", "</s>"];
+
+/// Bytes of a part that is encoded at once, at least.
+const PART: usize = 1 << 15;
+
+/// Cuts a text after line ends between two characters that are no white space, into parts of at
+/// least `least` bytes.
+fn parts(text: &str, least: usize) -> impl Iterator<Item = &str> {
+    let bytes = text.as_bytes();
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let mut at = (start + least).min(bytes.len());
+        let is_cut = |at: usize| {
+            bytes[at - 1] == b'\n'
+                && at >= 2
+                && !bytes[at - 2].is_ascii_whitespace()
+                && bytes[at].is_ascii_graphic()
+        };
+        while at < bytes.len() && !is_cut(at) {
+            at += 1;
+        }
+        let part = text.get(start..at).filter(|part| !part.is_empty());
+        start = at;
+        part
+    })
 }
 
 /// Letters that a vocabulary keeps at most, the most frequent ones.
@@ -395,6 +446,16 @@ mod tests {
         std::fs::remove_file(&list).expect("its own file");
         assert!(Subwords::from_path(dir.path(), true).is_err());
         assert!(Subwords::from_path(&list, true).is_err());
+    }
+
+    #[test]
+    fn parts_are_cut_between_lines_and_lose_nothing() {
+        let text = "one\ntwo \n three\n\nfour\u{e9}\nfive\n\u{2003}six\nseven";
+        let cut: Vec<&str> = parts(text, 1).collect();
+        assert_eq!(cut.concat(), text);
+        assert_eq!(cut, ["one\n", "two \n three\n\nfour\u{e9}\n", "five\n\u{2003}six\n", "seven"]);
+        assert_eq!(parts(text, 1000).collect::<Vec<_>>(), [text]);
+        assert_eq!(parts("", 1).count(), 0);
     }
 
     #[test]

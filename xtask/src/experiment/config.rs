@@ -341,6 +341,9 @@ pub enum Figure {
     Exponents {
         /// Labels that name a curve.
         series: Vec<String>,
+        /// Labels that name a line of panels.
+        #[serde(default)]
+        lines: Vec<String>,
     },
 }
 
@@ -501,9 +504,9 @@ impl Experiment {
             }
         }
         let (series, panels) = match &self.figure {
-            Figure::Dots { rows, panels, .. } => (rows, panels.as_ref()),
-            Figure::Lines { series, panels, .. } => (series, panels.as_ref()),
-            Figure::Exponents { series } => (series, None),
+            Figure::Dots { rows, panels, .. } => (rows, panels.as_slice()),
+            Figure::Lines { series, panels, .. } => (series, panels.as_slice()),
+            Figure::Exponents { series, lines } => (series, &lines[..]),
         };
         series.iter().chain(panels).try_for_each(named).context("figure")
     }

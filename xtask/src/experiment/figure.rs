@@ -24,8 +24,8 @@ pub fn draw(
     rows: &[Row],
     results: &[RunResult],
 ) -> Result<()> {
-    if let Figure::Exponents { series } = &experiment.figure {
-        return exponents(path, experiment, results, series);
+    if let Figure::Exponents { series, lines } = &experiment.figure {
+        return exponents(path, experiment, results, series, lines);
     }
     let rows: Vec<&Row> = rows.iter().filter(|row| row.spread.count > 0).collect();
     ensure!(!rows.is_empty(), "no point of `{}` has a finite result to draw", experiment.name);
@@ -268,23 +268,34 @@ where
     Ok(())
 }
 
-/// Shares of elements by exponent, one panel for each kind of tensor: mean over runs.
+/// The distinct names that some labels give the results, in order of appearance.
+fn distinct(results: &[RunResult], labels: &[String]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for result in results {
+        let name = joined(&result.labels, labels);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// Shares of elements by exponent, mean over runs: one panel for each kind of tensor, a line of
+/// them for each value of the labels `lines`.
 fn exponents(
     path: &Path,
     experiment: &Experiment,
     results: &[RunResult],
     series: &[String],
+    lines: &[String],
 ) -> Result<()> {
-    let mut names: Vec<String> = Vec::new();
-    for result in results {
-        let name = joined(&result.labels, series);
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    let curve = |kind: &str, name: &str| -> Vec<(f64, f64)> {
+    let (names, rows) = (distinct(results, series), distinct(results, lines));
+    let curve = |row: &str, kind: &str, name: &str| -> Vec<(f64, f64)> {
         let mut shares: BTreeMap<i32, f64> = BTreeMap::new();
-        let own = || results.iter().filter(|result| joined(&result.labels, series) == name);
+        let is_own = |result: &&RunResult| {
+            joined(&result.labels, series) == name && joined(&result.labels, lines) == row
+        };
+        let own = || results.iter().filter(is_own);
         for result in own() {
             let all = result.numerics.iter().flat_map(|numerics| &numerics.exponents);
             for (_, histogram) in all.filter(|(other, _)| *other == kind) {
@@ -295,53 +306,75 @@ fn exponents(
         }
         shares.into_iter().map(|(exponent, share)| (f64::from(exponent), 100.0 * share)).collect()
     };
-    let curves: Vec<Vec<Vec<(f64, f64)>>> =
-        KINDS.iter().map(|kind| names.iter().map(|name| curve(kind, name)).collect()).collect();
-    let all = || curves.iter().flatten().flatten().filter(|(_, share)| *share > 0.05);
-    ensure!(all().next().is_some(), "no histogram of `{}` to draw", experiment.name);
-    let low = all().map(|(x, _)| *x).fold(f64::INFINITY, f64::min) - 1.0;
-    let high = all().map(|(x, _)| *x).fold(f64::NEG_INFINITY, f64::max) + 2.0;
-    let area = SVGBackend::new(path, (900, 760)).into_drawing_area();
+    let of_kind = |row: &str, kind: &str| -> Panel {
+        let curves = names.iter().map(|name| (name.clone(), curve(row, kind, name)));
+        let title = if row.is_empty() { kind.to_owned() } else { format!("{row}: {kind}") };
+        Panel { title, curves: curves.collect() }
+    };
+    let panels: Vec<Panel> =
+        rows.iter().flat_map(|row| KINDS.iter().map(move |kind| of_kind(row, kind))).collect();
+    let points = panels.iter().flat_map(|panel| &panel.curves).flat_map(|(_, curve)| curve);
+    let shown: Vec<f64> = points.filter(|(_, share)| *share > 0.05).map(|(x, _)| *x).collect();
+    ensure!(!shown.is_empty(), "no histogram of `{}` to draw", experiment.name);
+    let low = shown.iter().copied().fold(f64::INFINITY, f64::min) - 1.0;
+    let high = shown.iter().copied().fold(f64::NEG_INFINITY, f64::max) + 2.0;
+    let down = panels.len().div_ceil(2);
+    let area = SVGBackend::new(path, (900, 340 * down as u32)).into_drawing_area();
     let draw = || -> Drawn {
         area.fill(&WHITE).map_err(|e| e.to_string())?;
-        for ((kind, curves), area) in KINDS.iter().zip(&curves).zip(&area.split_evenly((2, 2))) {
-            let top = curves.iter().flatten().map(|(_, y)| *y).fold(1.0, f64::max);
-            let mut chart = ChartBuilder::on(area)
-                .caption(kind, ("sans-serif", 17))
-                .margin(10)
-                .x_label_area_size(40)
-                .y_label_area_size(50)
-                .build_cartesian_2d(low..high, 0.0..1.08 * top)
-                .map_err(|e| e.to_string())?;
-            chart
-                .configure_mesh()
-                .light_line_style(WHITE)
-                .x_desc("exponent: floor of log2 of the magnitude")
-                .y_desc("% of elements")
-                .label_style(("sans-serif", 13))
-                .draw()
-                .map_err(|e| e.to_string())?;
-            for (index, (name, curve)) in names.iter().zip(curves).enumerate() {
-                let colour = COLOURS[index % COLOURS.len()];
-                chart
-                    .draw_series(LineSeries::new(curve.iter().copied(), colour.stroke_width(2)))
-                    .map_err(|e| e.to_string())?
-                    .label(name)
-                    .legend(move |(x, y)| {
-                        PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(3))
-                    });
-            }
-            chart
-                .configure_series_labels()
-                .position(SeriesLabelPosition::UpperLeft)
-                .background_style(WHITE.mix(0.85))
-                .border_style(RGBColor(190, 190, 190))
-                .label_font(("sans-serif", 12))
-                .draw()
-                .map_err(|e| e.to_string())?;
+        for (panel, area) in panels.iter().zip(&area.split_evenly((down, 2))) {
+            panel.draw(area, (low, high))?;
         }
         area.present().map_err(|e| e.to_string())?;
         Ok(())
     };
     draw().map_err(|error| anyhow!("cannot draw {}: {error}", path.display()))
+}
+
+/// One panel of histograms.
+struct Panel {
+    title: String,
+    /// Each with its name.
+    curves: Vec<(String, Vec<(f64, f64)>)>,
+}
+
+impl Panel {
+    fn draw(&self, area: &Area<'_>, (low, high): (f64, f64)) -> Drawn {
+        let shares = self.curves.iter().flat_map(|(_, curve)| curve).map(|(_, share)| *share);
+        let top = shares.fold(1.0, f64::max);
+        let mut chart = ChartBuilder::on(area)
+            .caption(&self.title, ("sans-serif", 17))
+            .margin(10)
+            .x_label_area_size(40)
+            .y_label_area_size(50)
+            .build_cartesian_2d(low..high, 0.0..1.08 * top)
+            .map_err(|e| e.to_string())?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .x_desc("exponent: floor of log2 of the magnitude")
+            .y_desc("% of elements")
+            .label_style(("sans-serif", 13))
+            .draw()
+            .map_err(|e| e.to_string())?;
+        for (index, (name, curve)) in self.curves.iter().enumerate() {
+            let colour = COLOURS[index % COLOURS.len()];
+            chart
+                .draw_series(LineSeries::new(curve.iter().copied(), colour.stroke_width(2)))
+                .map_err(|e| e.to_string())?
+                .label(name)
+                .legend(move |(x, y)| {
+                    PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(3))
+                });
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.85))
+            .border_style(RGBColor(190, 190, 190))
+            .label_font(("sans-serif", 12))
+            .draw()
+            .map_err(|e| e.to_string())?;
+        Ok(())
+    }
 }

@@ -98,6 +98,7 @@ pub fn read(run: &Run, path: &Path) -> Result<RunResult> {
         tokens_per_s: 0.0,
         seconds: 0.0,
         commit: String::new(),
+        machine: String::new(),
         corpus_sha256: String::new(),
         numerics: Some(numerics),
     })

@@ -138,8 +138,8 @@ impl<'a> Report<'a> {
             "mode": self.mode,
             "seeds": size.seeds,
             "metric": self.experiment.metric.label(),
-            "machine": crate::demo::machine(),
-            "commits": self.commits(),
+            "machines": self.distinct(|run| &run.machine),
+            "commits": self.distinct(|run| &run.commit),
             "search": self.tuned,
             "rows": self.rows,
             "claims": self.verdicts,
@@ -153,11 +153,12 @@ impl<'a> Report<'a> {
         format!("cargo xtask experiment {}{quick}", self.experiment.name)
     }
 
-    fn commits(&self) -> Vec<&str> {
-        let mut commits: Vec<_> = self.results.iter().map(|run| &run.commit[..]).collect();
-        commits.sort_unstable();
-        commits.dedup();
-        commits
+    /// What the runs were made with, or on.
+    fn distinct(&self, pick: fn(&RunResult) -> &str) -> Vec<&str> {
+        let mut found: Vec<_> = self.results.iter().map(pick).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
     /// The page: what was run, table, figure, verdicts, search.
@@ -178,8 +179,8 @@ impl<'a> Report<'a> {
              over the seeds; lower is better. *Diverged*: not finite, or worse than a uniform \
              guess.\n\n{table}\n",
             made_by = self.made_by(),
-            commits = self.commits().join(", "),
-            machine = crate::demo::machine(),
+            commits = self.distinct(|run| &run.commit).join(", "),
+            machine = self.distinct(|run| &run.machine).join(" and "),
             seeds = experiment.size(self.mode).seeds,
             steps = range(|run| run.steps),
             parameters = range(|run| run.parameters),
@@ -370,6 +371,7 @@ mod tests {
             tokens_per_s: 1.0,
             seconds: 30.0,
             commit: "abc".into(),
+            machine: "a machine".into(),
             corpus_sha256: "00".into(),
             numerics: None,
         }

@@ -43,6 +43,9 @@ pub struct RunResult {
     pub seconds: f64,
     /// Commit of the program that made it.
     pub commit: String,
+    /// The machine that it ran on.
+    #[serde(default)]
+    pub machine: String,
     /// Identity of the text; none where the program does not tell it.
     #[serde(default)]
     pub corpus_sha256: String,
@@ -113,6 +116,7 @@ impl Runner<'_> {
         let mut result = take().with_context(|| format!("run {}", run.id))?;
         result.seconds = started.elapsed().as_secs_f64();
         result.commit.clone_from(&self.commit);
+        result.machine = crate::demo::machine();
         write_whole(&path, &serde_json::to_string_pretty(&result)?)?;
         if experiment.program == Program::Train && !experiment.keep_weights {
             // The result is all that is needed of it from now on.
@@ -226,6 +230,7 @@ fn read(run: &Run, experiment: &Experiment, folder: &Path) -> Result<RunResult> 
         tokens_per_s: summary.tokens_per_s,
         seconds: 0.0,
         commit: String::new(),
+        machine: String::new(),
         corpus_sha256: summary.corpus_sha256,
         numerics: None,
     })

@@ -6,6 +6,7 @@ mod backends;
 mod compile;
 mod completions;
 mod convert;
+mod data;
 mod dry_run;
 mod embed;
 mod eval;
@@ -19,6 +20,8 @@ mod rules;
 mod run;
 mod settings;
 mod source;
+mod sweep;
+mod text;
 mod train;
 
 /// Train neural networks in FP8 and FP16 without loss scales: every tensor is kept at unit
@@ -39,6 +42,8 @@ Examples:
   onesigma train --data my-book.txt --steps 2000 --out runs/book
   onesigma train --resume runs/book
   onesigma train run.toml --set model.hidden=256 --dry-run
+  onesigma sweep rates.toml
+  onesigma data wikitext103
   onesigma eval runs/book
   onesigma generate runs/book --prompt 'Once upon'
 
@@ -48,6 +53,10 @@ The book (docs/) has more. ONESIGMA_LOG=onesigma_train=debug chooses what -v sho
 enum Command {
     /// Train a GPT or a BERT, or continue a run
     Train(train::Arguments),
+    /// Train over a grid of settings or random ones, in processes of their own
+    Sweep(sweep::Arguments),
+    /// Look at data, tokenise it, download it
+    Data(data::Arguments),
     /// Measure the validation loss of a run
     Eval(eval::Arguments),
     /// Continue a text with a trained model
@@ -100,6 +109,8 @@ impl std::error::Error for Interrupted {}
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Train(arguments) => train::run(&arguments),
+        Command::Sweep(arguments) => sweep::run(&arguments),
+        Command::Data(arguments) => data::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Embed(arguments) => embed::run(&arguments),

@@ -13,7 +13,7 @@ use onesigma::train::session::Session;
 use onesigma::train::task::{Data, Examples, Questions, Task};
 use onesigma::train::tokenizer::Subwords;
 
-use super::{model, source};
+use super::{model, source, text};
 
 /// File of a run folder that holds its tokeniser.
 pub const TOKENIZER: &str = "tokenizer.json";
@@ -66,29 +66,19 @@ pub fn prepare(mut config: Config, run: Option<&Path>) -> Result<Prepared> {
     }
     let data = match config.task() {
         Task::LanguageModel => {
-            let corpus = source::corpus(&config.data, config.valid.as_deref())?;
-            let name = config.tokenizer.as_deref().unwrap_or("bytes");
-            if pieces.is_none() && name != "bytes" {
-                let training = String::from_utf8_lossy(&corpus.training);
-                pieces = Some(tokenizer(&config, name, training.lines())?);
+            let text = text::read(&config, pieces.take())?;
+            pieces = text.pieces;
+            if let Some(pieces) = &pieces {
+                let size = pieces.vocabulary();
+                let derived = || Gpt::architecture(&config.model, size, p);
+                let mut gpt = config.gpt.clone().unwrap_or_else(derived);
+                gpt.vocab_size = size;
+                config.gpt = Some(gpt);
             }
-            match &pieces {
-                None => Data::bytes(&config, &corpus)?,
-                Some(pieces) => {
-                    let size = pieces.vocabulary();
-                    let derived = || Gpt::architecture(&config.model, size, p);
-                    let mut gpt = config.gpt.clone().unwrap_or_else(derived);
-                    gpt.vocab_size = size;
-                    config.gpt = Some(gpt);
-                    let training = pieces.encode_text(&corpus.training)?;
-                    let validation = pieces.encode_text(&corpus.validation)?;
-                    let sha256 = format!("{} {}", corpus.sha256, pieces.sha256()?);
-                    Data::language_model(&config, training, validation, sha256)?
-                }
-            }
+            Data::language_model(&config, text.training, text.validation, text.sha256)?
         }
         Task::MaskedLm | Task::PreTraining => {
-            let corpus = source::corpus(&config.data, config.valid.as_deref())?;
+            let corpus = source::corpus(&config)?;
             let training = String::from_utf8_lossy(&corpus.training);
             let own = own_pieces(&mut config, pieces.take(), || training.lines())?;
             let data = Data::masked(&config, &corpus, &own)?;
@@ -163,7 +153,7 @@ fn own_pieces<'a, I: Iterator<Item = &'a str> + Send>(
 }
 
 /// A tokeniser by its name in a configuration; `wordpiece` is learned from texts.
-fn tokenizer<'a>(
+pub fn tokenizer<'a>(
     config: &Config,
     name: &str,
     texts: impl Iterator<Item = &'a str> + Send,

@@ -55,10 +55,16 @@ pub struct Settings {
     /// Tokens of a vocabulary that is learned [default: 8192]
     #[arg(long, value_name = "TOKENS")]
     vocabulary: Option<usize>,
-    /// A text file, a folder of them, or `cargo`: the text of this workspace's dependencies; for
+    /// A file of text or JSON lines, plain, .gz or .zst, a folder of them, or `cargo`: the text of this workspace's dependencies; for
     /// classification and span the examples [default: cargo]
     #[arg(long, value_name = "FILE|DIR")]
     data: Option<PathBuf>,
+    /// Of JSON lines, the field that holds the text [default: text]
+    #[arg(long, value_name = "NAME")]
+    field: Option<String>,
+    /// Folder of tokenised texts, or `off` [default: the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
     /// A text to measure on [default: a part of the data is held back]
     #[arg(long, value_name = "FILE|DIR")]
     valid: Option<PathBuf>,
@@ -255,6 +261,11 @@ impl Settings {
         }
         set(&mut config.data, self.data.as_deref().map(data_name));
         config.valid = self.valid.as_deref().map(data_name).or(config.valid);
+        set(&mut config.field, self.field.clone());
+        if let Some(folder) = &self.cache {
+            let is_off = folder.as_os_str() == super::text::OFF;
+            config.cache = Some(if is_off { super::text::OFF.into() } else { data_name(folder) });
+        }
         set(&mut config.seed, self.seed);
         set(&mut config.steps, self.steps);
         set(&mut config.batch, self.batch);

@@ -38,8 +38,9 @@ pub fn session(config: &Config, checkpoint: &Checkpoint) -> Result<Session> {
 
 /// The text that a configuration names, `data` and a validation text of its own; says which files
 /// were left out.
-pub fn corpus(data: &str, valid: Option<&str>) -> Result<Corpus> {
-    let corpus = match (data, valid) {
+pub fn corpus(config: &Config) -> Result<Corpus> {
+    let field = config.field.as_str();
+    let corpus = match (config.data.as_str(), config.valid.as_deref()) {
         ("cargo", Some(valid)) => {
             return Err(Error::Setting {
                 name: "--valid",
@@ -49,8 +50,8 @@ pub fn corpus(data: &str, valid: Option<&str>) -> Result<Corpus> {
             .into());
         }
         ("cargo", None) => Corpus::cargo(Path::new("."))?,
-        (path, None) => Corpus::from_path(Path::new(path))?,
-        (path, Some(valid)) => Corpus::from_paths(Path::new(path), Path::new(valid))?,
+        (path, None) => Corpus::from_path(Path::new(path), field)?,
+        (path, Some(valid)) => Corpus::from_paths(Path::new(path), Path::new(valid), field)?,
     };
     if let Some(first) = corpus.skipped.first() {
         let count = corpus.skipped.len();

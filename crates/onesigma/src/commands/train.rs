@@ -1,5 +1,7 @@
 //! `onesigma train`.
 
+#[cfg(feature = "tui")]
+use std::io::IsTerminal;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use onesigma::train::config::Config;
 use onesigma::train::run_dir::RunDir;
 use onesigma::train::session::Flushed;
 use onesigma::train::task::Data;
+#[cfg(feature = "tui")]
+use onesigma::train::task::Task;
 use onesigma::train::telemetry::tensorboard::TensorBoard;
 use onesigma::train::telemetry::{End, Event, Observer};
 use onesigma::train::trainer::{Summary, Trainer};
@@ -21,6 +25,11 @@ use super::prepare::{Prepared, TOKENIZER, prepare};
 use super::settings::Settings;
 use super::{Interrupted, dry_run};
 use crate::progress::Progress;
+#[cfg(feature = "tui")]
+use crate::{
+    logs,
+    tui::{Dashboard, Tui},
+};
 
 /// Arguments of `onesigma train`.
 #[derive(Debug, clap::Args)]
@@ -58,6 +67,10 @@ pub struct Arguments {
     /// No progress bar
     #[arg(long, short)]
     quiet: bool,
+    /// Live charts on the whole terminal; plain lines where there is none
+    #[cfg(feature = "tui")]
+    #[arg(long, conflicts_with = "quiet")]
+    tui: bool,
 }
 
 /// Trains, and leaves a run folder.
@@ -76,7 +89,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         observers.push(Box::new(TensorBoard::create(&run.root().join(EVENTS), &settings)?));
     }
     let stop = stop_on_interrupt()?;
+    #[cfg(feature = "tui")]
+    if arguments.tui {
+        dashboard(&config, run.root(), &stop, &mut observers)?;
+    }
     let summary = trainer.run(&mut run, &mut observers, &stop);
+    // The terminal is given back before anything is printed.
+    drop(observers);
     let mut summary = summary.with_context(|| format!("in {}", run.root().display()))?;
     if arguments.measure_gradients {
         let batch = trainer.batch(trainer.steps_done());
@@ -86,6 +105,27 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let text = serde_json::to_string_pretty(&summary)? + "\n";
     atomic::write(&run.root().join("summary.json"), text.as_bytes())?;
     report(&summary, &config, run.root())
+}
+
+/// Puts a dashboard in place of the progress bar, if there is a terminal; logs go to the run folder
+/// meanwhile.
+#[cfg(feature = "tui")]
+fn dashboard(
+    config: &Config,
+    root: &Path,
+    stop: &Arc<AtomicBool>,
+    observers: &mut [Box<dyn Observer>],
+) -> Result<()> {
+    if !io::stdout().is_terminal() {
+        eprintln!("there is no terminal for `--tui`: plain lines follow");
+        return Ok(());
+    }
+    logs::send_to(Some(&root.join("train.log"))).context("cannot write train.log")?;
+    let Config { recipe, backend, .. } = config;
+    let title = format!("{recipe} on {backend}: {}", root.display());
+    let tui = Tui::start(Dashboard::new(title), Arc::clone(stop)).context("no terminal")?;
+    observers[0] = Box::new(tui);
+    Ok(())
 }
 
 /// Folder of a run folder that holds the event files.
@@ -99,7 +139,13 @@ struct Started {
 }
 
 fn start(arguments: &Arguments) -> Result<Started> {
-    let config = arguments.settings.config()?;
+    #[cfg_attr(not(feature = "tui"), allow(unused_mut))]
+    let mut config = arguments.settings.config()?;
+    #[cfg(feature = "tui")]
+    if arguments.tui && config.sample_every == 0 && config.task() == Task::LanguageModel {
+        // There is room to look at text.
+        config.sample_every = config.eval_every;
+    }
     let root = arguments.out.clone().unwrap_or_else(|| free_folder(&config.recipe));
     if root.join("config.toml").exists() {
         return Err(Error::RunExists { path: root }.into());
@@ -161,7 +207,7 @@ fn free_folder(recipe: &str) -> PathBuf {
 }
 
 /// A flag that the first interrupt sets; the second ends the process at once.
-fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
+pub fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     ctrlc::set_handler(move || {

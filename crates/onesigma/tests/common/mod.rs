@@ -53,7 +53,8 @@ pub fn run(command: &mut Command) -> Outcome {
 /// The command line with arguments.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_onesigma"));
-    command.args(arguments);
+    // Nothing outside of the test's own folders is written.
+    command.args(arguments).env("ONESIGMA_CACHE", "off");
     command
 }
 

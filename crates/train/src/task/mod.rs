@@ -19,6 +19,7 @@ use crate::batch::{EvaluationBatches, Sampler, Sweep, TrainingBatches};
 use crate::config::Config;
 use crate::corpus::{Corpus, hex};
 use crate::tokenizer::{Bytes, Subwords};
+use crate::tokens::Tokens;
 
 pub mod examples;
 pub mod masking;
@@ -101,14 +102,14 @@ impl Data {
     /// [`Error::DataTooShort`]; [`Error::Setting`].
     pub fn language_model(
         config: &Config,
-        training: Vec<u16>,
-        validation: Vec<u16>,
+        training: impl Into<Tokens>,
+        validation: impl Into<Tokens>,
         sha256: String,
     ) -> Result<Self, Error> {
         let (batch, seq) = (config.batch, config.model.seq);
-        let training = Sampler::new(training.into(), "training", batch, seq, config.seed)?;
+        let training = Sampler::new(training, "training", batch, seq, config.seed)?;
         let batches = config.eval_batches;
-        let validation = Sweep::new(validation.into(), "validation", batch, seq, batches)?;
+        let validation = Sweep::new(validation, "validation", batch, seq, batches)?;
         Ok(Self { training: Box::new(training), validation: Box::new(validation), sha256 })
     }
 

@@ -1,0 +1,236 @@
+//! Files as documents: text and JSON lines, plain or compressed.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+use ruzstd::decoding::StreamingDecoder;
+
+use super::{Document, files_below, relative_name};
+use crate::Error;
+
+/// Endings of files of JSON lines, before that of a compression.
+const JSON_LINES: [&str; 3] = [".jsonl", ".ndjson", ".jsonlines"];
+/// Endings of compressed files.
+const COMPRESSED: [&str; 3] = [".gz", ".zst", ".zstd"];
+
+/// Whether reading a file costs more than its bytes.
+pub(super) fn is_costly(path: &Path) -> bool {
+    let name = name_of(path);
+    COMPRESSED.iter().chain(&JSON_LINES).any(|end| name.ends_with(end))
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
+}
+
+/// The files at a path, in their order: itself, or those below a folder.
+pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let meta = fs::metadata(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => Error::DataMissing { path: path.into() },
+        _ => Error::io("read", path)(source),
+    })?;
+    if meta.is_dir() { files_below(path) } else { Ok(vec![path.into()]) }
+}
+
+/// The documents at a path, in their order, and the files that are not text. `field` is that of
+/// JSON lines which holds the text.
+pub(super) fn documents(path: &Path, field: &str) -> Result<(Vec<Document>, Vec<PathBuf>), Error> {
+    let is_folder = path.is_dir();
+    let mut documents = Vec::new();
+    let mut skipped = Vec::new();
+    for file in files(path)? {
+        let text = contents(&file)?;
+        if let Some(offset) = text.iter().position(|&byte| byte == 0) {
+            if !is_folder {
+                return Err(Error::DataBinary { path: path.into(), offset });
+            }
+            skipped.push(file);
+            continue;
+        }
+        let name = match is_folder {
+            true => relative_name(path, &file),
+            false => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        };
+        let plain = name_of(&file);
+        let plain = COMPRESSED.iter().find_map(|end| plain.strip_suffix(end)).unwrap_or(&plain);
+        if JSON_LINES.iter().any(|end| plain.ends_with(end)) {
+            json_lines(&file, &name, &text, field, &mut documents)?;
+        } else if !text.is_empty() || !is_folder {
+            documents.push(Document { name, text });
+        }
+    }
+    if documents.iter().all(|document| document.text.is_empty()) {
+        return Err(Error::DataEmpty { path: path.into() });
+    }
+    Ok((documents, skipped))
+}
+
+/// The bytes of a file, decompressed.
+fn contents(path: &Path) -> Result<Vec<u8>, Error> {
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let name = name_of(path);
+    if name.ends_with(".gz") {
+        let mut text = Vec::new();
+        MultiGzDecoder::new(&bytes[..])
+            .read_to_end(&mut text)
+            .map_err(Error::io("decompress", path))?;
+        return Ok(text);
+    }
+    if name.ends_with(".zst") || name.ends_with(".zstd") {
+        return zstd(&bytes).map_err(Error::io("decompress", path));
+    }
+    Ok(bytes)
+}
+
+/// Every frame of a file (RFC 8878, section 3.1), skippable ones left out.
+fn zstd(mut bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    while !bytes.is_empty() {
+        let word = |at: usize| {
+            let four = bytes.get(at..at + 4).and_then(|four| four.try_into().ok());
+            four.map(u32::from_le_bytes).ok_or(io::ErrorKind::UnexpectedEof)
+        };
+        if word(0)? & 0xffff_fff0 == 0x184d_2a50 {
+            let end = 8 + word(4)? as usize;
+            bytes = bytes.get(end..).ok_or(io::ErrorKind::UnexpectedEof)?;
+            continue;
+        }
+        let mut frame = StreamingDecoder::new(&mut bytes).map_err(io::Error::other)?;
+        frame.read_to_end(&mut text)?;
+        let stated = frame.decoder.get_checksum_from_data();
+        if stated.is_some() && stated != frame.decoder.get_calculated_checksum() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its checksum is wrong"));
+        }
+    }
+    Ok(text)
+}
+
+/// Each line's text as a document of its own, closed by a line end.
+fn json_lines(
+    file: &Path,
+    name: &str,
+    text: &[u8],
+    field: &str,
+    documents: &mut Vec<Document>,
+) -> Result<(), Error> {
+    for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let wrong = |reason: String| Error::Examples { path: file.into(), line: index + 1, reason };
+        let value: serde_json::Value = serde_json::from_slice(line)
+            .map_err(|error| wrong(format!("not a line of JSON ({error})")))?;
+        let found = value.get(field).ok_or_else(|| {
+            let known = value.as_object().map(|object| {
+                object.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
+            });
+            wrong(format!(
+                "it has no field `{field}`, only {}; choose one with `--field`",
+                known.unwrap_or_else(|| "a value that is no object".into())
+            ))
+        })?;
+        let text = found
+            .as_str()
+            .ok_or_else(|| wrong(format!("its field `{field}` is {found}, expected a string")))?;
+        let mut text = text.as_bytes().to_vec();
+        if text.contains(&0) {
+            return Err(wrong(format!("its field `{field}` holds a NUL character, no text")));
+        }
+        if text.last().is_some_and(|&last| last != b'\n') {
+            text.push(b'\n');
+        }
+        documents.push(Document { name: format!("{name}#{}", index + 1), text });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+
+    use super::*;
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(text).expect("memory");
+        encoder.finish().expect("memory")
+    }
+
+    fn read(name: &str, bytes: &[u8]) -> Result<Vec<(String, String)>, Error> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).expect("room");
+        let (documents, _) = documents(&path, "text")?;
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Ok(documents.into_iter().map(|one| (one.name, text(one.text))).collect())
+    }
+
+    #[test]
+    fn compressed_text_is_the_text() {
+        let text = "a line\n".repeat(300);
+        let zst = compress_to_vec(text.as_bytes(), CompressionLevel::Fastest);
+        // Two members, or frames, with a frame between them that is to be skipped.
+        let skipped = [&[0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"any"].concat();
+        for (name, bytes) in [
+            ("a.txt", text.repeat(2).into_bytes()),
+            ("a.txt.gz", [gzip(text.as_bytes()), gzip(text.as_bytes())].concat()),
+            ("a.txt.zst", [&zst[..], &skipped, &zst].concat()),
+        ] {
+            let found = read(name, &bytes).expect(name);
+            assert_eq!(found, [(name.to_owned(), text.repeat(2))]);
+        }
+    }
+
+    #[test]
+    fn zstd_of_the_reference_encoder_is_read() {
+        // Forty times "unit scaling ", by `zstd -19` 1.5, with its checksum.
+        let bytes = [
+            0x28, 0xb5, 0x2f, 0xfd, 0x04, 0x68, 0xa5, 0x00, 0x00, 0x68, 0x75, 0x6e, 0x69, 0x74,
+            0x20, 0x73, 0x63, 0x61, 0x6c, 0x69, 0x6e, 0x67, 0x20, 0x01, 0x00, 0xf8, 0xa0, 0xce,
+            0x2f, 0x34, 0x12, 0xa6, 0x6c,
+        ];
+        let found = read("a.zst", &bytes).expect("a frame");
+        assert_eq!(found[0].1, "unit scaling ".repeat(40));
+        let mut damaged = bytes;
+        damaged[bytes.len() - 1] ^= 1;
+        assert!(read("a.zst", &damaged).is_err());
+    }
+
+    #[test]
+    fn each_line_of_json_is_a_document() {
+        let text = "{\"text\": \"one\\ntwo\", \"id\": 1}\n\n{\"text\": \"three\\n\"}\r\n";
+        let expected = [("a.jsonl", 1, "one\ntwo\n"), ("a.jsonl", 3, "three\n")];
+        let expected = expected.map(|(name, n, text)| (format!("{name}#{n}"), text.to_owned()));
+        assert_eq!(read("a.jsonl", text.as_bytes()).expect("lines"), expected);
+        let packed = read("a.jsonl.gz", &gzip(text.as_bytes())).expect("lines");
+        assert_eq!(packed.len(), 2);
+    }
+
+    #[test]
+    fn broken_files_are_named_with_line_and_remedy() {
+        let wrong = |name: &str, bytes: &[u8], words: &[&str]| {
+            let error = read(name, bytes).expect_err(name).to_string();
+            for word in words {
+                assert!(error.contains(word), "no `{word}` in: {error}");
+            }
+        };
+        wrong(
+            "a.jsonl",
+            b"{\"text\": \"x\"}\n{\"body\": \"y\", \"id\": 2}",
+            &["line 2", "`body`", "--field"],
+        );
+        wrong("a.jsonl", b"{\"text\": 3}", &["line 1", "expected a string"]);
+        wrong("a.jsonl", b"{\"text\": ", &["line 1", "not a line of JSON"]);
+        let packed = gzip(b"some text that is cut");
+        wrong("a.gz", &packed[..packed.len() - 9], &["cannot decompress", "a.gz"]);
+        wrong("a.zst", b"no frame at all", &["cannot decompress", "a.zst"]);
+        wrong("a.gz", &gzip(b""), &["holds no text"]);
+        wrong("a.gz", &gzip(&[1, 0]), &["not text"]);
+    }
+}
