@@ -6,6 +6,7 @@ use onesigma_backend::{Backend, Caps, Engine, Result, Support};
 use onesigma_graph::{DType, Op, Program};
 
 use crate::NAME;
+use crate::check;
 use crate::engine::WgpuEngine;
 use crate::gpu::{self, Gpu};
 use crate::shader::{codec, expression};
@@ -63,20 +64,31 @@ impl WgpuBackend {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn with(options: &Options) -> Result<Self> {
-        let gpu = Gpu::open(options)?;
+        let gpu = Arc::new(Gpu::open(options)?);
         let most = gpu.segment_bytes();
-        let segment_bytes =
-            options.segment_bytes.map_or(most, |bytes| bytes.min(most)).next_multiple_of(256);
-        Ok(Self {
-            gpu: Arc::new(gpu),
-            segment_bytes: segment_bytes.min(most),
-            tuning: options.tuning,
-        })
+        let wanted = options.segment_bytes.unwrap_or(most).next_multiple_of(256);
+        let backend = Self { gpu, segment_bytes: wanted.min(most), tuning: options.tuning };
+        backend.settle_matrices();
+        Ok(backend)
+    }
+
+    /// Gives up cooperative matrices if they fail their check.
+    fn settle_matrices(&self) {
+        if !self.gpu.abilities().matrices {
+            return;
+        }
+        let reason = match check::matrices_are_right(&self.gpu, self.segment_bytes) {
+            Ok(true) => return,
+            Ok(false) => "wrong products".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(reason, "cooperative matrices failed their check and are not used");
+        self.gpu.give_up_matrices();
     }
 
     /// What the shaders use of the device, in words.
     pub fn abilities(&self) -> String {
-        self.gpu.abilities.describe()
+        self.gpu.abilities().describe()
     }
 
     /// The same device with other tiles.

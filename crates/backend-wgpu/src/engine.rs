@@ -169,7 +169,7 @@ impl WgpuEngine {
         };
         let mut shaders = std::collections::HashSet::new();
         for (entry, (own, memory)) in program.entries().iter().zip(&lowered) {
-            let kernels = build::kernels(own, memory, engine.gpu.abilities, tuning, bindings)?;
+            let kernels = build::kernels(own, memory, engine.gpu.abilities(), tuning, bindings)?;
             let mut dispatches = Vec::with_capacity(kernels.len());
             for kernel in kernels {
                 let count = kernel.bindings.len();
@@ -571,7 +571,7 @@ impl Engine for WgpuEngine {
             .filter_map(|slot| slot.staged.as_ref().map(|(_, frames)| frames * slot.padded))
             .sum();
         let mut notes = vec![
-            self.gpu.abilities.describe(),
+            self.gpu.abilities().describe(),
             format!("{} shaders, {} buffers", self.shaders, self.memory.len()),
         ];
         for entry in &self.entries {
@@ -585,10 +585,10 @@ impl Engine for WgpuEngine {
     }
 
     fn record(&mut self) -> bool {
-        if self.gpu.abilities.timestamps {
+        if self.gpu.abilities().timestamps {
             self.spans = Some(Vec::new());
         }
-        self.gpu.abilities.timestamps
+        self.gpu.abilities().timestamps
     }
 
     fn take_spans(&mut self) -> Vec<Span> {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use onesigma_backend::{Error, Result};
@@ -53,7 +54,9 @@ pub(crate) struct Gpu {
     pub device: Device,
     pub queue: Queue,
     pub limits: Limits,
-    pub abilities: Abilities,
+    abilities: Abilities,
+    /// Cooperative matrices failed their check.
+    without_matrices: AtomicBool,
     pub description: String,
     /// Of software adapters: the memory of the machine. WebGPU does not tell that of others.
     pub memory_bytes: Option<u64>,
@@ -192,11 +195,23 @@ impl Gpu {
             queue,
             limits,
             abilities,
+            without_matrices: AtomicBool::new(false),
             description: describe(&adapter),
             memory_bytes: (info.device_type == DeviceType::Cpu).then(host_memory).flatten(),
             failure,
             pipelines: Mutex::default(),
         })
+    }
+
+    /// What the shaders can use.
+    pub(crate) fn abilities(&self) -> Abilities {
+        let given_up = self.without_matrices.load(Ordering::Relaxed);
+        Abilities { matrices: self.abilities.matrices && !given_up, ..self.abilities }
+    }
+
+    /// Programs compiled from now on use no cooperative matrices.
+    pub(crate) fn give_up_matrices(&self) {
+        self.without_matrices.store(true, Ordering::Relaxed);
     }
 
     /// Bytes of one buffer of the memory: the most that a binding takes.

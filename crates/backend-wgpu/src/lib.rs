@@ -15,6 +15,7 @@
 
 mod backend;
 mod build;
+mod check;
 mod engine;
 mod fuse;
 mod gpu;

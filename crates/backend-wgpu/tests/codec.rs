@@ -1,8 +1,9 @@
 //! Shaders decode every code and encode every class of f32 as `onesigma-format` does, bit for bit.
+#![allow(clippy::print_stdout)] // a skip is said aloud
 
 mod common;
 
-use onesigma_backend::{Backend, Engine, noise};
+use onesigma_backend::{Backend, noise};
 use onesigma_backend_wgpu::{Options, WgpuBackend};
 use onesigma_format::{Conversion, Format, Overflow, Rounding, decode, encode_slice};
 use onesigma_graph::{DType, EntryId, Graph, Module, Op, Program, Role, SlotKind};

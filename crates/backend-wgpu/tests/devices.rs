@@ -1,8 +1,9 @@
 //! Limits and failures of devices: small bindings, no extra features, no adapter, no memory.
+#![allow(clippy::print_stdout)] // a skip is said aloud
 
 mod common;
 
-use onesigma_backend::{Backend, Engine, Error};
+use onesigma_backend::{Backend, Error};
 use onesigma_backend_wgpu::{Options, WgpuBackend};
 use onesigma_graph::{
     DType, EntryId, Graph, Module, Op, Program, ReduceKind, Role, SlotId, SlotKind,
