@@ -26,7 +26,7 @@ fn round_trip(format: Format, source: &[f32]) -> Result<Loss, Error> {
     let share = |hit: &dyn Fn(f64, f64) -> bool| {
         pairs().filter(|&(x, y)| hit(x, y)).count() as f64 / source.len() as f64
     };
-    let largest = f64::from(format.max());
+    let largest = format.max();
     Ok(Loss {
         snr_db: 10.0 * (power / noise).log10(),
         flushed: share(&|x, y| x != 0.0 && y == 0.0),

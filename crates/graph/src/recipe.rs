@@ -124,6 +124,18 @@ impl Rule {
 }
 
 /// A named choice of formats.
+///
+/// ```
+/// use onesigma_format::Format;
+/// use onesigma_graph::recipe::{Recipe, Rule, Use};
+/// use onesigma_graph::Role;
+///
+/// let mut recipe = Recipe::uniform("my-fp8", Format::F16);
+/// recipe.rules.insert(0, Rule::new(Role::Weight, Use::Matmul, Format::E4M3));
+/// let format = |usage| recipe.rule(Role::Weight, usage, "mlp.c_fc", None).map(|rule| rule.format);
+/// assert_eq!(format(Use::Matmul), Some(Format::E4M3));
+/// assert_eq!(format(Use::Store), Some(Format::F16));
+/// ```
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Recipe {

@@ -18,6 +18,10 @@ use onesigma::train::config::Config;
 /// What a block may be. `text` is output, a drawing or a scheme with gaps.
 const LANGUAGES: [&str; 7] = ["rust", "sh", "sh,no_run", "toml", "json", "text", "html"];
 
+/// What the book calls the files of its blocks.
+const SWEEP: &str = "rates.toml";
+const RUN: &str = "run.toml";
+
 /// A fenced block.
 struct Block {
     page: PathBuf,
@@ -112,13 +116,17 @@ fn rust_blocks_are_documentation_tests() {
 }
 
 #[test]
-fn toml_blocks_are_recipes_or_run_files() {
+fn toml_blocks_are_recipes_run_files_or_sweeps() {
     let blocks = all("toml");
     assert!(!blocks.is_empty());
     for block in blocks {
         let place = block.place();
         if block.text.contains("[[rules]]") {
             recipes::from_toml(&block.text, &place).unwrap_or_else(|e| panic!("{place}: {e}"));
+        } else if block.text.contains("[grid]") {
+            // `shell_blocks_run` runs it under this name.
+            let runs = all("sh").iter().any(|b| b.page == block.page && b.text.contains(SWEEP));
+            assert!(runs, "{place}: no block of the page runs {SWEEP}");
         } else {
             let dir = common::folder();
             let file = dir.path().join("run.toml");
@@ -188,6 +196,11 @@ esac
 fn given(dir: &Path, text_of_page: &str) {
     let text = common::text_file(dir);
     fs::copy(&text, dir.join("my-book.txt")).expect("room");
+    fs::create_dir(dir.join("gpt2")).expect("room");
+    fs::write(dir.join("gpt2/tokenizer.json"), byte_level_tokenizer()).expect("room");
+    let lines: String =
+        (0..400).map(|n| format!("{{\"body\": \"article {n} on {n}\"}}\n")).collect();
+    fs::write(dir.join("articles.jsonl.zst"), zstd_frame(lines.as_bytes())).expect("room");
     fs::write(dir.join("my-config.toml"), "recipe = \"unit-fp16\"\n").expect("room");
     // One frame for the sizes that `compile` is given.
     for name in ["tokens.u32", "targets.u32"] {
@@ -208,18 +221,64 @@ fn given(dir: &Path, text_of_page: &str) {
     fs::create_dir(dir.join("sst2")).expect("room");
     fs::write(dir.join("sst2/train.tsv"), sentences(64)).expect("room");
     fs::write(dir.join("sst2/dev.tsv"), sentences(16)).expect("room");
-    for (name, golden) in [("bert-base-uncased", "bert"), ("gpt2", "gpt2")] {
-        let from = root().join("crates/models/tests/golden").join(golden);
-        fs::create_dir(dir.join(name)).expect("room");
-        for file in ["config.json", "model.safetensors"] {
-            fs::copy(from.join(file), dir.join(name).join(file)).expect("room");
-        }
+    let bert = root().join("crates/models/tests/golden/bert");
+    fs::create_dir(dir.join("bert-base-uncased")).expect("room");
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(bert.join(file), dir.join("bert-base-uncased").join(file)).expect("room");
     }
+}
+
+/// A page's TOML blocks under the names that its commands use, a sweep with fewer and shorter runs.
+fn written(dir: &Path, page: &Path) {
+    for block in blocks(page).into_iter().filter(|block| block.language == "toml") {
+        let small =
+            [("draws = 8", "draws = 1"), ("seeds = 2", "seeds = 1"), ("steps = 500", "steps = 2")];
+        let small = small.iter().fold(block.text.clone(), |text, (a, b)| text.replace(a, b));
+        let name = if block.text.contains("[grid]") { SWEEP } else { RUN };
+        fs::write(dir.join(name), small).expect("room");
+    }
+}
+
+/// A `tokenizer.json` whose tokens are the bytes.
+fn byte_level_tokenizer() -> String {
+    // GPT-2's letters for bytes: printable ones are themselves, the others follow from 256 on.
+    let printable = |byte: u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    let mut next = 256;
+    let mut vocabulary = serde_json::Map::new();
+    for byte in 0..256_u32 {
+        let letter = if printable(byte) { byte } else { next };
+        next += u32::from(!printable(byte));
+        let letter = char::from_u32(letter).expect("a letter").to_string();
+        vocabulary.insert(letter, byte.into());
+    }
+    let byte_level = serde_json::json!({
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true,
+    });
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": null, "pre_tokenizer": byte_level, "post_processor": null,
+        "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
+    });
+    tokenizer.to_string()
+}
+
+/// A Zstandard frame (RFC 8878) of one raw block.
+fn zstd_frame(content: &[u8]) -> Vec<u8> {
+    let size = content.len() as u32;
+    assert!(size < 1 << 17, "one block");
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0xa0]; // magic; one segment, size in four bytes
+    frame.extend(size.to_le_bytes());
+    frame.extend(&(size << 3 | 1).to_le_bytes()[..3]); // last block, raw
+    frame.extend(content);
+    frame
 }
 
 /// Whether a block needs what only a download brings: then it is not run, and said so.
 fn downloads(block: &Block) -> Option<&'static str> {
-    ["cargo xtask fetch", "onesigma data "].into_iter().find(|words| block.text.contains(words))
+    ["cargo xtask fetch", "onesigma data wikitext103"]
+        .into_iter()
+        .find(|words| block.text.contains(words))
 }
 
 #[test]
@@ -238,6 +297,7 @@ fn shell_blocks_run() {
         }
         let dir = common::folder();
         shims(dir.path()).expect("room");
+        written(dir.path(), &page);
         given(dir.path(), &fs::read_to_string(&page).expect("a page"));
         let path = std::env::var_os("PATH").unwrap_or_default();
         let paths = std::iter::once(dir.path().join("bin")).chain(std::env::split_paths(&path));
@@ -249,6 +309,7 @@ fn shell_blocks_run() {
             }
             let mut bash = Command::new("bash");
             bash.args(["-euo", "pipefail", "-c", &block.text]).env("PATH", &path);
+            bash.env("ONESIGMA_CACHE", dir.path().join("cache"));
             let outcome = common::run(bash.current_dir(dir.path()));
             let place = block.place();
             assert_eq!(outcome.code, Some(0), "{place}\n{}{}", outcome.stdout, outcome.stderr);
