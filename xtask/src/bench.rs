@@ -156,7 +156,7 @@ fn gemm(rounds: usize) -> Result<()> {
 fn keep(name: &str, command: &str, mut result: serde_json::Value) -> Result<()> {
     result["machine"] = serde_json::to_value(machine::Machine::here())?;
     result["command"] = command.into();
-    result["commit"] = record::git(&["rev-parse", "--short", "HEAD"]).into();
+    result["commit"] = crate::release::git(&["rev-parse", "--short", "HEAD"])?.into();
     let path = root().join("docs/results").join(name);
     std::fs::write(&path, serde_json::to_string_pretty(&result)? + "\n")
         .with_context(|| format!("cannot write {}", path.display()))?;

@@ -169,7 +169,7 @@ struct Scales {
 
 /// Runs the stack; weights start with `std`. `unit`: the scales of the rules `linear` and `relu`.
 fn stack(std: f32, unit: bool) -> Scales {
-    let width = |layer: usize| if layer % 2 == 0 { WIDTH } else { 4 * WIDTH };
+    let width = |layer: usize| if layer.is_multiple_of(2) { WIDTH } else { 4 * WIDTH };
     let relu = |x: &f32| x.max(0.0);
     // relu(x) of a normal x has this root mean square about its mean; its derivative √(1/2).
     let (alpha_relu, beta_relu) =

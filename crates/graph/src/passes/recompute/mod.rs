@@ -3,7 +3,7 @@
 //!
 //! A tensor that is made again comes from the same op, the same operands and the same random
 //! stream, so every result keeps its bits. What is forgotten is chosen to cost the least time for
-//! the bytes it frees ([`simulate`]); after that every repetition that is not needed to keep the
+//! the bytes it frees (`simulate`); after that every repetition that is not needed to keep the
 //! budget is taken back, dearest first. Nodes that free memory are run first ([`hoist`]), which
 //! costs nothing.
 
