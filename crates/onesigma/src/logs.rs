@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+#[cfg(feature = "tui")]
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 

@@ -138,3 +138,27 @@ fn recipes_of_one_model_report_one_norm() {
         (norm("unit", &["--recipe", "unit-f32"]), norm("unit8", &["--recipe", "unit-fp8"]));
     assert!((narrow / wide - 1.0).abs() < 0.05, "{narrow} against {wide}");
 }
+
+/// Every optimiser has a rate of its own for every parametrisation, with which it learns.
+#[test]
+fn default_rates_learn_with_every_optimiser() {
+    let dir = folder();
+    let file = run_file(dir.path(), "");
+    for recipe in ["f32", "unit-fp8", "u-mup-f32", "mu-s-f32"] {
+        for optimizer in ["adamw", "adam", "lion", "sgd"] {
+            let out = dir.path().join(format!("{recipe}-{optimizer}"));
+            let more = ["--recipe", recipe, "--optimizer", optimizer, "--steps", "120"];
+            let outcome = train(&file, &out, &more);
+            assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+            let text = fs::read_to_string(out.join("metrics.jsonl")).expect("metrics");
+            let losses: Vec<f64> = text
+                .lines()
+                .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"))
+                .filter(|record| record["kind"] == "train")
+                .map(|record| record["loss"].as_f64().unwrap_or(f64::NAN))
+                .collect();
+            let last = losses[110..].iter().sum::<f64>() / 10.0;
+            assert!(last < losses[0] - 0.3, "{recipe}, {optimizer}: {} to {last}", losses[0]);
+        }
+    }
+}

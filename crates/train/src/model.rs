@@ -42,17 +42,24 @@ impl Tuning {
     }
 }
 
-/// The peak learning rate that suits the byte-level model of a parametrisation and an optimiser,
-/// from coarse searches on the default size and corpus.
+/// The peak learning rate that suits the byte-level model of a parametrisation and an optimiser:
+/// those of AdamW from coarse searches on the default size and corpus, those of SGD and Lion from
+/// sweeps at half that size (the book, chapter Training, has the tables).
 pub fn default_rate(p: Parametrisation, optimizer: &Optimizer) -> f64 {
-    let adam = Tuning::of(p).rate;
     match optimizer {
-        Optimizer::Lion { .. } => adam / 10.0,
         Optimizer::Sgd { .. } => match p {
-            Parametrisation::Regular => 0.1,
-            _ => 0.01,
+            Parametrisation::Unit => 0.003,
+            Parametrisation::UMup => 0.01,
+            Parametrisation::MuS => 0.001,
+            _ => 0.03,
         },
-        _ => adam,
+        Optimizer::Lion { .. } => match p {
+            Parametrisation::Unit => 0.03,
+            Parametrisation::UMup => 0.3,
+            Parametrisation::MuS => 0.02,
+            _ => 0.003,
+        },
+        _ => Tuning::of(p).rate,
     }
 }
 

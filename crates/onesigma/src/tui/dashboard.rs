@@ -214,7 +214,7 @@ impl Dashboard {
         ]);
         let training = self.training.smooth(2 * usize::from(area.width));
         let curves = [(&training, Color::Cyan), (&self.validation.points, Color::Yellow)];
-        chart(frame, area, title, &curves, self.total);
+        chart(frame, area, title, &curves, self.done);
     }
 
     /// The gradient norm where gradients are clipped, or else the learning rate; and the speed.
@@ -229,10 +229,10 @@ impl Dashboard {
             Line::from(format!(" {name} {:.4} ", curve.last().unwrap_or(f64::NAN)))
         };
         let points = curve.smooth(2 * usize::from(area.width));
-        chart(frame, upper, title(name, curve), &[(&points, Color::Green)], self.total);
+        chart(frame, upper, title(name, curve), &[(&points, Color::Green)], self.done);
         let points = self.speed.smooth(2 * usize::from(area.width));
         let speed = Line::from(format!(" {:.0} tokens/s ", self.tokens_per_s));
-        chart(frame, lower, speed, &[(&points, Color::Magenta)], self.total);
+        chart(frame, lower, speed, &[(&points, Color::Magenta)], self.done);
     }
 
     fn log(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -249,13 +249,13 @@ impl Dashboard {
     }
 }
 
-/// Draws curves over the steps of the run; the vertical axis holds what is there.
+/// Draws curves over the steps so far; the vertical axis holds what is there.
 fn chart(
     frame: &mut Frame<'_>,
     area: Rect,
     title: Line<'_>,
     curves: &[(&Vec<(f64, f64)>, Color)],
-    total: u64,
+    steps: u64,
 ) {
     let values = || curves.iter().flat_map(|(points, _)| points.iter().map(|point| point.1));
     let low = values().fold(f64::INFINITY, f64::min);
@@ -272,10 +272,10 @@ fn chart(
             .style(Style::new().fg(*colour))
             .data(points)
     });
-    let last = total.max(1) as f64;
+    let last = steps.max(1) as f64;
     let x = Axis::default()
         .bounds([0.0, last])
-        .labels(["0".to_owned(), format!("{total}")])
+        .labels(["0".to_owned(), format!("{steps}")])
         .style(Style::new().fg(Color::DarkGray));
     let y = Axis::default()
         .bounds([low, high])
@@ -351,7 +351,7 @@ mod tests {
         ] {
             assert!(all.contains(word), "no `{word}` in\n{all}");
         }
-        // The curve falls from the upper left to the lower middle; the right half is to come.
+        // The curve falls from the upper left to the lower right.
         let is_dot = |c: char| ('\u{2801}'..='\u{28ff}').contains(&c);
         let columns = |row: &String| -> Vec<usize> {
             row.chars().enumerate().filter(|(_, c)| is_dot(*c)).map(|(x, _)| x).collect()
@@ -361,8 +361,7 @@ mod tests {
         assert!(with > 8, "{all}");
         let first = curve.iter().find(|columns| !columns.is_empty()).expect("a curve");
         let last = curve.iter().rev().find(|columns| !columns.is_empty()).expect("a curve");
-        assert!(first[0] < 15 && *last.last().expect("dots") > 40, "{all}");
-        assert!(curve.iter().flatten().all(|&x| x < 66), "{all}");
+        assert!(first[0] < 15 && *last.last().expect("dots") > 100, "{all}");
     }
 
     #[test]
