@@ -165,6 +165,7 @@ case " $* " in
 esac
 case "$1" in
   train) exec "{program}" "$@" "${{data[@]}}" {model} {train} ;;
+  sweep) exec "{program}" "$@" --set model.layers=1 --set model.seq=16 --set batch=1 ;;
   compile) exec "{program}" "$@" {model} ;;
   numerics)
     case "$2" in
@@ -231,8 +232,12 @@ fn given(dir: &Path, text_of_page: &str) {
 /// A page's TOML blocks under the names that its commands use, a sweep with fewer and shorter runs.
 fn written(dir: &Path, page: &Path) {
     for block in blocks(page).into_iter().filter(|block| block.language == "toml") {
-        let small =
-            [("draws = 8", "draws = 1"), ("seeds = 2", "seeds = 1"), ("steps = 500", "steps = 2")];
+        let small = [
+            ("draws = 8", "draws = 1"),
+            ("seeds = 2", "seeds = 1"),
+            ("steps = 500", "steps = 2"),
+            ("[10, 100]", "[1, 2]"),
+        ];
         let small = small.iter().fold(block.text.clone(), |text, (a, b)| text.replace(a, b));
         let name = if block.text.contains("[grid]") { SWEEP } else { RUN };
         fs::write(dir.join(name), small).expect("room");
