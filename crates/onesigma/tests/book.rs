@@ -15,8 +15,9 @@ use std::process::Command;
 use onesigma::ops::{recipes, rules};
 use onesigma::train::config::Config;
 
-/// What a block may be. `text` is output, a drawing or a scheme with gaps.
-const LANGUAGES: [&str; 7] = ["rust", "sh", "sh,no_run", "toml", "json", "text", "html"];
+/// What a block may be. `text` is output, a drawing or a scheme with gaps; `wgsl` is held to the
+/// shader that `onesigma-backend-wgpu` generates by a test there.
+const LANGUAGES: [&str; 8] = ["rust", "sh", "sh,no_run", "toml", "json", "text", "html", "wgsl"];
 
 /// What the book calls the files of its blocks.
 const SWEEP: &str = "rates.toml";
