@@ -8,7 +8,7 @@
 //! ```
 //!
 //! `--peer` runs `benches/peers/pytorch_gpt_step.py` with `$PYTHON` (default `python3`) right after
-//! each recipe and prints the ratio. Threads: `RAYON_NUM_THREADS`.
+//! each recipe and prints the ratio. Threads: `ONESIGMA_THREADS`.
 #![allow(clippy::print_stdout)]
 
 use std::process::Command;

@@ -50,6 +50,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let peer = "pytorch_cuda_step.py";
     fs::copy(root().join("benches/peers").join(peer), folder.join(peer))?;
+    for recipe in ["unit-fp8-bf16-states.toml", "bf16-states.toml"] {
+        fs::copy(root().join("benches/recipes").join(recipe), folder.join(recipe))?;
+    }
     fs::write(folder.join("run.sh"), include_str!("bundle/run.sh"))?;
     let out = root().join(&arguments.out);
     if let Some(parent) = out.parent() {

@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask demo`, `test`, `bench`, `ci`.
+//! Development tasks: `cargo xtask demo`, `test`, `bench`, `report`, `ci`, `release`.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -9,13 +9,22 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod bundle;
 mod ci;
+mod coverage;
 mod demo;
+#[cfg(test)]
+mod docs;
 mod experiment;
 mod fetch;
 mod formats;
+mod libtorch;
+mod matrix;
 mod minilm;
+mod pictures;
 mod plot;
 mod process;
+mod release;
+mod report;
+mod svg;
 mod test;
 
 /// Development tasks of Onesigma.
@@ -40,10 +49,20 @@ enum Task {
     Test(test::Arguments),
     /// Check formatting, lints, documentation, licences, and run every test.
     Ci(ci::Arguments),
+    /// Check every combination of features that should build.
+    Matrix(matrix::Arguments),
+    /// Run the tests and report which lines they reach.
+    Coverage(coverage::Arguments),
+    /// Check what has to hold before crates are published; publishes nothing.
+    Release(release::Arguments),
     /// Check, draw and time the number formats.
     Formats(formats::Arguments),
-    /// Run the benchmarks.
+    /// Draw the pictures of the chapter on unit scaling.
+    Pictures(pictures::Arguments),
+    /// Measure every backend on every device that is there; keep and compare records.
     Bench(bench::Arguments),
+    /// Draw every recorded result on one page.
+    Report(report::Arguments),
     /// Pack binaries, benchmarks and a script for a GPU machine.
     Bundle(bundle::Arguments),
 }
@@ -56,8 +75,13 @@ fn main() -> ExitCode {
         Task::Minilm(arguments) => minilm::run_task(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Ci(arguments) => ci::run(&arguments),
+        Task::Matrix(arguments) => matrix::run(&arguments),
+        Task::Coverage(arguments) => coverage::run(&arguments),
+        Task::Release(arguments) => release::run(&arguments),
         Task::Formats(arguments) => formats::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Pictures(arguments) => pictures::run(&arguments),
+        Task::Report(arguments) => report::run(&arguments),
         Task::Bundle(arguments) => bundle::run(&arguments),
     };
     match result {

@@ -53,12 +53,16 @@ fn show(command: &Command) -> String {
 
 /// Builds a binary of the workspace in release mode; gives its path.
 pub fn release_binary(package: &str) -> Result<PathBuf> {
-    let mut command =
-        cargo_with(["build", "--release", "--message-format", "json-render-diagnostics"]);
-    command.args(["--package", package, "--bin", package]).stderr(Stdio::inherit());
-    eprintln!("$ cargo build --release --package {package}");
-    let output = command.output().context("cannot start cargo")?;
-    ensure!(output.status.success(), "the release build of {package} failed");
+    executable(&mut cargo_with(["build", "--release", "--package", package, "--bin", package]))
+}
+
+/// Runs a `cargo build` of one binary; gives its path.
+pub fn executable(build: &mut Command) -> Result<PathBuf> {
+    let shown = show(build);
+    eprintln!("$ {shown}");
+    build.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
+    let output = build.output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "`{shown}` failed");
     // Among cargo's messages, one a line, the last that names an executable is ours.
     output
         .stdout
@@ -66,5 +70,5 @@ pub fn release_binary(package: &str) -> Result<PathBuf> {
         .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
         .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
         .next_back()
-        .with_context(|| format!("cargo named no executable of {package}"))
+        .with_context(|| format!("`{shown}` named no executable"))
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::libtorch;
 use crate::process::{self, cargo_with, has_cargo_command};
 
 /// Arguments of `cargo xtask test`.
@@ -16,18 +17,38 @@ pub struct Arguments {
 }
 
 /// Members that a plain `cargo test` leaves out, but that build anywhere in a minute or two.
-const OPTIONAL: [&str; 1] = ["onesigma-backend-candle"];
+const OPTIONAL: [&str; 2] = ["onesigma-backend-candle", "onesigma-backend-wgpu"];
 
 /// Runs unit and behaviour tests, then the documentation's; without further arguments those of the
 /// optional backends, too.
+///
+/// # Errors
+/// If a test fails.
 pub fn run(arguments: &Arguments) -> Result<()> {
     default_members(arguments)?;
     if arguments.rest.is_empty() {
         for package in OPTIONAL {
             process::run(cargo_with(["test"]).args(["--package", package]))?;
         }
+        with_libtorch()?;
     }
     Ok(())
+}
+
+/// The backend that builds against libtorch, where libtorch is there or can be fetched.
+fn with_libtorch() -> Result<()> {
+    let mut command = cargo_with(["test", "--package", "onesigma-backend-tch"]);
+    match libtorch::provide(&mut command) {
+        Ok(()) => process::run(&mut command),
+        Err(reason) => {
+            eprintln!(
+                "skipped: the tests of onesigma-backend-tch need libtorch 2.11 ({reason}); set \
+                 LIBTORCH to its folder, or LIBTORCH_USE_PYTORCH=1 with a Python that has torch \
+                 2.11"
+            );
+            Ok(())
+        }
+    }
 }
 
 fn default_members(arguments: &Arguments) -> Result<()> {

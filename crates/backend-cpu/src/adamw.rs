@@ -31,7 +31,7 @@ pub struct AdamWStep {
 }
 
 const CHUNK: usize = 1024;
-const TASK: usize = 32 * CHUNK;
+const TASK: usize = 8 * CHUNK;
 
 impl AdamW {
     /// ```text
@@ -94,12 +94,28 @@ impl AdamW {
         };
         let tensors = [weight.share(), first.share(), second.share()];
         for_each_task(len.div_ceil(TASK), |task| {
+            let range = task * TASK..len.min((task + 1) * TASK);
+            // SAFETY: tasks have disjoint ranges.
+            let floats = tensors.map(|tensor| unsafe { tensor.as_f32(range.start, range.len()) });
+            if old.iter().all(Option::is_none)
+                && let [Some(w), Some(m), Some(v)] = floats
+            {
+                let mut g = Scratch::<f32>::new(CHUNK);
+                for at in (0..range.len()).step_by(CHUNK) {
+                    let part = at..range.len().min(at + CHUNK);
+                    let g = &mut g[..part.len()];
+                    gradient.decode(range.start + at, g);
+                    let moments = (&mut m[part.clone()], &mut v[part.clone()]);
+                    update_chunk(constants, &mut w[part], g, moments.0, moments.1);
+                }
+                return;
+            }
             let mut values = Scratch::<f32>::new(4 * CHUNK);
             let (w, rest) = values.split_at_mut(CHUNK);
             let (m, rest) = rest.split_at_mut(CHUNK);
             let (v, g) = rest.split_at_mut(CHUNK);
-            for start in (task * TASK..len.min((task + 1) * TASK)).step_by(CHUNK) {
-                let count = (len - start).min(CHUNK);
+            for start in range.clone().step_by(CHUNK) {
+                let count = (range.end - start).min(CHUNK);
                 let old_values = [&mut *w, &mut *m, &mut *v];
                 for ((tensor, old), values) in tensors.iter().zip(old).zip(old_values) {
                     match old {

@@ -111,12 +111,11 @@ impl Attention {
 
     /// Which keys of a batch item are not hidden by a mask, and how many there are up to the last;
     /// at least 1, as blocks of logits have a column.
-    fn visible(&self, mask: Option<&[u8]>, item: usize) -> (Option<Vec<bool>>, usize) {
+    fn visible<'m>(&self, mask: Option<&'m [u8]>, item: usize) -> (Option<Visible<'m>>, usize) {
         let Some(mask) = mask else { return (None, self.keys) };
-        let own = &mask[item * self.keys * 4..(item + 1) * self.keys * 4];
-        let visible: Vec<bool> = own.chunks_exact(4).map(|word| word != [0; 4]).collect();
-        let limit = visible.iter().rposition(|&seen| seen).map_or(1, |last| last + 1);
-        (Some(visible), limit)
+        let own = Visible(&mask[item * self.keys * 4..(item + 1) * self.keys * 4]);
+        let limit = own.keys().rposition(|seen| seen).map_or(1, |last| last + 1);
+        (Some(own), limit)
     }
 
     fn expect_mask(&self, mask: Option<&[u8]>) -> Result<(), Error> {
@@ -212,7 +211,7 @@ impl Attention {
                 for (i, row) in logits.chunks_exact_mut(seen.max(1)).take(count).enumerate() {
                     let own = self.seen(rows.start + i);
                     let (live, hidden) = row.split_at_mut(own.min(row.len()));
-                    if !hide(live, visible.as_deref()) {
+                    if !hide(live, visible) {
                         row.fill(0.0);
                         sums[i] = f32::NEG_INFINITY;
                         continue;
@@ -317,8 +316,8 @@ impl Attention {
                         let along = out_scale * math::dot(&upstream[part.clone()], &output[part]);
                         let (p, dp) = (&mut p[row.clone()], &mut dp[row]);
                         logit_gradient(p, dp, own, sums[i], along, scale);
-                        if let Some(visible) = &visible {
-                            for ((p, dp), seen) in p.iter_mut().zip(dp).zip(visible) {
+                        if let Some(visible) = visible {
+                            for ((p, dp), seen) in p.iter_mut().zip(dp).zip(visible.keys()) {
                                 if !seen {
                                     (*p, *dp) = (0.0, 0.0);
                                 }
@@ -368,11 +367,21 @@ simd_fn! {
     }
 }
 
+/// The mask of a batch item: little-endian u32, 0 where a key is hidden.
+#[derive(Clone, Copy)]
+struct Visible<'m>(&'m [u8]);
+
+impl<'m> Visible<'m> {
+    fn keys(self) -> impl ExactSizeIterator<Item = bool> + DoubleEndedIterator + use<'m> {
+        self.0.as_chunks().0.iter().map(|word| *word != [0; 4])
+    }
+}
+
 /// Gives hidden keys a logit whose exponential is 0 beside any other; false if no key is left.
-fn hide(logits: &mut [f32], visible: Option<&[bool]>) -> bool {
+fn hide(logits: &mut [f32], visible: Option<Visible<'_>>) -> bool {
     let Some(visible) = visible else { return true };
     let mut any = false;
-    for (logit, seen) in logits.iter_mut().zip(visible) {
+    for (logit, seen) in logits.iter_mut().zip(visible.keys()) {
         any |= seen;
         if !seen {
             *logit = f32::NEG_INFINITY;

@@ -8,6 +8,7 @@ use onesigma_graph::{DType, Op, Program};
 use crate::Isa;
 use crate::engine::CpuEngine;
 use crate::instruction::supports;
+use crate::team::Team;
 
 pub(crate) const NAME: &str = "cpu";
 
@@ -23,33 +24,28 @@ pub(crate) const NAME: &str = "cpu";
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct CpuBackend {
-    pool: Option<Arc<rayon::ThreadPool>>,
+    team: Option<Arc<Team>>,
 }
 
 impl CpuBackend {
-    /// On all processors: rayon's global pool.
+    /// On the threads that all such backends share: as many as the environment variable
+    /// `ONESIGMA_THREADS` says, else `RAYON_NUM_THREADS`, else one for each processor.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// On `threads` threads of its own.
+    /// On `threads` threads, the caller's and others of its own.
     ///
     /// # Errors
     /// [`Error::Device`] if the threads cannot be started.
     pub fn with_threads(threads: usize) -> Result<Self> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|at| format!("onesigma-cpu-{at}"))
-            .build()
+        let team = Team::new(threads)
             .map_err(|error| Error::Device { backend: NAME.into(), reason: error.to_string() })?;
-        Ok(Self { pool: Some(Arc::new(pool)) })
+        Ok(Self { team: Some(Arc::new(team)) })
     }
 
-    fn threads(&self) -> usize {
-        match &self.pool {
-            Some(pool) => pool.current_num_threads(),
-            None => rayon::current_num_threads(),
-        }
+    fn team(&self) -> &Arc<Team> {
+        self.team.as_ref().unwrap_or_else(|| Team::global())
     }
 }
 
@@ -60,7 +56,8 @@ impl Backend for CpuBackend {
 
     fn caps(&self) -> Caps {
         let model = processor_model().unwrap_or_else(|| std::env::consts::ARCH.to_owned());
-        let device = format!("{model}, {} threads, {}", self.threads(), Isa::current().label());
+        let device =
+            format!("{model}, {} threads, {}", self.team().threads(), Isa::current().label());
         Caps { device, memory_bytes: memory_bytes(), deterministic: true }
     }
 
@@ -69,15 +66,13 @@ impl Backend for CpuBackend {
     }
 
     fn limits(&self) -> Option<Device> {
-        let measure = || crate::limits::measure(memory_bytes().unwrap_or_default());
-        Some(match &self.pool {
-            Some(pool) => pool.install(measure),
-            None => measure(),
-        })
+        let team = self.team();
+        let bytes = memory_bytes().unwrap_or_default();
+        Some(team.lead(|| crate::limits::measure(team, bytes)))
     }
 
     fn compile(&self, program: &Program) -> Result<Box<dyn Engine>> {
-        let engine = CpuEngine::new(program, self.pool.clone(), memory_bytes())?;
+        let engine = CpuEngine::new(program, self.team().clone(), memory_bytes())?;
         Ok(Box::new(engine))
     }
 }

@@ -45,6 +45,13 @@ pub(crate) fn encode(
 ) {
     assert_eq!(codes.len(), values.len() * format.bytes(), "codes and values differ in number");
     if format.is_f32() {
+        #[cfg(target_endian = "little")]
+        {
+            // SAFETY: an f32 is any four bytes; as many as were asserted above.
+            let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), codes.len()) };
+            codes.copy_from_slice(bytes);
+        }
+        #[cfg(target_endian = "big")]
         for (value, code) in values.iter().zip(codes.as_chunks_mut::<4>().0) {
             *code = value.to_le_bytes();
         }
@@ -61,6 +68,14 @@ pub(crate) fn encode(
             // SAFETY: AVX-512 was found.
             return unsafe { x86::encode_bf16(values, codes.as_chunks_mut().0, saturate) };
         }
+        if format == Format::E4M3 {
+            // SAFETY: AVX-512 was found.
+            return unsafe { x86::encode_fp8::<3, 7, 0x7e, 0x7f, 0x7f>(values, codes, saturate) };
+        }
+        if format == Format::E5M2 {
+            // SAFETY: AVX-512 was found.
+            return unsafe { x86::encode_fp8::<2, 15, 0x7b, 0x7c, 0x7e>(values, codes, saturate) };
+        }
     }
     encode_slice(format, how, noise, values, codes).expect("lengths agree and the rule is valid");
 }
@@ -69,49 +84,54 @@ pub(crate) fn encode(
 mod x86 {
     use std::arch::x86_64::*;
 
-    /// Lanes of a run that starts at `at`.
-    #[inline]
-    fn mask(len: usize, at: usize) -> __mmask16 {
-        if len - at >= 16 { u16::MAX } else { (1 << (len - at)) - 1 }
+    /// Runs `block(at, lanes)` for blocks of 16 lanes. All but the last are whole, and since the
+    /// closure is inlined twice, their masks are constants: masked stores cost more.
+    macro_rules! blocks {
+        ($len:expr, |$at:ident, $lanes:ident| $body:expr) => {
+            let len = $len;
+            for $at in (0..len / 16 * 16).step_by(16) {
+                let $lanes = u16::MAX;
+                $body
+            }
+            if len % 16 > 0 {
+                let $at = len / 16 * 16;
+                let $lanes: __mmask16 = (1 << (len % 16)) - 1;
+                $body
+            }
+        };
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(super) unsafe fn decode_f16(codes: &[[u8; 2]], out: &mut [f32]) {
-        let len = out.len().min(codes.len());
-        for at in (0..len).step_by(16) {
-            let live = mask(len, at);
+        blocks!(out.len().min(codes.len()), |at, lanes| {
             // SAFETY: masked lanes lie inside both slices.
             unsafe {
-                let code = _mm256_maskz_loadu_epi16(live, codes.as_ptr().add(at).cast());
-                _mm512_mask_storeu_ps(out.as_mut_ptr().add(at), live, _mm512_cvtph_ps(code));
+                let code = _mm256_maskz_loadu_epi16(lanes, codes.as_ptr().add(at).cast());
+                _mm512_mask_storeu_ps(out.as_mut_ptr().add(at), lanes, _mm512_cvtph_ps(code));
             }
-        }
+        });
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(super) unsafe fn decode_bf16(codes: &[[u8; 2]], out: &mut [f32]) {
-        let len = out.len().min(codes.len());
-        for at in (0..len).step_by(16) {
-            let live = mask(len, at);
+        blocks!(out.len().min(codes.len()), |at, lanes| {
             // SAFETY: masked lanes lie inside both slices.
             unsafe {
-                let code = _mm256_maskz_loadu_epi16(live, codes.as_ptr().add(at).cast());
+                let code = _mm256_maskz_loadu_epi16(lanes, codes.as_ptr().add(at).cast());
                 let bits = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(code));
-                _mm512_mask_storeu_epi32(out.as_mut_ptr().add(at).cast(), live, bits);
+                _mm512_mask_storeu_epi32(out.as_mut_ptr().add(at).cast(), lanes, bits);
             }
-        }
+        });
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(super) unsafe fn encode_f16(values: &[f32], codes: &mut [[u8; 2]], saturate: bool) {
         let limit = _mm512_set1_ps(if saturate { 65504.0 } else { f32::INFINITY });
         let lower = _mm512_sub_ps(_mm512_setzero_ps(), limit);
-        let len = values.len().min(codes.len());
-        for at in (0..len).step_by(16) {
-            let live = mask(len, at);
+        blocks!(values.len().min(codes.len()), |at, lanes| {
             // SAFETY: masked lanes lie inside both slices.
             unsafe {
-                let value = _mm512_maskz_loadu_ps(live, values.as_ptr().add(at));
+                let value = _mm512_maskz_loadu_ps(lanes, values.as_ptr().add(at));
                 // The second operand passes through if either is NaN.
                 let value = _mm512_max_ps(lower, _mm512_min_ps(limit, value));
                 let code =
@@ -121,9 +141,9 @@ mod x86 {
                 let sign = _mm256_and_si256(code, _mm256_set1_epi16(i16::MIN));
                 let quiet = _mm256_or_si256(sign, _mm256_set1_epi16(0x7e00));
                 let code = _mm256_mask_blend_epi16(nan, code, quiet);
-                _mm256_mask_storeu_epi16(codes.as_mut_ptr().add(at).cast(), live, code);
+                _mm256_mask_storeu_epi16(codes.as_mut_ptr().add(at).cast(), lanes, code);
             }
-        }
+        });
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -131,12 +151,10 @@ mod x86 {
         const INFINITY: i32 = 0x7f80_0000;
         // Above the largest magnitude that rounds to a finite number, as f32 bits.
         let limit = _mm512_set1_epi32(if saturate { 0x7f7f_0000 } else { INFINITY });
-        let len = values.len().min(codes.len());
-        for at in (0..len).step_by(16) {
-            let live = mask(len, at);
+        blocks!(values.len().min(codes.len()), |at, lanes| {
             // SAFETY: masked lanes lie inside both slices.
             unsafe {
-                let bits = _mm512_maskz_loadu_epi32(live, values.as_ptr().add(at).cast());
+                let bits = _mm512_maskz_loadu_epi32(lanes, values.as_ptr().add(at).cast());
                 let magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(i32::MAX));
                 let sign = _mm512_xor_si512(bits, magnitude);
                 let odd =
@@ -148,9 +166,60 @@ mod x86 {
                 let rounded = _mm512_mask_blend_epi32(nan, rounded, quiet);
                 let code = _mm512_srli_epi32::<16>(_mm512_or_si512(rounded, sign));
                 let to = codes.as_mut_ptr().add(at).cast();
-                _mm256_mask_storeu_epi16(to, live, _mm512_cvtepi32_epi16(code));
+                _mm256_mask_storeu_epi16(to, lanes, _mm512_cvtepi32_epi16(code));
             }
-        }
+        });
+    }
+
+    /// A one-byte format of `MANTISSA` bits and exponents from `1 - BIAS`: its largest finite code,
+    /// the code of what overflows, and of NaN, all without the sign.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(super) unsafe fn encode_fp8<
+        const MANTISSA: u32,
+        const BIAS: u32,
+        const LARGEST: i32,
+        const OVERFLOW: i32,
+        const NAN: i32,
+    >(
+        values: &[f32],
+        codes: &mut [u8],
+        saturate: bool,
+    ) {
+        let shift = 23 - MANTISSA;
+        // Adding 2^23 times the smallest magnitude rounds to a multiple of that, which then stands
+        // in the low bits.
+        let rounder = _mm512_set1_epi32(((127 + 1 - BIAS - MANTISSA + 23) << 23) as i32);
+        let smallest_normal = _mm512_set1_epi32(((127 + 1 - BIAS) << 23) as i32);
+        let rebias = _mm512_set1_epi32(((127 - BIAS) << MANTISSA) as i32);
+        let half = _mm512_set1_epi32((1 << (shift - 1)) - 1);
+        let (largest, beyond) = (
+            _mm512_set1_epi32(LARGEST),
+            _mm512_set1_epi32(if saturate { LARGEST } else { OVERFLOW }),
+        );
+        let count = _mm_cvtsi32_si128(shift as i32);
+        blocks!(values.len().min(codes.len()), |at, lanes| {
+            // SAFETY: masked lanes lie inside both slices.
+            unsafe {
+                let bits = _mm512_maskz_loadu_epi32(lanes, values.as_ptr().add(at).cast());
+                let magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(i32::MAX));
+                let kept = _mm512_srl_epi32(magnitude, count);
+                let odd = _mm512_and_si512(kept, _mm512_set1_epi32(1));
+                let rounded = _mm512_add_epi32(_mm512_add_epi32(magnitude, half), odd);
+                let normal = _mm512_sub_epi32(_mm512_srl_epi32(rounded, count), rebias);
+                let sum =
+                    _mm512_add_ps(_mm512_castsi512_ps(magnitude), _mm512_castsi512_ps(rounder));
+                let subnormal = _mm512_sub_epi32(_mm512_castps_si512(sum), rounder);
+                let is_small = _mm512_cmplt_epi32_mask(magnitude, smallest_normal);
+                let code = _mm512_mask_blend_epi32(is_small, normal, subnormal);
+                let is_beyond = _mm512_cmpgt_epi32_mask(code, largest);
+                let code = _mm512_mask_blend_epi32(is_beyond, code, beyond);
+                let nan = _mm512_cmpgt_epi32_mask(magnitude, _mm512_set1_epi32(0x7f80_0000));
+                let code = _mm512_mask_blend_epi32(nan, code, _mm512_set1_epi32(NAN));
+                let sign = _mm512_and_si512(_mm512_srli_epi32::<24>(bits), _mm512_set1_epi32(0x80));
+                let code = _mm512_cvtepi32_epi8(_mm512_or_si512(code, sign));
+                _mm_mask_storeu_epi8(codes.as_mut_ptr().add(at).cast(), lanes, code);
+            }
+        });
     }
 }
 
@@ -192,7 +261,7 @@ mod tests {
             .chain((0..1 << 19).map(|i| f32::from_bits(i << 13)))
             .chain((0..1 << 16).map(|i| f32::from_bits(i << 16 | 0x8000)))
             .collect();
-        for format in [Format::F16, Format::BF16, Format::E5M2] {
+        for format in [Format::F16, Format::BF16, Format::E4M3, Format::E5M2] {
             for how in RULES {
                 let width = format.bytes();
                 let mut codes = vec![0; values.len() * width];

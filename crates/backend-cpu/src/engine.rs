@@ -12,6 +12,7 @@ use crate::execute::{StepKey, execute};
 use crate::instruction::{Instruction, compile};
 use crate::parallel::level_scratch;
 use crate::profile::Recorder;
+use crate::team::Team;
 
 struct Slot {
     name: String,
@@ -53,18 +54,14 @@ pub(crate) struct CpuEngine {
     entries: Vec<Entry>,
     seed: Option<usize>,
     step: Option<usize>,
-    pool: Option<Arc<rayon::ThreadPool>>,
+    team: Arc<Team>,
     staging: Vec<u8>,
     planned_bytes: usize,
     recorder: Option<Recorder>,
 }
 
 impl CpuEngine {
-    pub(crate) fn new(
-        program: &Program,
-        pool: Option<Arc<rayon::ThreadPool>>,
-        available: Option<u64>,
-    ) -> Result<Self> {
+    pub(crate) fn new(program: &Program, team: Arc<Team>, available: Option<u64>) -> Result<Self> {
         program.validate()?;
         let needed = program.arena_bytes() as u64;
         let out_of_memory =
@@ -126,7 +123,7 @@ impl CpuEngine {
             entries,
             seed,
             step,
-            pool,
+            team,
             staging: Vec::new(),
             planned_bytes: program.arena_bytes(),
             recorder: None,
@@ -210,10 +207,11 @@ impl CpuEngine {
     }
 
     fn run_steps(&mut self, entry: usize, times: usize) -> Result<()> {
+        let team = self.team.clone();
         for step in 0..times {
             self.take_inputs(entry, step);
             self.step(entry)?;
-            level_scratch();
+            level_scratch(&team);
         }
         Ok(())
     }
@@ -282,11 +280,7 @@ impl Engine for CpuEngine {
                 self.slots[write.slot].frames.clear();
             }
         }
-        match self.pool.clone() {
-            Some(pool) => pool.install(|| self.run_steps(index, times)),
-            // The scope moves the run to a thread of the pool, where tasks start fastest.
-            None => rayon::scope(|_| self.run_steps(index, times)),
-        }
+        self.team.clone().lead(|| self.run_steps(index, times))
     }
 
     fn report(&self) -> Report {

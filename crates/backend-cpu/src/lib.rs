@@ -29,9 +29,18 @@ mod reduce;
 pub mod rows;
 mod simd;
 pub mod softmax;
+mod team;
 mod tensor;
 
 pub use backend::CpuBackend;
 pub use error::Error;
 pub use simd::Isa;
 pub use tensor::{Input, Output};
+
+/// Runs `body` so that the kernels it calls use `threads` threads, this one among them.
+///
+/// # Errors
+/// If the threads cannot be started.
+pub fn on_threads<T>(threads: usize, body: impl FnOnce() -> T) -> std::io::Result<T> {
+    Ok(team::Team::new(threads)?.lead(body))
+}

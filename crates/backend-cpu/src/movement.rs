@@ -55,16 +55,26 @@ pub fn copy_strided(
             ));
         }
     }
-    let (dims, pairs) = merge(dims, from.strides, to.strides);
-    let (inner, outer) = dims.split_last().map_or((1, &[][..]), |(last, rest)| (*last, rest));
-    let (from_step, to_step) = pairs.last().copied().unwrap_or((1, 1));
-    let rows: usize = outer.iter().product();
+    let mut few = [Axis::default(); FEW];
+    let mut many;
+    let axes = match few.get_mut(..dims.len()) {
+        Some(few) => few,
+        None => {
+            many = vec![Axis::default(); dims.len()];
+            &mut many[..]
+        }
+    };
+    let axes = merge(dims, from.strides, to.strides, axes);
+    let whole = Axis { dim: 1, from: 1, to: 1 };
+    let (last, outer) = axes.split_last().unwrap_or((&whole, &[]));
+    let Axis { dim: inner, from: from_step, to: to_step } = *last;
+    let rows: usize = outer.iter().map(|axis| axis.dim).product();
     let per_task = (TASK_ELEMENTS / inner).max(1);
     let target = Shared::new(target);
     for_each_task(rows.div_ceil(per_task), |task| {
         for row in task * per_task..rows.min((task + 1) * per_task) {
             let (mut rest, mut at, mut into) = (row, from.offset, to.offset);
-            for (dim, (from, to)) in outer.iter().zip(&pairs).rev() {
+            for Axis { dim, from, to } in outer.iter().rev() {
                 at += rest % dim * from;
                 into += rest % dim * to;
                 rest /= dim;
@@ -90,26 +100,37 @@ pub fn copy_strided(
     Ok(())
 }
 
-/// Axes of size 1 dropped and neighbours merged where both layouts allow it.
-fn merge(dims: &[usize], from: &[usize], to: &[usize]) -> (Vec<usize>, Vec<(usize, usize)>) {
-    let mut merged: Vec<usize> = Vec::new();
-    let mut pairs: Vec<(usize, usize)> = Vec::new();
+/// Axes for which no memory is allocated.
+const FEW: usize = 8;
+
+/// An axis with its strides on both sides.
+#[derive(Clone, Copy, Default)]
+struct Axis {
+    dim: usize,
+    from: usize,
+    to: usize,
+}
+
+/// Axes of size 1 dropped and neighbours merged where both layouts allow it, in `axes`, which has
+/// room for all.
+fn merge<'a>(dims: &[usize], from: &[usize], to: &[usize], axes: &'a mut [Axis]) -> &'a [Axis] {
+    let mut count = 0_usize;
     for (&dim, (&from, &to)) in dims.iter().zip(from.iter().zip(to)) {
         if dim == 1 {
             continue;
         }
-        match (merged.last_mut(), pairs.last_mut()) {
-            (Some(last), Some(pair)) if *pair == (from * dim, to * dim) => {
-                *last *= dim;
-                *pair = (from, to);
+        let before = count.checked_sub(1).map(|at: usize| axes[at]);
+        match before {
+            Some(last) if (last.from, last.to) == (from * dim, to * dim) => {
+                axes[count - 1] = Axis { dim: last.dim * dim, from, to };
             }
             _ => {
-                merged.push(dim);
-                pairs.push((from, to));
+                axes[count] = Axis { dim, from, to };
+                count += 1;
             }
         }
     }
-    (merged, pairs)
+    &axes[..count]
 }
 
 /// Copies elements `step` apart into a contiguous run.

@@ -9,19 +9,11 @@ use std::marker::PhantomData;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use rayon::prelude::*;
-
-/// Runs `task(0) .. task(count - 1)` on the current pool; alone, on this thread.
-pub(crate) fn for_each_task(count: usize, task: impl Fn(usize) + Sync + Send) {
-    match count {
-        0 => {}
-        1 => task(0),
-        _ => (0..count).into_par_iter().with_max_len(1).for_each(task),
-    }
-}
+use crate::team::Team;
+pub(crate) use crate::team::for_each_task;
 
 /// Elements that make a task worth sending to another thread in a memory-bound kernel.
-pub(crate) const TASK_ELEMENTS: usize = 32 * 1024;
+pub(crate) const TASK_ELEMENTS: usize = 8 * 1024;
 
 /// Rows per task when a row has `width` elements.
 pub(crate) fn rows_per_task(width: usize) -> usize {
@@ -32,7 +24,7 @@ pub(crate) fn rows_per_task(width: usize) -> usize {
 pub(crate) fn for_each_row_block(
     rows: usize,
     width: usize,
-    task: impl Fn(std::ops::Range<usize>) + Sync + Send,
+    task: impl Fn(std::ops::Range<usize>) + Sync,
 ) {
     let block = rows_per_task(width);
     for_each_task(rows.div_ceil(block), |i| task(i * block..rows.min((i + 1) * block)));
@@ -84,17 +76,17 @@ pub(crate) fn scratch_bytes() -> usize {
 /// Whether a thread has got more scratch since [`level_scratch`].
 static GREW: AtomicBool = AtomicBool::new(false);
 
-/// Gives every thread of the current pool as much scratch as any of them had to get, so that it
-/// does not matter which thread runs a task in the steps to come. Called on a thread of the pool
-/// between steps, when no scratch is in use.
-pub(crate) fn level_scratch() {
+/// Gives every thread of the team as much scratch as any of them had to get, so that it does not
+/// matter which thread runs a task in the steps to come. Called by the leader between steps, when
+/// no scratch is in use.
+pub(crate) fn level_scratch(team: &Team) {
     if !GREW.swap(false, Ordering::Relaxed) {
         return;
     }
     let most: Mutex<Vec<usize>> = Mutex::new(Vec::new());
     let descending =
         |free: &mut Vec<Vec<Line>>| free.sort_by_key(|own| std::cmp::Reverse(own.len()));
-    rayon::broadcast(|_| {
+    team.on_each(|| {
         SCRATCH.with_borrow_mut(|free| {
             descending(free);
             let mut most = most.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -106,7 +98,7 @@ pub(crate) fn level_scratch() {
         });
     });
     let most = most.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    rayon::broadcast(|_| {
+    team.on_each(|| {
         SCRATCH.with_borrow_mut(|free| {
             let count = free.len().max(most.len());
             free.reserve_exact(count - free.len());

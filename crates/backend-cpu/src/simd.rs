@@ -59,7 +59,28 @@ impl Isa {
         Self::Portable
     }
 
-    /// The instruction set in use: the best one of this machine, or what [`Isa::limit`] allows.
+    /// What the process uses unless it is told otherwise: `ONESIGMA_ISA` (`portable`, `avx2`,
+    /// `avx512`, `avx512-bf16`) if the machine has it, else the best one. That the BF16 dot product
+    /// exists does not make it fast (on some processors it runs at half the f32 rate), so it is
+    /// used where it is *measured* to be faster.
+    fn choose() -> Self {
+        let best = Self::detect();
+        let named = std::env::var("ONESIGMA_ISA").ok().and_then(|name| match name.as_str() {
+            "portable" => Some(Self::Portable),
+            "avx2" => Some(Self::Avx2),
+            "avx512" => Some(Self::Avx512),
+            "avx512-bf16" => Some(Self::Avx512Bf16),
+            _ => None,
+        });
+        match named {
+            Some(isa) => isa.min(best),
+            None if best == Self::Avx512Bf16 && !crate::limits::bf16_pays() => Self::Avx512,
+            None => best,
+        }
+    }
+
+    /// The instruction set in use: the best one of this machine, or what `ONESIGMA_ISA` or
+    /// [`Isa::limit`] say.
     #[inline]
     pub fn current() -> Self {
         match CHOSEN.load(Ordering::Relaxed) {
@@ -68,9 +89,10 @@ impl Isa {
             3 => Self::Avx512,
             4 => Self::Avx512Bf16,
             _ => {
-                let best = Self::detect();
-                CHOSEN.store(best as u8, Ordering::Relaxed);
-                best
+                // Threads that come here together may measure differently; the first one counts.
+                let chosen = Self::choose() as u8;
+                let _ = CHOSEN.compare_exchange(0, chosen, Ordering::Relaxed, Ordering::Relaxed);
+                Self::current()
             }
         }
     }

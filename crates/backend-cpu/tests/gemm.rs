@@ -109,13 +109,17 @@ fn threads_do_not_change_a_bit() {
     let a = Tensor::normal(Format::F32, shape.m * shape.k, 1.0, 1);
     let b = Tensor::normal(Format::E5M2, shape.k * shape.n, 1.0, 2);
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut c = Tensor::room(Format::F16, shape.m * shape.n);
         let (left, right) = (Matrix::new(a.input(), shape.k), Matrix::new(b.input(), shape.n));
-        pool.install(|| gemm(shape, 0.1, left, right, &[GemmItem::default()], c.output()).unwrap());
+        onesigma_backend_cpu::on_threads(threads, || {
+            gemm(shape, 0.1, left, right, &[GemmItem::default()], c.output()).unwrap();
+        })
+        .unwrap();
         c.bytes
     };
-    assert_eq!(run(1), run(3));
+    for threads in [2, 3, 7] {
+        assert_eq!(run(1), run(threads), "{threads} threads");
+    }
 }
 
 #[test]

@@ -9,14 +9,13 @@ use std::time::Instant;
 
 use clap::Parser;
 use onesigma_backend::Backend;
-use onesigma_backend_tch::TchBackend;
-use onesigma_graph::{Graph, ValueId};
-use onesigma_models::config::{Activation, Norm};
-use onesigma_models::{GptConfig, Params, gpt_loss, gpt_next};
-use onesigma_ops::{Parametrisation, recipes};
+use onesigma_backend_tch::{TchBackend, cuda_memory, cuda_supports};
+use onesigma_ops::recipes;
 use onesigma_train::batch::Batch;
+use onesigma_train::config::ModelConfig;
+use onesigma_train::model::Gpt;
 use onesigma_train::optimizer::Optimizer;
-use onesigma_train::program::{Model, Parameter, Settings, Target, build};
+use onesigma_train::program::{Settings, Target, build};
 use onesigma_train::session::Session;
 
 #[derive(Parser)]
@@ -46,70 +45,36 @@ struct Arguments {
     backend: String,
     #[arg(long)]
     profile: bool,
+    /// Memory of the GPU that may be used, in GiB; what does not fit is computed again.
+    #[arg(long)]
+    memory: Option<f64>,
+    /// Only print how much memory the step needs; works without a GPU.
+    #[arg(long)]
+    plan: bool,
 }
 
-struct Gpt {
-    config: GptConfig,
-    parametrisation: Parametrisation,
-}
-
-impl Gpt {
-    fn params(&self, values: &[ValueId]) -> onesigma_train::Result<Params> {
-        let names = self.config.parameters(self.parametrisation)?.into_iter().map(|spec| spec.name);
-        Ok(Params::new(names.zip(values.iter().copied())))
+fn backend(a: &Arguments, limit: Option<u64>) -> Result<Box<dyn Backend>, Box<dyn Error>> {
+    if a.backend != "cuda" {
+        return Ok(Box::new(onesigma_backend_cpu::CpuBackend::new()));
     }
-}
-
-impl Model for Gpt {
-    fn parameters(&self) -> onesigma_train::Result<Vec<Parameter>> {
-        let specs = self.config.parameters(self.parametrisation)?;
-        Ok(specs.into_iter().map(|spec| Parameter { spec, lr_scale: 1.0 }).collect())
+    let mut backend = TchBackend::cuda()?;
+    if a.profile {
+        backend = backend.profiled();
     }
-
-    fn loss(
-        &self,
-        graph: &mut Graph,
-        parameters: &[ValueId],
-        tokens: ValueId,
-        targets: ValueId,
-        training: bool,
-    ) -> onesigma_train::Result<ValueId> {
-        let mut params = self.params(parameters)?;
-        let (config, p) = (&self.config, self.parametrisation);
-        Ok(gpt_loss(graph, &mut params, config, p, tokens, targets, training)?.loss)
+    if let Some(limit) = limit {
+        backend = backend.within(limit);
     }
-
-    fn next_logits(
-        &self,
-        graph: &mut Graph,
-        parameters: &[ValueId],
-        tokens: ValueId,
-        position: ValueId,
-    ) -> onesigma_train::Result<ValueId> {
-        let mut params = self.params(parameters)?;
-        let (config, p) = (&self.config, self.parametrisation);
-        Ok(gpt_next(graph, &mut params, config, p, tokens, position)?)
-    }
+    Ok(Box::new(backend))
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let a = Arguments::parse();
     let recipe = recipes::load(&a.recipe)?;
     let parametrisation = recipes::parametrisation(&recipe);
-    let config = GptConfig {
-        vocab_size: a.vocab,
-        n_positions: a.seq,
-        n_embd: a.hidden,
-        n_layer: a.layers,
-        n_head: a.heads,
-        norm: Norm::RmsNorm,
-        norm_affine: false,
-        bias: false,
-        tie_word_embeddings: Some(false),
-        activation_function: Activation::GeluNew,
-        ..GptConfig::default()
-    };
-    let model = Gpt { config, parametrisation };
+    let (layers, heads, hidden, seq) = (a.layers, a.heads, a.hidden, a.seq);
+    let size = ModelConfig { layers, heads, hidden, seq, ..ModelConfig::default() };
+    let config = Gpt::architecture(&size, a.vocab, parametrisation);
+    let model = Gpt::from_config(config, parametrisation)?;
     let settings = Settings {
         batch: a.batch,
         seq: a.seq,
@@ -118,15 +83,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         optimizer: Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.01 },
         clip: None,
     };
-    let backend: Box<dyn Backend> = match a.backend.as_str() {
-        "cuda" if a.profile => Box::new(TchBackend::cuda()?.profiled()),
-        "cuda" => Box::new(TchBackend::cuda()?),
-        _ => Box::new(onesigma_backend_cpu::CpuBackend::new()),
-    };
+    let limit = a.memory.map(|gib| (gib * f64::from(1 << 30)) as u64);
     let start = Instant::now();
-    let supports = |op: &_, inputs: &[_], output| backend.supports(op, inputs, output);
+    let opened = if a.plan { None } else { Some(backend(&a, limit)?) };
+    let supports = |op: &_, inputs: &[_], output| match &opened {
+        Some(backend) => backend.supports(op, inputs, output),
+        None => cuda_supports(op, inputs, output),
+    };
     let program = build(&model, &recipe, settings, Target { supports: &supports, strict: false })?;
     let parameters = program.parameter_count;
+    let predicted = cuda_memory(&program.program, limit)?;
+    let Some(backend) = opened else {
+        println!("{parameters} parameters, {predicted}");
+        return Ok(());
+    };
     let engine = backend.compile(&program.program)?;
     let mut session = Session::new(program, engine);
     session.init(0)?;
@@ -143,6 +113,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 step: step as u64,
                 inputs: (0..numel).map(token).collect(),
                 targets: (1..=numel).map(token).collect(),
+                more: Vec::new(),
             }
         })
         .collect();
@@ -164,6 +135,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "hidden": a.hidden, "layers": a.layers, "seq": a.seq, "batch": a.batch, "vocab": a.vocab,
         "parameters": parameters, "ms": times[times.len() / 2], "least_ms": times[0],
         "planned_gib": report.planned_bytes as f64 / f64::from(1 << 30),
+        "predicted_gib": predicted.total() as f64 / f64::from(1 << 30),
+        "recomputed": predicted.recomputed,
         "allocated_gib": report.allocated_bytes as f64 / f64::from(1 << 30),
         "prepared_s": prepared, "losses": losses,
     });

@@ -6,6 +6,7 @@ use onesigma_backend::{Backend, Caps, Engine, OpByOp, Result, Support};
 use onesigma_graph::{DType, Op, Program};
 
 use crate::cpu::TorchKernels;
+pub use crate::cuda::compiled::CudaMemory;
 use crate::cuda::device::Device;
 use crate::cuda::engine::DeviceEngine;
 
@@ -20,6 +21,8 @@ enum Target {
         open: Open,
         caps: Caps,
         profile: bool,
+        /// Bytes that an engine may use, if not all that are free.
+        limit: Option<u64>,
     },
 }
 
@@ -58,7 +61,7 @@ impl TchBackend {
 
     fn on(name: &'static str, open: Open) -> Result<Self> {
         let caps = open()?.caps();
-        Ok(Self(Target::Device { name, open, caps, profile: false }))
+        Ok(Self(Target::Device { name, open, caps, profile: false, limit: None }))
     }
 
     /// Engines on the GPU measure every instruction and list the times in the notes of their
@@ -70,6 +73,33 @@ impl TchBackend {
         }
         self
     }
+
+    /// Engines on the GPU use at most `bytes` of its memory, if not all that are free: where that
+    /// is too little, tensors of the forward pass are computed again in the backward pass, the
+    /// cheapest first, with the same bits. Other devices stay as they are.
+    #[must_use]
+    pub fn within(mut self, bytes: u64) -> Self {
+        if let Target::Device { limit, .. } = &mut self.0 {
+            *limit = Some(bytes);
+        }
+        self
+    }
+}
+
+/// What the GPU runs of an op: what [`Backend::supports`] of [`TchBackend::cuda`] says, without a
+/// GPU.
+pub fn cuda_supports(op: &Op, inputs: &[DType], output: DType) -> Support {
+    crate::cuda::supports(op, inputs, output)
+}
+
+/// What a program takes of a GPU's memory, kept within `limit` bytes if that can be had by
+/// computing again. Needs no GPU.
+///
+/// # Errors
+/// [`Graph`](onesigma_backend::Error::Graph) if the program is malformed.
+pub fn cuda_memory(program: &Program, limit: Option<u64>) -> Result<CudaMemory> {
+    program.validate()?;
+    Ok(crate::cuda::compiled::compile(program, &crate::cuda::gpu::Libraries, limit)?.memory())
 }
 
 impl Backend for TchBackend {
@@ -90,15 +120,15 @@ impl Backend for TchBackend {
     fn supports(&self, op: &Op, inputs: &[DType], output: DType) -> Support {
         match &self.0 {
             Target::Cpu(backend) => backend.supports(op, inputs, output),
-            Target::Device { .. } => crate::cuda::supports(op, inputs, output),
+            Target::Device { .. } => cuda_supports(op, inputs, output),
         }
     }
 
     fn compile(&self, program: &Program) -> Result<Box<dyn Engine>> {
         match &self.0 {
             Target::Cpu(backend) => backend.compile(program),
-            Target::Device { open, profile, .. } => {
-                Ok(Box::new(DeviceEngine::new(program, open()?, *profile)?))
+            Target::Device { open, profile, limit, .. } => {
+                Ok(Box::new(DeviceEngine::new(program, open()?, *profile, *limit)?))
             }
         }
     }

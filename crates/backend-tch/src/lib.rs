@@ -6,4 +6,4 @@ mod backend;
 mod cpu;
 mod cuda;
 
-pub use backend::TchBackend;
+pub use backend::{CudaMemory, TchBackend, cuda_memory, cuda_supports};

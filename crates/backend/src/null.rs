@@ -117,7 +117,7 @@ impl NullBackend {
         let (index, count) = (entry.index(), program.entries().len());
         let entry = program.entries().get(index).ok_or(Error::UnknownEntry { index, count })?;
         let graph = &entry.graph;
-        let ops: Vec<OpCost> = graph.nodes().iter().map(|node| self.op(graph, node)).collect();
+        let ops: Vec<OpCost> = graph.nodes().iter().map(|node| self.op_cost(graph, node)).collect();
         let sum = |of: fn(&OpCost) -> f64| ops.iter().map(of).sum();
         let matmul = |cost: &OpCost| if cost.op == "MatMul" { cost.flops } else { 0.0 };
         Ok(Cost {
@@ -129,7 +129,8 @@ impl NullBackend {
         })
     }
 
-    fn op(&self, graph: &Graph, node: &Node) -> OpCost {
+    /// What a node costs on the device.
+    pub fn op_cost(&self, graph: &Graph, node: &Node) -> OpCost {
         let flops = flops(graph, node);
         let bytes = traffic(graph, node);
         let products =

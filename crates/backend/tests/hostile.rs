@@ -1,64 +1,13 @@
 //! Programs from outside: damaged ones get an error, never a panic.
 
+mod programs;
+
 use onesigma_backend::{Engine, Error, RefBackend};
 use onesigma_format::{Conversion, Format, Overflow, Rounding};
-use onesigma_graph::{
-    AdamWConfig, DType, Distribution, EntryId, Graph, Module, Op, Program, ReduceKind, Role,
-    SlotId, SlotKind, autodiff, print,
-};
+use onesigma_graph::{DType, EntryId, Graph, Op, Program, SlotId, SlotKind, print};
+use programs::program;
 use proptest::prelude::*;
 use serde_json::Value;
-
-/// A program with every kind of op.
-fn program() -> Result<Program, onesigma_graph::Error> {
-    let mut module = Module::new();
-    module.seed_slot()?;
-    let step = module.step_slot()?;
-    let ids = module.slot("ids", SlotKind::Input, [2, 3], DType::U32, Role::Data)?;
-    let lr = module.slot("lr", SlotKind::Input, [], DType::F32, Role::Statistic)?;
-    let loss_slot = module.slot("loss", SlotKind::Output, [], DType::F32, Role::Statistic)?;
-    let [w, m, v] =
-        [("w", Role::MasterWeight), ("m", Role::FirstMoment), ("v", Role::SecondMoment)]
-            .map(|(name, role)| module.slot(name, SlotKind::State, [5, 4], DType::F32, role));
-    let slots = [w?, m?, v?];
-    let mut graph = Graph::new();
-    let [ids, lr, step] = [ids, lr, step].map(|slot| module.read(&mut graph, slot));
-    let [w, m, v] = slots.map(|slot| module.read(&mut graph, slot));
-    let how =
-        Conversion { rounding: Rounding::Stochastic { bits: 16 }, overflow: Overflow::Special };
-    let narrow = DType::Float(Format::E4M3);
-    let x = graph.op(Op::Gather, &[w, ids]).stored_as(narrow, how).one()?;
-    let normed = graph.op(Op::LayerNorm { eps: 1e-5 }, &[x]).one()?;
-    let left = graph.op(Op::Slice { axis: 2, start: 0, len: 2 }, &[normed]).one()?;
-    let right = graph.op(Op::Slice { axis: 2, start: 2, len: 2 }, &[normed]).one()?;
-    let joined = graph.op(Op::Concat { axis: 2 }, &[right, left]).one()?;
-    let distribution = Distribution::Bernoulli { p: 0.9 };
-    let mask = graph.op(Op::Random { distribution, shape: [2, 3, 4].into() }, &[]).one()?;
-    let dropped = graph.map(&[joined, mask], |x| x[0].clone() * x[1].clone())?.one()?;
-    let heads = graph.reshape(dropped, [2, 3, 2, 2])?;
-    let attended = graph
-        .op(Op::Attention { causal: true, logit_scale: 0.7 }, &[heads, heads, heads])
-        .all()?[0];
-    let flat = graph.reshape(attended, [2, 3, 4])?;
-    let op = Op::MatMul { transpose_left: false, transpose_right: true };
-    let logits = graph.op(op, &[flat, w]).alpha(0.5).one()?;
-    let loss = graph.op(Op::CrossEntropy { mult: 1.0, mean: true }, &[logits, ids]).one()?;
-    let gradient = autodiff::gradients(&mut graph, loss, &[w], None)?[0];
-    let turned = graph.permute(gradient, &[1, 0])?;
-    let largest = graph
-        .reduce(ReduceKind::Max, &[turned], &[0, 1], false, |x| x[0].abs())?
-        .role(Role::Statistic)
-        .one()?;
-    let factor = graph.map(&[largest], |x| x[0].less(10.0))?.role(Role::Statistic).one()?;
-    let config = AdamWConfig { beta1: 0.9, beta2: 0.99, eps: 1e-6, decay: 0.0, lr_scale: 1.0 };
-    let updated = graph.op(Op::AdamW(config), &[w, gradient, m, v, lr, step, factor]).all()?;
-    for (slot, value) in slots.into_iter().zip(updated) {
-        graph.write(slot, value);
-    }
-    graph.write(loss_slot, loss);
-    module.entry("train_step", graph)?;
-    Program::new(module)
-}
 
 /// Every number and word of a document, by visiting it in order.
 fn visit(value: &mut Value, f: &mut impl FnMut(&mut Value)) {
@@ -158,4 +107,29 @@ proptest! {
             let _ = run(&program);
         }
     }
+}
+
+/// What `cargo fuzz run program` in `crates/graph` does with inputs that it grows, with inputs from
+/// a seed: changes of valid files behind a right checksum, bytes without meaning, and both mixed.
+#[test]
+fn seeded_bytes_never_panic() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    let mut valid = 0;
+    for _ in 0..10_000 {
+        let length = usize::from(random() % 24);
+        // Seven of eight inputs are changes of a valid file.
+        let mode = if random() % 8 == 0 { random() % 2 } else { 2 + random() % 2 };
+        let data: Vec<u8> = std::iter::once(mode).chain((0..length).map(|_| random())).collect();
+        if let Some(program) = programs::read(&data) {
+            valid += 1;
+            programs::look(&program);
+            programs::run(&program, &RefBackend::rounding());
+        }
+    }
+    assert!(valid > 1000, "only {valid} changed programs are valid: the changes miss");
 }

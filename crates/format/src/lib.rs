@@ -46,3 +46,8 @@ pub use isa::Isa;
 pub use scalar::{decode, encode};
 pub use spec::{Format, Specials};
 pub use statistics::{Statistics, encode_slice_with_statistics};
+
+/// The examples of the book's chapter on formats.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/formats.md")]
+struct Book;

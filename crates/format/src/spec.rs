@@ -27,6 +27,15 @@ pub enum Specials {
 /// `±2^(1 - bias) · m/2^mantissa_bits` if `e = 0`; [`Specials`] lists the exceptions.
 ///
 /// Every value of a `Format` is exact in `f32`.
+///
+/// ```
+/// use onesigma_format::Format;
+///
+/// let format: Format = "e4m3".parse()?;
+/// assert_eq!(format, Format::E4M3);
+/// assert_eq!((format.bytes(), format.max(), format.min_normal()), (1, 448.0, 1.0 / 64.0));
+/// # Ok::<(), onesigma_format::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Format {
     exponent_bits: u8,

@@ -136,6 +136,23 @@ pub enum Error {
         /// The node that makes such a tensor.
         node: String,
     },
+    /// A program does not fit its budget of memory, however much is recomputed.
+    #[error(
+        "the program needs {} at least, entry `{entry}` being the largest: {} of slots (weights, \
+         optimiser state, inputs, outputs) and temporary tensors, however many are recomputed; the \
+         budget is {}. Raise it, or make batch, sequence or formats smaller",
+        mebibytes(*least_bytes), mebibytes(*slot_bytes), mebibytes(*budget_bytes)
+    )]
+    Memory {
+        /// Bytes that were allowed.
+        budget_bytes: usize,
+        /// Bytes with which it would fit.
+        least_bytes: usize,
+        /// Bytes of the slots.
+        slot_bytes: usize,
+        /// The entry that needs most.
+        entry: String,
+    },
     /// A backend supports neither an op nor any rewrite of it.
     #[error(
         "{node}: {op} with inputs {inputs} and output {output} is not supported by the backend"
@@ -150,6 +167,11 @@ pub enum Error {
         /// Element type of the result.
         output: String,
     },
+}
+
+/// Rounded up, so that a budget of what is printed is enough.
+fn mebibytes(bytes: usize) -> String {
+    format!("{:.2} MiB", (bytes as f64 / f64::from(1 << 20) * 100.0).ceil() / 100.0)
 }
 
 /// Result with this crate's [`Error`].

@@ -116,6 +116,18 @@ impl Module {
         Ok(slot)
     }
 
+    /// The module that a program was made from.
+    pub(crate) fn of(program: &Program) -> Self {
+        let entry =
+            |entry: &ProgramEntry| Entry { name: entry.name.clone(), graph: entry.graph.clone() };
+        Self {
+            slots: program.slots.clone(),
+            entries: program.entries.iter().map(entry).collect(),
+            seed: program.seed,
+            step: program.step,
+        }
+    }
+
     /// All slots.
     pub fn slots(&self) -> &[Slot] {
         &self.slots
@@ -140,6 +152,13 @@ impl Module {
             entry.graph = pass(&entry.graph)?;
         }
         Ok(())
+    }
+
+    /// Puts another graph in the place of an entry's.
+    pub(crate) fn replace(&mut self, entry: usize, graph: Graph) {
+        if let Some(entry) = self.entries.get_mut(entry) {
+            entry.graph = graph;
+        }
     }
 
     /// Reads a slot in a graph.

@@ -124,6 +124,18 @@ impl Rule {
 }
 
 /// A named choice of formats.
+///
+/// ```
+/// use onesigma_format::Format;
+/// use onesigma_graph::recipe::{Recipe, Rule, Use};
+/// use onesigma_graph::Role;
+///
+/// let mut recipe = Recipe::uniform("my-fp8", Format::F16);
+/// recipe.rules.insert(0, Rule::new(Role::Weight, Use::Matmul, Format::E4M3));
+/// let format = |usage| recipe.rule(Role::Weight, usage, "mlp.c_fc", None).map(|rule| rule.format);
+/// assert_eq!(format(Use::Matmul), Some(Format::E4M3));
+/// assert_eq!(format(Use::Store), Some(Format::F16));
+/// ```
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Recipe {
@@ -152,9 +164,18 @@ impl Recipe {
     }
 
     /// The first rule that fits a tensor: its role, what it is used for, and name and layer of
-    /// the node that stores it or multiplies it.
+    /// the node that stores it or multiplies it. Rules for activations also fit those saved for
+    /// the backward pass, unless one that fits names these.
     pub fn rule(&self, role: Role, usage: Use, node: &str, layer: Option<u32>) -> Option<&Rule> {
-        self.rules.iter().find(|rule| rule.fits(role, usage, node, layer))
+        let first = |role| self.rules.iter().position(|rule| rule.fits(role, usage, node, layer));
+        let mut at = first(role);
+        if role == Role::SavedActivation
+            && at.is_none_or(|at| self.rules[at].role != Some(role))
+            && let Some(other) = first(Role::Activation)
+        {
+            at = Some(at.map_or(other, |at| at.min(other)));
+        }
+        at.map(|at| &self.rules[at])
     }
 
     /// Format in which a parameter's state of this role is kept; F32 without a rule.
@@ -188,5 +209,23 @@ mod tests {
         assert_eq!(format("layers.1.up", Some(1)), Format::E4M3);
         assert_eq!(format("layers.2.up", Some(2)), Format::F16);
         assert_eq!(recipe.state_format(Role::MasterWeight, "w", None), Format::F32);
+    }
+
+    #[test]
+    fn rules_for_activations_fit_saved_ones_unless_one_names_them() {
+        let mut recipe = Recipe::uniform("mixed", Format::F16);
+        let saved = |recipe: &Recipe| {
+            recipe.rule(Role::SavedActivation, Use::Store, "x", None).map(|rule| rule.format)
+        };
+        assert_eq!(saved(&recipe), Some(Format::F16));
+        recipe.rules.insert(0, Rule::new(Role::Activation, Use::Store, Format::BF16));
+        assert_eq!(saved(&recipe), Some(Format::BF16));
+        recipe.rules.insert(1, Rule::new(Role::SavedActivation, Use::Store, Format::E4M3));
+        assert_eq!(saved(&recipe), Some(Format::E4M3));
+        // A rule for every role that stands before decides, as always.
+        recipe
+            .rules
+            .insert(0, Rule { role: None, ..Rule::new(Role::Weight, Use::Store, Format::F32) });
+        assert_eq!(saved(&recipe), Some(Format::F32));
     }
 }

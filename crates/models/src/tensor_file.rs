@@ -55,6 +55,11 @@ impl TensorFile {
         Ok(found)
     }
 
+    /// All bytes of the file; they are read from the disk when they are looked at.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
     fn parse(&self) -> Result<SafeTensors<'_>> {
         SafeTensors::deserialize(&self.map).map_err(|error| self.damaged(error.to_string()))
     }

@@ -3,6 +3,18 @@
 //! Each crate of the workspace is a module here; [`backends`] knows which backends are built in,
 //! and [`setup`] goes from a configuration to a compiled session; [`numerics`]
 //! looks at every tensor of a step.
+//!
+//! ```
+//! use onesigma::{setup, train::config::Config};
+//!
+//! // The whole training step of the default GPT as one program, before anything runs.
+//! let config = Config { recipe: "unit-fp8".into(), ..Config::default() };
+//! let planned = setup::program(&config)?;
+//! assert!(planned.program.arena_bytes() > 0 && planned.parameter_count > 100_000);
+//! # Ok::<(), onesigma::train::Error>(())
+//! ```
+//!
+//! The folder `examples/` of the repository has five programs to start from.
 #![forbid(unsafe_code)]
 
 pub use onesigma_backend as backend;

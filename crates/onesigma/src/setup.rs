@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use onesigma_backend::Backend;
+use onesigma_backend::{Backend, Device};
 use onesigma_graph::Recipe;
 use onesigma_graph::recipe::Scaling;
 use onesigma_ops::{Parametrisation, recipes};
@@ -11,6 +11,7 @@ use onesigma_train::bert::Bert;
 use onesigma_train::checkpoint::Tensor;
 use onesigma_train::config::Config;
 use onesigma_train::config::ModelType;
+use onesigma_train::memory::Budget;
 use onesigma_train::model::{self, Gpt};
 use onesigma_train::program::{self, Model, Proven, Settings, Target, TrainingProgram};
 use onesigma_train::session::{self, Flushed, Session};
@@ -26,10 +27,15 @@ pub(crate) struct Parts {
     pub(crate) settings: Settings,
     pub(crate) backend: Box<dyn Backend>,
     strict: bool,
+    memory: Option<Budget>,
 }
 
 impl Parts {
     pub(crate) fn new(config: &Config) -> Result<Self> {
+        Self::on(config, || backends::open(&config.backend))
+    }
+
+    fn on(config: &Config, open: impl FnOnce() -> Result<Box<dyn Backend>>) -> Result<Self> {
         let recipe = recipe(config)?;
         let (model, vocabulary) = model(config, &recipe)?;
         let settings = Settings {
@@ -40,14 +46,28 @@ impl Parts {
             optimizer: config.optimizer()?,
             clip: config.clip,
         };
-        let backend = backends::open(&config.backend)?;
-        Ok(Self { recipe, model, settings, backend, strict: config.strict })
+        let backend = open()?;
+        Ok(Self { recipe, model, settings, backend, strict: config.strict, memory: config.memory })
     }
 
     fn program(&self) -> Result<TrainingProgram> {
         let supports = |op: &_, inputs: &[_], output| self.backend.supports(op, inputs, output);
         let target = Target { supports: &supports, strict: self.strict };
-        program::build(&*self.model, &self.recipe, self.settings, target)
+        let program = program::build(&*self.model, &self.recipe, self.settings, target)?;
+        match self.memory {
+            Some(budget) => program.fit(budget, self.device()),
+            None => Ok(program),
+        }
+    }
+
+    /// What the backend's device is like: by its rates it is decided what to recompute. A
+    /// description rather than a measurement, so that the program depends on the configuration
+    /// alone.
+    fn device(&self) -> Device {
+        match self.backend.name() {
+            "tch" | "wgpu" => Device::h100(),
+            _ => Device::server_core(0),
+        }
     }
 }
 
@@ -124,14 +144,25 @@ pub fn prove(config: &Config) -> Result<Vec<Proven>> {
 /// # Errors
 /// As [`program()`], and if the backend refuses the program.
 pub fn session(config: &Config) -> Result<Session> {
-    let parts = Parts::new(config)?;
+    compile(config, Parts::new(config)?)
+}
+
+/// As [`session()`], on a backend of the caller's: the configuration's own is not looked at.
+///
+/// # Errors
+/// As [`session()`].
+pub fn session_on(config: &Config, backend: Box<dyn Backend>) -> Result<Session> {
+    compile(config, Parts::on(config, || Ok(backend))?)
+}
+
+fn compile(config: &Config, parts: Parts) -> Result<Session> {
     let started = Instant::now();
     let program = parts.program()?;
     let planned = started.elapsed();
     let engine = parts.backend.compile(&program.program)?;
     tracing::info!(
         recipe = config.recipe,
-        backend = config.backend,
+        backend = parts.backend.name(),
         parameters = program.parameter_count,
         arena_bytes = program.program.arena_bytes(),
         ?planned,

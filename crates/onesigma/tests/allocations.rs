@@ -5,9 +5,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use onesigma::backend::{Backend, Engine};
-use onesigma::graph::{Program, SlotId, SlotKind};
+use onesigma::graph::{EntryId, Program, SlotId, SlotKind};
 use onesigma::setup;
-use onesigma::train::config::{Config, ModelConfig};
+use onesigma::train::config::{Config, ModelConfig, ModelType};
+use onesigma::train::task::Task;
 
 struct Counting;
 
@@ -41,32 +42,53 @@ fn engine(program: &Program) -> Box<dyn Engine> {
     engine
 }
 
+/// Small runs that differ in what a step consists of.
+fn configs() -> Vec<Config> {
+    let model = ModelConfig { layers: 2, heads: 2, hidden: 64, seq: 64, ..ModelConfig::default() };
+    let base = Config { batch: 2, model, ..Config::default() };
+    let with = |change: &dyn Fn(&mut Config)| {
+        let mut config = base.clone();
+        change(&mut config);
+        config
+    };
+    vec![
+        with(&|config| config.recipe = "unit-fp8".into()),
+        with(&|config| config.recipe = "f32".into()),
+        with(&|config| config.recipe = "fp16-loss-scale".into()),
+        with(&|config| config.recipe = "u-mup-fp8".into()),
+        with(&|config| config.accumulate = 2),
+        with(&|config| config.optimizer = "sgd".into()),
+        with(&|config| config.memory = Some("2MiB".parse().expect("a size"))),
+        with(&|config| config.model_type = ModelType::Bert),
+        with(&|config| {
+            config.model_type = ModelType::Bert;
+            config.task = Some(Task::Span);
+        }),
+    ]
+}
+
 /// All in one test, because the count is the whole process's.
 #[test]
 fn steps_allocate_nothing() {
-    for recipe in ["unit-fp8", "f32", "fp16"] {
-        let config = Config {
-            recipe: recipe.to_owned(),
-            batch: 2,
-            model: ModelConfig {
-                layers: 2,
-                heads: 2,
-                hidden: 64,
-                seq: 64,
-                ..ModelConfig::default()
-            },
-            ..Config::default()
-        };
-        let program = setup::program(&config).expect("a program").program;
+    let mut entries_seen = Vec::new();
+    for config in configs() {
+        let training = setup::program(&config).expect("a program");
+        let is_fitted = training.memory.is_some_and(|memory| !memory.entries.is_empty());
+        assert_eq!(is_fitted, config.memory.is_some(), "the budget is to be below the whole");
+        let program = training.program;
         let mut engine = engine(&program);
-        for entry in ["init", "train_step", "eval_step", "generate_step"] {
-            let id = program.find_entry(entry).expect("there is one");
+        for (index, entry) in program.entries().iter().enumerate() {
+            let (id, name) = (EntryId::new(index), &entry.name);
             // Warm up: scratch memory of each thread is made when first needed.
             engine.run(id, 4).expect("runs");
             let before = ALLOCATIONS.load(Ordering::Relaxed);
             engine.run(id, 4).expect("runs");
             let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
-            assert_eq!(allocations, 0, "{recipe} {entry}: allocations in 4 steps");
+            assert_eq!(allocations, 0, "{name} of {config:?}: allocations in 4 steps");
+            entries_seen.push(name.clone());
         }
+    }
+    for name in ["init", "train_step", "accumulate", "apply", "eval_step", "generate_step"] {
+        assert!(entries_seen.iter().any(|seen| seen == name), "{name} did not run");
     }
 }

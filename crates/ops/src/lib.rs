@@ -84,3 +84,8 @@ pub use weighted_add::{weighted_add, weighted_add_scales};
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/src/rules.md")]
 struct Book;
+
+/// The examples of the book's introduction to unit scaling.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/unit-scaling.md")]
+struct TenMinutes;

@@ -21,6 +21,14 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Which scales the layers of this crate carry. One model definition serves all of them.
+///
+/// ```
+/// use onesigma_ops::Parametrisation;
+///
+/// let p: Parametrisation = "u-mup".parse()?;
+/// assert!(p.is_scaled() && !Parametrisation::Regular.is_scaled());
+/// # Ok::<(), onesigma_ops::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]

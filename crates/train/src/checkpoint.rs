@@ -10,12 +10,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use onesigma_format::{Format, decode_slice};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::corpus::hex;
 use crate::{Error, atomic};
+
+mod state_file;
+
+pub use state_file::{StateFile, StateTensor};
 
 /// The version that this code writes and reads.
 pub const VERSION: u32 = 1;
@@ -45,6 +49,12 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// The tensor without its memory.
+    pub fn borrowed(&self) -> StateTensor<'_> {
+        let Self { name, format, shape, bytes } = self;
+        StateTensor { name: name.clone(), format: format.clone(), shape: shape.clone(), bytes }
+    }
+
     /// Its elements as f32; `None` for integers or a format that is not known.
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         let format: Format = self.format.parse().ok()?;
@@ -98,11 +108,11 @@ impl Checkpoint {
     /// [`Error::CheckpointMissing`], [`Error::CheckpointDamaged`] or
     /// [`Error::CheckpointVersion`]; [`Error::Io`] if it cannot be read.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let bytes = fs::read(path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => Error::CheckpointMissing { path: path.into() },
-            _ => Error::io("read", path)(source),
-        })?;
-        Self::from_bytes(path, &bytes)
+        if !path.exists() {
+            return Err(Error::CheckpointMissing { path: path.into() });
+        }
+        let file = StateFile::open(path)?;
+        file.contents().checkpoint()
     }
 
     /// The newest checkpoint in `folder` that is whole, with its path, and a warning for each
@@ -162,91 +172,15 @@ impl Checkpoint {
         ]);
         safetensors::serialize(views, Some(metadata)).map_err(|e| invalid(e.to_string()))
     }
-
-    /// The inverse of [`Checkpoint::to_bytes`]; `path` is for messages.
-    fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
-        let damaged = |reason: String| Error::CheckpointDamaged { path: path.into(), reason };
-        let (_, header) = SafeTensors::read_metadata(bytes)
-            .map_err(|error| damaged(format!("not a safetensors file ({error})")))?;
-        let metadata = header.metadata().as_ref();
-        let entry = |name: &str| {
-            metadata
-                .and_then(|metadata| metadata.get(name))
-                .ok_or_else(|| damaged(format!("its metadata has no `{name}`")))
-        };
-        let version: u32 = entry("onesigma.version")?
-            .parse()
-            .map_err(|_| damaged("its version is not a number".into()))?;
-        if version != VERSION {
-            let path = path.into();
-            return Err(Error::CheckpointVersion { path, found: version, expected: VERSION });
-        }
-        let file = SafeTensors::deserialize(bytes)
-            .map_err(|error| damaged(format!("not a whole safetensors file ({error})")))?;
-        let (state, formats) = (entry("onesigma.state")?, entry("onesigma.formats")?);
-        let mut views = file.tensors();
-        views.sort_by(|a, b| a.0.cmp(&b.0));
-        let found =
-            digest(state, formats, views.iter().map(|(name, view)| (&name[..], view.data())));
-        if *entry("onesigma.sha256")? != found {
-            return Err(damaged("its contents do not have the SHA-256 that it states".into()));
-        }
-        let state = serde_json::from_str(state).map_err(|error| damaged(error.to_string()))?;
-        let formats: BTreeMap<String, (String, Vec<usize>)> =
-            serde_json::from_str(formats).map_err(|error| damaged(error.to_string()))?;
-        let tensors = views
-            .into_iter()
-            .map(|(name, view)| {
-                let (format, shape) = formats
-                    .get(&name)
-                    .cloned()
-                    .ok_or_else(|| damaged(format!("tensor `{name}` has no format")))?;
-                Ok(Tensor { name, format, shape, bytes: view.data().to_vec() })
-            })
-            .collect::<Result<_, Error>>()?;
-        Ok(Self { state, tensors })
-    }
 }
 
-/// Writes tensors alone as a safetensors file, for [`read_tensors`] and other tools.
+/// Writes tensors alone as a safetensors file, for [`StateFile`] and other tools.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Setting`] if a tensor's bytes do not fit its shape.
 pub fn write_tensors(path: &Path, tensors: Vec<Tensor>) -> Result<(), Error> {
     let checkpoint = Checkpoint { state: State::default(), tensors };
     atomic::write(path, &checkpoint.to_bytes()?)
-}
-
-/// The tensors of any safetensors file, sorted by name: a checkpoint's with their exact formats,
-/// those of other tools with the formats that safetensors names.
-///
-/// # Errors
-/// [`Error::Io`]; [`Error::CheckpointDamaged`] if it is no whole safetensors file or holds a type
-/// that no slot has.
-pub fn read_tensors(path: &Path) -> Result<Vec<Tensor>, Error> {
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    let damaged = |reason: String| Error::CheckpointDamaged { path: path.into(), reason };
-    let (_, header) = SafeTensors::read_metadata(&bytes)
-        .map_err(|error| damaged(format!("not a safetensors file ({error})")))?;
-    let ours = |metadata: &HashMap<_, _>| metadata.contains_key("onesigma.version");
-    if header.metadata().as_ref().is_some_and(ours) {
-        return Ok(Checkpoint::from_bytes(path, &bytes)?.tensors);
-    }
-    let file = SafeTensors::deserialize(&bytes)
-        .map_err(|error| damaged(format!("not a whole safetensors file ({error})")))?;
-    let mut tensors: Vec<Tensor> = file
-        .tensors()
-        .into_iter()
-        .map(|(name, view)| {
-            let (dtype, shape, bytes) = (view.dtype(), view.shape().to_vec(), view.data().to_vec());
-            let format = format(dtype)
-                .ok_or_else(|| damaged(format!("tensor `{name}` has type {dtype:?}")))?
-                .to_owned();
-            Ok(Tensor { name, format, shape, bytes })
-        })
-        .collect::<Result<_, Error>>()?;
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(tensors)
 }
 
 /// Checkpoint files in `folder`, oldest first; temporary and foreign files are left out.

@@ -13,6 +13,7 @@ use onesigma_models::{BertConfig, GptConfig};
 
 use crate::corpus::FIELD;
 use crate::generate::Sampling;
+use crate::memory::Budget;
 use crate::optimizer::Optimizer;
 use crate::schedule::{Decay, Schedule};
 use crate::task::Task;
@@ -176,6 +177,10 @@ pub struct Config {
     pub keep_best: bool,
     /// Steps that one call of the engine takes at most; fewer where they are slow.
     pub steps_per_call: u64,
+    /// Memory that the program may take; what does not fit is recomputed. If absent, as much as it
+    /// takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Budget>,
     /// Steps between samples of text; 0 draws none. For language models.
     pub sample_every: u64,
     /// Tokens of a sample.
@@ -239,6 +244,7 @@ impl Default for Config {
             keep: 3,
             keep_best: true,
             steps_per_call: 10,
+            memory: None,
             sample_every: 0,
             sample_tokens: 120,
             sample_prompt: String::new(),

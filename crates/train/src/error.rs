@@ -151,7 +151,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The program cannot be built: sizes that make no model, or a recipe that lacks a rule.
-    #[error("cannot build the program: {0}")]
+    #[error(transparent)]
     Graph(#[from] onesigma_graph::Error),
     /// The model cannot be built.
     #[error(transparent)]

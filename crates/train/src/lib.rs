@@ -19,6 +19,7 @@ pub mod corpus;
 mod error;
 pub mod generate;
 pub mod loader;
+pub mod memory;
 pub mod model;
 pub mod numerics;
 pub mod optimizer;

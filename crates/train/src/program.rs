@@ -19,6 +19,7 @@
 use onesigma_graph::expr::{Expr, Term};
 use onesigma_graph::passes::apply_recipe::apply_recipe;
 use onesigma_graph::passes::clean::clean;
+use onesigma_graph::passes::fuse_maps::fuse_maps;
 use onesigma_graph::passes::legalise::{Rewrite, Supports, legalise};
 use onesigma_graph::recipe::{Recipe, Scaling};
 use onesigma_graph::{
@@ -28,7 +29,7 @@ use onesigma_graph::{
 use onesigma_models::ParamSpec;
 
 use crate::Result;
-
+use crate::memory::MemoryFit;
 use crate::optimizer::{Optimizer, Rule, StepScalars};
 
 mod clip;
@@ -245,6 +246,8 @@ pub struct TrainingProgram {
     pub parameter_count: usize,
     /// What was rewritten for the target.
     pub rewrites: Vec<Rewrite>,
+    /// How it was made to fit a budget of memory, if there was one.
+    pub memory: Option<MemoryFit>,
     /// The sizes that it was made for.
     pub settings: Settings,
 }
@@ -316,6 +319,7 @@ pub fn build(
         entries,
         parameter_count: builder.parameters.iter().map(|p| p.spec.shape.numel()).sum(),
         rewrites: builder.rewrites,
+        memory: None,
         settings,
     })
 }
@@ -419,7 +423,8 @@ impl<'a> Builder<'a> {
 
     /// Adds an entry after cleaning it and giving every tensor its format.
     fn finish(&mut self, name: &str, graph: &Graph) -> Result<EntryId> {
-        let graph = self.legal(&apply_recipe(&clean(graph), self.recipe)?)?;
+        let graph = fuse_maps(&apply_recipe(&clean(graph), self.recipe)?);
+        let graph = self.legal(&graph)?;
         Ok(self.module.entry(name, graph)?)
     }
 

@@ -8,7 +8,7 @@ use onesigma_graph::{EntryId, Role, SlotId, SlotKind};
 
 use crate::Error;
 use crate::batch::Batch;
-use crate::checkpoint::Tensor;
+use crate::checkpoint::{StateTensor, Tensor};
 use crate::program::{MeasuringProgram, TrainEntries, TrainingProgram};
 
 /// An engine and the program that it was compiled from.
@@ -332,12 +332,26 @@ pub fn measure(
 /// Replaces every state slot of a program by the tensor of its name; `tensors` are sorted by name.
 ///
 /// # Errors
-/// [`Error::CheckpointMismatch`] if one is missing or has another shape or format; those of the
-/// backend.
+/// As [`restore_from`].
 pub fn restore(
     program: &onesigma_graph::Program,
     engine: &mut dyn Engine,
     tensors: &[Tensor],
+) -> Result<(), Error> {
+    let borrowed: Vec<StateTensor<'_>> = tensors.iter().map(Tensor::borrowed).collect();
+    restore_from(program, engine, &borrowed)
+}
+
+/// As [`restore`], from tensors that lie elsewhere: in a mapped file, which is then copied to the
+/// engine and nowhere else.
+///
+/// # Errors
+/// [`Error::CheckpointMismatch`] if one is missing or has another shape or format; those of the
+/// backend.
+pub fn restore_from(
+    program: &onesigma_graph::Program,
+    engine: &mut dyn Engine,
+    tensors: &[StateTensor<'_>],
 ) -> Result<(), Error> {
     for (index, slot) in program.slots().iter().enumerate() {
         if slot.kind != SlotKind::State {
@@ -358,7 +372,7 @@ pub fn restore(
         if !fits {
             return Err(mismatch(format!("{} {:?}", tensor.format, tensor.shape)));
         }
-        engine.write(SlotId::new(index), &tensor.bytes)?;
+        engine.write(SlotId::new(index), tensor.bytes)?;
     }
     Ok(())
 }

@@ -150,7 +150,8 @@ fn scales_are_as_expected() {
             let found = quantile(pairs.iter().map(Pair::factor).collect(), share);
             assert!(found < bound, "{name}: {share} of the tensors within {found}, not {bound}");
         }
-        let forward = pairs.iter().filter(|pair| pair.measured.role == Role::Activation);
+        let is_forward = |role| matches!(role, Role::Activation | Role::SavedActivation);
+        let forward = pairs.iter().filter(|pair| is_forward(pair.measured.role));
         for pair in forward {
             assert!(pair.factor() < 1.3, "{name}: {} {}", pair.name(), pair.ratio());
         }

@@ -20,7 +20,7 @@ use crate::simd::Isa;
 use crate::tensor::SharedOutput;
 use crate::{Error, Input, Output};
 pub(crate) use micro::{Store, TILE_M, TILE_N, TileA, TileC};
-use pack::{BLOCK_DEPTH, BlockA, Operand, pack_b, packed_len, panel_start};
+use pack::{BlockA, Operand, pack_b, packed_len, panel_start};
 pub(crate) use units::Kernel;
 use units::{Decoder, Unit};
 
@@ -79,8 +79,8 @@ pub struct GemmItem {
 
 /// Products up to this many multiply-adds of a batch are one task each.
 const SMALL_ITEM: usize = 1 << 24;
-/// A product of fewer multiply-adds is done before another thread would have woken up.
-const SERIAL: usize = 1 << 19;
+/// A product of fewer multiply-adds is done before another thread would have taken part.
+const SERIAL: usize = 1 << 16;
 /// Columns of C in one task.
 const BLOCK_COLUMNS: usize = 1024;
 /// Most units that a packed B takes at a time (4 bytes each).
@@ -120,14 +120,14 @@ pub fn gemm(
     if m == 0 || n == 0 {
         return Ok(());
     }
-    let decoders = [Decoder::new(a.format), Decoder::new(b.format)];
+    let decoders = [Decoder::of(a.format), Decoder::of(b.format)];
     let out = out.share();
     let pairs = Isa::current() == Isa::Avx512Bf16
         && decoders[0].fits_bf16(a.bytes)
         && decoders[1].fits_bf16(b.bytes);
     let run = |item: &GemmItem, tasks: bool| {
-        let a = Operand { matrix: a, origin: item.a, decoder: &decoders[0] };
-        let b = Operand { matrix: b, origin: item.b, decoder: &decoders[1] };
+        let a = Operand { matrix: a, origin: item.a, decoder: decoders[0] };
+        let b = Operand { matrix: b, origin: item.b, decoder: decoders[1] };
         if few::suits(m, &b) {
             few::few_rows(shape, alpha, a, b, item.c, out, tasks);
         } else if pairs {
@@ -170,7 +170,7 @@ fn check(
 }
 
 /// Calls `task` for each index, on the pool or in order on this thread.
-fn tasks(parallel: bool, count: usize, task: impl Fn(usize) + Sync + Send) {
+fn tasks(parallel: bool, count: usize, task: impl Fn(usize) + Sync) {
     if parallel { for_each_task(count, task) } else { (0..count).for_each(task) }
 }
 
@@ -206,21 +206,27 @@ fn gemm_item<U: Unit>(
             let whole_rows = block.columns.len() == n;
             let at = c + block.rows.start * n + first + block.columns.start;
             let count = block.rows.len() * n;
-            // SAFETY: this task alone writes these rows of these columns; for the direct form the
-            // columns are whole rows.
-            if whole_rows && let Some(direct) = unsafe { out.as_f32(at, count) } {
-                return block.multiply(a, k, alpha, direct);
+            // Sums that are added to several times stay in a cache better in scratch memory.
+            let once = k <= U::DEPTH * U::PER;
+            if whole_rows && once {
+                // SAFETY: this task alone writes these rows, and its columns are whole rows.
+                let direct = unsafe { out.as_f32(at, count) };
+                if let Some(direct) = direct {
+                    return block.multiply(a, k, alpha, direct, n);
+                }
             }
             let width = block.columns.len();
-            let mut sums = Scratch::<f32>::new(block.rows.len() * width);
-            block.multiply(a, k, alpha, &mut sums);
-            if whole_rows {
-                // SAFETY: as above.
+            // Rows a multiple of 2 KiB apart would share a few sets of the L1 cache.
+            let stride = if width.is_multiple_of(512) { width + 16 } else { width };
+            let mut sums = Scratch::<f32>::new(block.rows.len() * stride);
+            block.multiply(a, k, alpha, &mut sums, stride);
+            if whole_rows && stride == width {
+                // SAFETY: this task alone writes these rows.
                 return unsafe { out.encode(at, &sums) };
             }
-            for (i, row) in sums.chunks_exact(width).enumerate() {
-                // SAFETY: as above.
-                unsafe { out.encode(at + i * n, row) };
+            for (i, row) in sums.chunks_exact(stride).enumerate() {
+                // SAFETY: this task alone writes these columns of these rows.
+                unsafe { out.encode(at + i * n, &row[..width]) };
             }
         });
     }
@@ -237,7 +243,7 @@ fn pack_all<U: Unit>(
     const PANELS: usize = 8;
     let panels = columns.len().div_ceil(TILE_N);
     let shared = Shared::new(packed);
-    let block = BLOCK_DEPTH * U::PER;
+    let block = U::DEPTH * U::PER;
     let groups = panels.div_ceil(PANELS);
     tasks(parallel, k.div_ceil(block) * groups, |task| {
         let (index, group) = (task / groups, task % groups);
@@ -247,7 +253,7 @@ fn pack_all<U: Unit>(
         let count = (panels - first).min(PANELS);
         let part = columns.start + first * TILE_N
             ..columns.end.min(columns.start + (first + count) * TILE_N);
-        let start = panel_start(index, first, panels, units);
+        let start = panel_start::<U>(index, first, panels, units);
         // SAFETY: every (block of depth, group of panels) has its own part of the packing.
         let out = unsafe { shared.slice(start, count * units * TILE_N) };
         pack_b(b, depth, part, out);
@@ -263,8 +269,8 @@ struct Block<'a, U> {
 }
 
 impl<U: Unit> Block<'_, U> {
-    /// `c = alpha · A B` for this block; rows of `c` have `columns.len()` elements.
-    fn multiply(&self, a: Operand<'_>, k: usize, alpha: f32, c: &mut [f32]) {
+    /// `c = alpha · A B` for this block; rows of `c` lie `stride` apart.
+    fn multiply(&self, a: Operand<'_>, k: usize, alpha: f32, c: &mut [f32], stride: usize) {
         let width = self.columns.len();
         if k == 0 {
             return c.fill(0.0);
@@ -273,7 +279,7 @@ impl<U: Unit> Block<'_, U> {
         let rows = self.rows.len();
         let tile_rows = rows.div_ceil(rows.div_ceil(TILE_M));
         let mut decoded = BlockA::<U>::new(rows);
-        let block = BLOCK_DEPTH * U::PER;
+        let block = U::DEPTH * U::PER;
         for (index, start) in (0..k).step_by(block).enumerate() {
             let depth = start..k.min(start + block);
             let units = depth.len().div_ceil(U::PER);
@@ -282,9 +288,9 @@ impl<U: Unit> Block<'_, U> {
             decoded.fill(a, self.rows.clone(), depth);
             for column in (0..width).step_by(TILE_N) {
                 let panel = (self.columns.start + column) / TILE_N;
-                let b = &self.packed[panel_start(index, panel, self.panels, units)..];
+                let b = &self.packed[panel_start::<U>(index, panel, self.panels, units)..];
                 for row in (0..rows).step_by(tile_rows) {
-                    let tile = TileC { data: &mut c[row * width + column..], stride: width };
+                    let tile = TileC { data: &mut c[row * stride + column..], stride };
                     let count = (rows - row).min(tile_rows);
                     let columns = (width - column).min(TILE_N);
                     kernel(decoded.tile(row), b, tile, count, columns, units, store);

@@ -7,9 +7,6 @@ use super::micro::{TILE_N, TileA};
 use super::units::{CodeRows, Decoder, PackedRows, Unit};
 use crate::parallel::Scratch;
 
-/// Units of depth in a block: a panel of B of this depth fills half of a 32 KiB L1 cache.
-pub(super) const BLOCK_DEPTH: usize = 128;
-
 /// One operand of one batch item with its decoder; `origin` is the item's first element.
 #[derive(Clone, Copy)]
 pub(super) struct Operand<'a> {
@@ -69,7 +66,7 @@ pub(super) struct BlockA<U: Unit> {
 impl<U: Unit> BlockA<U> {
     pub(super) fn new(rows: usize) -> Self {
         // 16 units of padding keep the rows of a tile in different cache sets.
-        Self { data: Scratch::new(rows * (BLOCK_DEPTH + 16)), row_stride: 0, depth_stride: 0 }
+        Self { data: Scratch::new(rows * (U::DEPTH + 16)), row_stride: 0, depth_stride: 0 }
     }
 
     /// Decodes `rows` of `a`, columns `depth` (in elements).
@@ -92,8 +89,8 @@ impl<U: Unit> BlockA<U> {
             }
             return;
         }
-        (self.row_stride, self.depth_stride) = (BLOCK_DEPTH + 16, 1);
-        for (row, out) in rows.zip(self.data.chunks_exact_mut(BLOCK_DEPTH + 16)) {
+        (self.row_stride, self.depth_stride) = (U::DEPTH + 16, 1);
+        for (row, out) in rows.zip(self.data.chunks_exact_mut(U::DEPTH + 16)) {
             let halves = U::halves(&mut out[..units]);
             let (numbers, padding) = halves.split_at_mut(depth.len());
             a.along_row::<U>(row, depth.start, numbers);
@@ -138,8 +135,13 @@ pub(super) fn packed_len<U: Unit>(depth: usize, columns: usize) -> usize {
 
 /// First unit of a panel in a packed B with `panels` panels: blocks of depth, then panels, then
 /// depth, then columns.
-pub(super) fn panel_start(block: usize, panel: usize, panels: usize, block_units: usize) -> usize {
-    (block * BLOCK_DEPTH * panels + panel * block_units) * TILE_N
+pub(super) fn panel_start<U: Unit>(
+    block: usize,
+    panel: usize,
+    panels: usize,
+    block_units: usize,
+) -> usize {
+    (block * U::DEPTH * panels + panel * block_units) * TILE_N
 }
 
 /// Zeroes the columns that the last panel has beyond `columns`.

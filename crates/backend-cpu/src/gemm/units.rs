@@ -4,6 +4,8 @@
 //! exact products and adds them in f32. So FP8 operands run at twice the f32 rate without leaving
 //! the numeric contract.
 
+use std::sync::{PoisonError, RwLock};
+
 use onesigma_format::{Format, decode};
 
 use super::micro::{self, Store, TileA, TileC};
@@ -17,6 +19,9 @@ pub(super) trait Unit: Plain + Default {
     type Half: Plain + Default;
     /// Numbers along K in a unit.
     const PER: usize;
+    /// Units of depth in a block, which a panel of B has in a cache: all of a 32 KiB L1 for f32,
+    /// where fewer passes over C pay more; half of it for BF16, where a pass has twice the depth.
+    const DEPTH: usize;
     /// Builds a unit from neighbours along K (`high` is ignored where `PER` is 1).
     fn join(low: Self::Half, high: Self::Half) -> Self;
     /// The same memory as single numbers.
@@ -54,6 +59,7 @@ pub(crate) type Kernel<U> = fn(TileA<'_, U>, &[U], TileC<'_>, usize, usize, usiz
 impl Unit for f32 {
     type Half = Self;
     const PER: usize = 1;
+    const DEPTH: usize = 256;
 
     fn join(low: Self, _: Self) -> Self {
         low
@@ -81,6 +87,7 @@ impl Unit for f32 {
 impl Unit for u32 {
     type Half = u16;
     const PER: usize = 2;
+    const DEPTH: usize = 128;
 
     fn join(low: u16, high: u16) -> Self {
         Self::from(low) | Self::from(high) << 16
@@ -140,6 +147,8 @@ pub(super) struct Decoder {
     bf16: [u16; 256],
     /// Low and high bytes of `bf16`, for byte permutations.
     planes: [[u8; 256]; 2],
+    /// Whether every code of a one-byte format is exact, and safe from flushing, as BF16.
+    fits: bool,
 }
 
 /// Magnitudes in this range have products and short sums that are normal f32 numbers, which the
@@ -147,29 +156,41 @@ pub(super) struct Decoder {
 const SAFE: std::ops::Range<f32> = 1e-18..1e18;
 
 impl Decoder {
-    pub(super) fn new(format: Format) -> Self {
+    /// The decoder of a format, made when it is first asked for: making one costs as much as a
+    /// small product.
+    pub(super) fn of(format: Format) -> &'static Self {
+        static KNOWN: RwLock<Vec<&'static Decoder>> = RwLock::new(Vec::new());
+        let find = |known: &[&'static Self]| known.iter().find(|d| d.format == format).copied();
+        if let Some(known) = find(&KNOWN.read().unwrap_or_else(PoisonError::into_inner)) {
+            return known;
+        }
+        let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+        find(&known).unwrap_or_else(|| {
+            let new: &'static Self = Box::leak(Box::new(Self::new(format)));
+            known.push(new);
+            new
+        })
+    }
+
+    fn new(format: Format) -> Self {
         let (mut bf16, mut planes) = ([0; 256], [[0; 256]; 2]);
+        let mut fits = format.bytes() == 1;
         if format.bytes() == 1 {
             for code in 0..256 {
-                let value: u16 = (decode(code as u32, format).to_bits() >> 16) as u16;
+                let exact = decode(code as u32, format);
+                let value: u16 = (exact.to_bits() >> 16) as u16;
                 bf16[code] = value;
                 [planes[0][code], planes[1][code]] = value.to_le_bytes();
+                fits &= exact.to_bits() & 0xffff == 0
+                    && (exact == 0.0 || !exact.is_finite() || SAFE.contains(&exact.abs()));
             }
         }
-        Self { format, bf16, planes }
+        Self { format, bf16, planes, fits }
     }
 
     /// Whether all of this operand is exact, and safe from flushing, as BF16.
     pub(super) fn fits_bf16(&self, bytes: &[u8]) -> bool {
-        if self.format == Format::BF16 {
-            return bf16_is_safe(bytes);
-        }
-        self.format.bytes() == 1
-            && (0..256).all(|code| {
-                let value = decode(code, self.format);
-                value.to_bits() & 0xffff == 0
-                    && (value == 0.0 || !value.is_finite() || SAFE.contains(&value.abs()))
-            })
+        self.fits || self.format == Format::BF16 && bf16_is_safe(bytes)
     }
 }
 

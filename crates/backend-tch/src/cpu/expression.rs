@@ -45,6 +45,8 @@ fn unary(op: UnaryOp, x: &Tensor) -> Result<Tensor, tch::TchError> {
         UnaryOp::Tanh => x.f_tanh(),
         UnaryOp::Erf => x.f_erf(),
         UnaryOp::Sigmoid => x.f_sigmoid(),
+        UnaryOp::Sin => x.f_sin(),
+        UnaryOp::Cos => x.f_cos(),
         _ => Err(tch::TchError::Kind(format!("no kernel for {op:?}"))),
     }
 }

@@ -27,6 +27,8 @@ pub(crate) fn is_supported(expr: &Expr) -> bool {
                 | UnaryOp::Tanh
                 | UnaryOp::Erf
                 | UnaryOp::Sigmoid
+                | UnaryOp::Sin
+                | UnaryOp::Cos
         ),
         Instr::Binary(op, ..) => matches!(
             op,

@@ -27,6 +27,9 @@ pub(crate) trait Device: Abilities {
     /// What the device is.
     fn caps(&self) -> Caps;
 
+    /// Bytes that programs can still use; `None` if the device has no limit of its own.
+    fn free_bytes(&self) -> Option<u64>;
+
     /// Bytes filled with zeros.
     fn allocate(&self, bytes: usize) -> Result<u64>;
 

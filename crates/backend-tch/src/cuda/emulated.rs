@@ -182,6 +182,10 @@ impl Device for Emulated {
         Caps { device, memory_bytes: None, deterministic: true }
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
     fn allocate(&self, bytes: usize) -> Result<u64> {
         // Kept aligned by 256 bytes by hand.
         let memory = vec![0_u128; bytes.div_ceil(16) + 16];

@@ -3,18 +3,15 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use onesigma_backend::{Engine, Error, Report, Result, inputs_read};
+use onesigma_backend::{Engine, Error, Report, Result};
 use onesigma_graph::{EntryId, Program, SlotId, SlotKind};
 
-use super::assemble::{Instruction, Param, Work, assemble};
-use super::derived::{Derived, derive};
+use super::assemble::{Param, Work};
+use super::compiled::{Compiled, CompiledEntry, CudaMemory, compile};
+use super::derived::Derived;
 use super::device::{Device, Function, Held, Prepared, Replay};
-use super::fuse::fuse;
-use super::ir::{Entry as Lowered, Home, TensorId};
-use super::lower::lower;
-use super::plan::{Plan, aligned, plan};
+use super::ir::{Home, TensorId};
 use super::profile::Profile;
-use super::schedule::hoist_updates;
 
 /// A slot with its frames.
 struct Slot {
@@ -49,15 +46,8 @@ enum Ready {
 
 /// An entry on the device.
 struct Entry {
-    name: String,
-    lowered: Lowered,
-    instructions: Vec<Instruction>,
+    compiled: CompiledEntry,
     ready: Vec<Ready>,
-    plan: Plan,
-    inputs: Vec<usize>,
-    outputs: Vec<usize>,
-    /// Copies of state that it reads.
-    copies_read: Vec<usize>,
     runs: usize,
     replay: Option<Replay>,
     /// What the captured entry uses of the library's memory.
@@ -89,6 +79,7 @@ pub(crate) struct DeviceEngine {
     temporaries: u64,
     arena: (u64, usize),
     planned_bytes: usize,
+    memory: CudaMemory,
     profile: Option<Profile>,
 }
 
@@ -106,74 +97,27 @@ impl Drop for DeviceEngine {
 }
 
 impl DeviceEngine {
-    /// With `profile` every instruction is measured on its own, and nothing is replayed.
-    pub(crate) fn new(program: &Program, device: Rc<dyn Device>, profile: bool) -> Result<Self> {
+    /// With `profile` every instruction is measured on its own, and nothing is replayed. `limit`
+    /// is how many bytes may be used, if not all that are free.
+    pub(crate) fn new(
+        program: &Program,
+        device: Rc<dyn Device>,
+        profile: bool,
+        limit: Option<u64>,
+    ) -> Result<Self> {
         program.validate()?;
-        let mut lowered = Vec::new();
-        for entry in program.entries() {
-            lowered.push(lower(&entry.graph, &*device)?);
+        let room = limit.or_else(|| device.free_bytes());
+        let compiled = compile(program, &*device, room)?;
+        let memory = compiled.memory();
+        tracing::debug!(?memory, "planned");
+        if let Some(available) = room.filter(|&room| room < memory.total() as u64) {
+            return Err(Error::OutOfMemory { needed: memory.total() as u64, available });
         }
-        let first_copy = program.slots().len();
-        let (derived, refreshers) = derive(&mut lowered, first_copy);
-        let mut refreshing = HashMap::new();
-        for (source, entry) in refreshers {
-            refreshing.insert(source, lowered.len());
-            lowered.push(entry);
-        }
-        let mut entries = Vec::new();
-        for (at, mut lowered) in lowered.into_iter().enumerate() {
-            let tasks = fuse(&lowered);
-            let mut instructions = assemble(&mut lowered, &tasks);
-            hoist_updates(&lowered, &mut instructions);
-            let plan = plan(&mut lowered, &mut instructions);
-            let kind = |slot: usize| program.slots().get(slot).map(|slot| slot.kind);
-            let own = program.entries().get(at);
-            let reads = own.map_or(Vec::new(), |entry| inputs_read(program, entry));
-            let reads = reads.into_iter().map(SlotId::index);
-            let inputs = reads.filter(|&slot| kind(slot) == Some(SlotKind::Input)).collect();
-            let writes = lowered.writes.iter().map(|&(slot, _)| slot);
-            let outputs = writes.filter(|&slot| kind(slot) == Some(SlotKind::Output)).collect();
-            let copies = |instruction: &Instruction| -> Vec<usize> {
-                let slot = |&tensor: &TensorId| match lowered.tensors[tensor].home {
-                    Home::Slot(slot) => slot.checked_sub(first_copy),
-                    _ => None,
-                };
-                instruction.reads.iter().filter_map(slot).collect()
-            };
-            let mut copies_read: Vec<usize> = instructions.iter().flat_map(copies).collect();
-            copies_read.sort_unstable();
-            copies_read.dedup();
-            entries.push(Entry {
-                name: own.map_or_else(|| "refresh".to_owned(), |entry| entry.name.clone()),
-                lowered,
-                instructions,
-                ready: Vec::new(),
-                plan,
-                inputs,
-                outputs,
-                copies_read,
-                runs: 0,
-                replay: None,
-                held: Vec::new(),
-            });
-        }
-        let mut at = 0;
-        let mut offsets = Vec::new();
-        for slot in program.slots() {
-            offsets.push(at);
-            at += aligned(slot.bytes());
-        }
-        let slot_bytes = at;
-        for copy in &derived {
-            offsets.push(at);
-            at += aligned(copy.bytes());
-        }
-        tracing::debug!(slot_bytes, copy_bytes = at - slot_bytes, "planned");
-        let temporary_bytes = entries.iter().map(|entry| entry.plan.bytes).max().unwrap_or(0);
-        let bytes = (at + temporary_bytes).max(1);
+        let bytes = memory.arena().max(1);
         let arena = device.allocate(bytes)?;
+        let Compiled { entries, entry_count, copies, refreshing, offsets, .. } = compiled;
         let own = program.slots().iter().map(|slot| (slot.name.clone(), slot.kind, slot.bytes()));
-        let more = derived.iter().map(|copy: &Derived| {
+        let more = copies.iter().map(|copy: &Derived| {
             (format!("copy of slot {}", copy.source), SlotKind::State, copy.bytes())
         });
         let slots = own
@@ -189,20 +133,27 @@ impl DeviceEngine {
                 staged: false,
             })
             .collect();
-        let copies =
-            derived.iter().map(|copy| Copy { source: copy.source, fresh: false }).collect();
+        let copies = copies.iter().map(|copy| Copy { source: copy.source, fresh: false }).collect();
+        let entries = entries.into_iter().map(|compiled| Entry {
+            compiled,
+            ready: Vec::new(),
+            runs: 0,
+            replay: None,
+            held: Vec::new(),
+        });
         let mut engine = Self {
             device,
             slots,
             copies,
-            entries,
-            entry_count: program.entries().len(),
+            entries: entries.collect(),
+            entry_count,
             refreshing,
             seed: program.seed().map(SlotId::index),
             step: program.step().map(SlotId::index),
-            temporaries: arena + at as u64,
+            temporaries: arena + (memory.slots + memory.copies) as u64,
             arena: (arena, bytes),
             planned_bytes: program.arena_bytes(),
+            memory,
             profile: profile.then(Profile::default),
         };
         engine.prepare()?;
@@ -214,7 +165,7 @@ impl DeviceEngine {
         let kernels: Vec<_> = self
             .entries
             .iter()
-            .flat_map(|entry| &entry.instructions)
+            .flat_map(|entry| &entry.compiled.instructions)
             .filter_map(|instruction| match &instruction.work {
                 Work::Kernel { kernel, .. } => Some(kernel),
                 _ => None,
@@ -226,7 +177,7 @@ impl DeviceEngine {
             let entry = &self.entries[at];
             let held = HashMap::new();
             let mut ready = Vec::new();
-            for instruction in &entry.instructions {
+            for instruction in &entry.compiled.instructions {
                 ready.push(match &instruction.work {
                     Work::Kernel { .. } => match functions.next() {
                         Some(function) => Ready::Kernel(function),
@@ -257,9 +208,9 @@ impl DeviceEngine {
         tensor: TensorId,
         held: &HashMap<TensorId, Rc<dyn Held>>,
     ) -> u64 {
-        match entry.lowered.tensors[tensor].home {
+        match entry.compiled.lowered.tensors[tensor].home {
             Home::Slot(slot) => self.slots[slot].address,
-            Home::Temporary => self.temporaries + entry.plan.offsets[tensor] as u64,
+            Home::Temporary => self.temporaries + entry.compiled.plan.offsets[tensor] as u64,
             Home::Library => held.get(&tensor).map_or(0, |held| held.address()),
         }
     }
@@ -267,16 +218,16 @@ impl DeviceEngine {
     /// Queues every instruction of an entry; gives what it used of the library's memory.
     fn queue(&self, entry: &Entry) -> Result<Vec<Rc<dyn Held>>> {
         let mut held: HashMap<TensorId, Rc<dyn Held>> = HashMap::new();
-        for (at, instruction) in entry.instructions.iter().enumerate() {
+        for (at, instruction) in entry.compiled.instructions.iter().enumerate() {
             match &self.profile {
                 Some(profile) if entry.runs > 0 => {
                     let time = self.device.time(&mut || self.queue_one(entry, at, &mut held))?;
-                    profile.add(&entry.name, at, &instruction.label, time);
+                    profile.add(&entry.compiled.name, at, &instruction.label, time);
                 }
                 _ => self.queue_one(entry, at, &mut held)?,
             }
             // The library may use memory again as soon as the last reader is queued.
-            let dead = |tensor: &TensorId| entry.plan.last[*tensor] <= Some(at);
+            let dead = |tensor: &TensorId| entry.compiled.plan.last[*tensor] <= Some(at);
             let gone: Vec<TensorId> = held.keys().copied().filter(dead).collect();
             for tensor in gone {
                 held.remove(&tensor);
@@ -293,7 +244,7 @@ impl DeviceEngine {
     ) -> Result<()> {
         let slot = |slot: Option<usize>| slot.map_or(0, |slot| self.slots[slot].address);
         let address = |tensor: TensorId| self.address(entry, tensor, held);
-        match (&entry.instructions[at].work, entry.ready[at]) {
+        match (&entry.compiled.instructions[at].work, entry.ready[at]) {
             (Work::Kernel { kernel, params }, Ready::Kernel(function)) => {
                 let arguments: Vec<u64> = params
                     .iter()
@@ -320,7 +271,7 @@ impl DeviceEngine {
                 Ok(())
             }
             (Work::Copy { from, to }, _) => {
-                let bytes = entry.lowered.tensors[*from].bytes();
+                let bytes = entry.compiled.lowered.tensors[*from].bytes();
                 self.device.copy(address(*from), address(*to), bytes)
             }
             (work, _) => {
@@ -333,6 +284,7 @@ impl DeviceEngine {
     /// Makes the copies that an entry reads anew, where the host wrote what they are copies of.
     fn refresh(&mut self, at: usize) -> Result<()> {
         let stale: Vec<usize> = self.entries[at]
+            .compiled
             .copies_read
             .iter()
             .filter(|&&copy| !self.copies[copy].fresh)
@@ -395,7 +347,8 @@ impl DeviceEngine {
     }
 
     fn run_steps(&mut self, at: usize, times: usize) -> Result<()> {
-        let (inputs, outputs) = (self.entries[at].inputs.clone(), self.entries[at].outputs.clone());
+        let (inputs, outputs) =
+            (self.entries[at].compiled.inputs.clone(), self.entries[at].compiled.outputs.clone());
         for &slot in &inputs {
             let bytes = self.slots[slot].frames.len();
             let address = self.stage(slot, bytes)?;
@@ -429,7 +382,7 @@ impl DeviceEngine {
         }
         // An entry that writes a slot writes its copies too.
         let written: Vec<usize> =
-            self.entries[at].lowered.writes.iter().map(|&(slot, _)| slot).collect();
+            self.entries[at].compiled.lowered.writes.iter().map(|&(slot, _)| slot).collect();
         for slot in written {
             self.mark(slot, true);
         }
@@ -511,7 +464,7 @@ impl Engine for DeviceEngine {
         if times == 0 {
             return Ok(());
         }
-        for &at in &entry.inputs {
+        for &at in &entry.compiled.inputs {
             let state = &self.slots[at];
             let found = state.frame_count();
             if state.bytes > 0 && found != 1 && found != times {
@@ -526,10 +479,11 @@ impl Engine for DeviceEngine {
             self.slots.iter().filter_map(|slot| slot.staging).map(|(_, bytes)| bytes).sum();
         let mut notes = Vec::new();
         for entry in &self.entries[..self.entry_count] {
-            let kernels = entry.instructions.len();
+            let kernels = entry.compiled.instructions.len();
             let replayed = if entry.replay.is_some() { ", replayed" } else { "" };
-            notes.push(format!("{}: {kernels} launches{replayed}", entry.name));
+            notes.push(format!("{}: {kernels} launches{replayed}", entry.compiled.name));
         }
+        notes.push(self.memory.to_string());
         notes.extend(self.profile.as_ref().map(Profile::table));
         Report {
             planned_bytes: self.planned_bytes,

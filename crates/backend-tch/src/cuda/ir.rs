@@ -49,6 +49,15 @@ pub(crate) struct Operand {
     pub exact: bool,
 }
 
+impl Operand {
+    fn rename(&mut self, new: &dyn Fn(TensorId) -> TensorId) {
+        self.tensor = new(self.tensor);
+        if let Access::Rows { ids, .. } = &mut self.access {
+            *ids = new(*ids);
+        }
+    }
+}
+
 /// What attention needs to know.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct AttentionSpec {
@@ -140,6 +149,61 @@ impl Node {
             }
             Self::Attention { inputs, .. } => inputs.to_vec(),
             Self::AttentionGrad { inputs, .. } => inputs.to_vec(),
+        }
+    }
+
+    /// Renames the tensors that it reads and those that it makes.
+    pub(crate) fn rename(
+        &mut self,
+        read: &dyn Fn(TensorId) -> TensorId,
+        made: &dyn Fn(TensorId) -> TensorId,
+    ) {
+        let each = |tensor: &mut TensorId, new: &dyn Fn(TensorId) -> TensorId| {
+            *tensor = new(*tensor);
+        };
+        match self {
+            Self::Element { operands, out, .. } | Self::Reduce { operands, out, .. } => {
+                operands.iter_mut().for_each(|operand| operand.rename(read));
+                each(out, made);
+            }
+            Self::Row { operands, out, statistics, .. } => {
+                operands.iter_mut().for_each(|operand| operand.rename(read));
+                each(out, made);
+                statistics.iter_mut().for_each(|tensor| each(tensor, made));
+            }
+            Self::Transpose { from, out, .. } => {
+                each(from, read);
+                each(out, made);
+            }
+            Self::MatMul { left, right, out, .. } => {
+                each(left, read);
+                each(right, read);
+                each(out, made);
+            }
+            Self::Move { parts, out } => {
+                parts.iter_mut().for_each(|(from, _)| each(from, read));
+                each(out, made);
+            }
+            Self::Scatter { updates, ids, out, .. } => {
+                each(updates, read);
+                each(ids, read);
+                each(out, made);
+            }
+            Self::CrossEntropy { logits, targets, upstream, losses, gradient, .. } => {
+                each(logits, read);
+                each(targets, read);
+                upstream.iter_mut().for_each(|tensor| each(tensor, read));
+                losses.iter_mut().chain(gradient).for_each(|tensor| each(tensor, made));
+            }
+            Self::Attention { inputs, out, lse, .. } => {
+                inputs.iter_mut().for_each(|tensor| each(tensor, read));
+                each(out, made);
+                each(lse, made);
+            }
+            Self::AttentionGrad { inputs, outs, .. } => {
+                inputs.iter_mut().for_each(|tensor| each(tensor, read));
+                outs.iter_mut().for_each(|tensor| each(tensor, made));
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 //! which there are two: the GPU, and an emulation on the host for tests.
 
 mod assemble;
+pub(crate) mod compiled;
 mod derived;
 pub(crate) mod device;
 #[cfg(feature = "emulate")]
@@ -17,6 +18,7 @@ mod ir;
 mod lower;
 mod plan;
 mod profile;
+mod recompute;
 mod schedule;
 mod source;
 

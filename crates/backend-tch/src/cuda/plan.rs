@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     pub offsets: Vec<usize>,
     /// Bytes that temporary tensors take.
     pub bytes: usize,
+    /// Bytes that a library's tensors take at most.
+    pub library_bytes: usize,
     /// Last instruction that reads each tensor.
     pub last: Vec<Option<usize>>,
 }
@@ -101,16 +103,47 @@ fn copy_into_slots(entry: &mut Entry, instructions: &mut Vec<Instruction>) {
     }
 }
 
-fn pack(entry: &Entry, instructions: &[Instruction]) -> Plan {
-    let count = entry.tensors.len();
-    let mut first: Vec<Option<usize>> = vec![None; count];
-    let mut last: Vec<Option<usize>> = vec![None; count];
+/// First and last instruction that needs each tensor that an instruction makes.
+pub(crate) fn lifetimes(
+    entry: &Entry,
+    instructions: &[Instruction],
+) -> Vec<Option<(usize, usize)>> {
+    let mut lives: Vec<Option<(usize, usize)>> = vec![None; entry.tensors.len()];
     for (at, instruction) in instructions.iter().enumerate() {
         for &tensor in &instruction.makes {
-            first[tensor] = first[tensor].or(Some(at));
-            last[tensor] = Some(at);
+            lives[tensor].get_or_insert((at, at)).1 = at;
         }
         for &tensor in &instruction.reads {
+            if let Some((_, last)) = &mut lives[tensor] {
+                *last = at;
+            }
+        }
+    }
+    lives
+}
+
+/// The most that tensors of a library take together.
+fn library_bytes(entry: &Entry, lives: &[Option<(usize, usize)>]) -> usize {
+    let own: Vec<(usize, usize, usize)> = lives
+        .iter()
+        .zip(&entry.tensors)
+        .filter(|(_, tensor)| tensor.home == Home::Library)
+        .filter_map(|(life, tensor)| life.map(|(first, last)| (first, last, tensor.bytes())))
+        .collect();
+    let at = |moment: usize| -> usize {
+        let lives = own.iter().filter(|&&(first, last, _)| (first..=last).contains(&moment));
+        lives.map(|&(.., bytes)| bytes).sum()
+    };
+    own.iter().map(|&(first, ..)| at(first)).max().unwrap_or(0)
+}
+
+fn pack(entry: &Entry, instructions: &[Instruction]) -> Plan {
+    let count = entry.tensors.len();
+    let lives = lifetimes(entry, instructions);
+    let first: Vec<Option<usize>> = lives.iter().map(|life| life.map(|(first, _)| first)).collect();
+    let mut last: Vec<Option<usize>> = vec![None; count];
+    for (at, instruction) in instructions.iter().enumerate() {
+        for &tensor in instruction.makes.iter().chain(&instruction.reads) {
             last[tensor] = Some(at);
         }
     }
@@ -162,5 +195,5 @@ fn pack(entry: &Entry, instructions: &[Instruction]) -> Plan {
     for tensor in 0..count {
         offsets[tensor] = offsets[root[tensor]];
     }
-    Plan { offsets, bytes, last }
+    Plan { offsets, bytes, library_bytes: library_bytes(entry, &lives), last }
 }

@@ -6,37 +6,25 @@ use std::ffi::CString;
 use cudarc::nvrtc::result as nvrtc;
 use onesigma_graph::Program;
 use onesigma_ops::recipes;
+use onesigma_train::config::ModelConfig;
 use onesigma_train::optimizer::Optimizer;
 use onesigma_train::program::{Settings, Target};
 
 use super::assemble::{Instruction, Work, assemble};
 use super::derived::derive;
 use super::fuse::fuse;
-use super::ir::{AttentionSpec, Entry};
-use super::lower::{Abilities, is_fp8, lower};
+use super::gpu::Libraries;
+use super::ir::Entry;
+use super::lower::{is_fp8, lower};
 use super::plan::plan;
 use super::schedule::hoist_updates;
 use super::source::PRELUDE;
-use super::source::matmul::Product;
 
 type Outcome = Result<(), Box<dyn StdError>>;
 
-/// What an H100 runs.
-struct Hopper;
-
-impl Abilities for Hopper {
-    fn runs_product(&self, product: &Product) -> bool {
-        super::gpu::runs_product(product)
-    }
-
-    fn runs_attention(&self, spec: &AttentionSpec) -> bool {
-        super::gpu::runs_attention(spec)
-    }
-}
-
 fn step(recipe: &str) -> Result<Program, Box<dyn StdError>> {
     let recipe = recipes::load(recipe)?;
-    let size = onesigma_train::config::ModelConfig { layers: 2, heads: 4, hidden: 256, seq: 128 };
+    let size = ModelConfig { layers: 2, heads: 4, hidden: 256, seq: 128, ..ModelConfig::default() };
     let model = onesigma_train::model::Gpt::new(&size, recipes::parametrisation(&recipe))?;
     let settings = Settings {
         batch: 2,
@@ -54,7 +42,7 @@ fn step(recipe: &str) -> Result<Program, Box<dyn StdError>> {
 fn train_step(program: &Program) -> Result<(Entry, Vec<Instruction>), Box<dyn StdError>> {
     let entry = program.find_entry("train_step")?;
     let entries = program.entries().iter();
-    let mut all = entries.map(|e| lower(&e.graph, &Hopper)).collect::<Result<Vec<_>, _>>()?;
+    let mut all = entries.map(|e| lower(&e.graph, &Libraries)).collect::<Result<Vec<_>, _>>()?;
     derive(&mut all, program.slots().len());
     let mut lowered = all.swap_remove(entry.index());
     let tasks = fuse(&lowered);
@@ -127,7 +115,8 @@ fn nvrtc_compiles_every_kernel() -> Outcome {
     for recipe in ["unit-fp8", "bf16"] {
         let program = step(recipe)?;
         let entries = program.entries().iter();
-        let mut all = entries.map(|e| lower(&e.graph, &Hopper)).collect::<Result<Vec<_>, _>>()?;
+        let mut all =
+            entries.map(|e| lower(&e.graph, &Libraries)).collect::<Result<Vec<_>, _>>()?;
         let (_, refreshing) = derive(&mut all, program.slots().len());
         all.extend(refreshing.into_iter().map(|(_, entry)| entry));
         for mut lowered in all {

@@ -1,5 +1,6 @@
 //! Gives every tensor the format that a recipe chooses for it.
 //!
+//! 0. An activation that the backward pass reads is a saved activation from here on.
 //! 1. A tensor that an op stores gets the format of its role's `store` rule; statistics, data and
 //!    slots keep theirs.
 //! 2. A matrix operand whose `matmul` rule wants another format is cast. One cast serves all
@@ -12,6 +13,7 @@
 
 use super::Renaming;
 use super::memory_plan::root;
+use super::saved::saved;
 use crate::recipe::{Recipe, Use};
 use crate::{DType, Error, Graph, Node, Op, Result, Role, ValueId};
 use onesigma_format::Conversion;
@@ -29,6 +31,7 @@ struct Want {
 /// # Errors
 /// [`Error::NoRule`] if the recipe has no `store` rule for a role that occurs.
 pub fn apply_recipe(graph: &Graph, recipe: &Recipe) -> Result<Graph> {
+    let graph = &mark_saved(graph);
     let stores = stores(graph, recipe)?;
     let demands = Demands::collect(graph, recipe);
     let direct: Vec<Option<Want>> = (0..graph.values().len())
@@ -90,6 +93,21 @@ pub fn apply_recipe(graph: &Graph, recipe: &Recipe) -> Result<Graph> {
         result.write(slot, new);
     }
     Ok(super::clean::clean(&result))
+}
+
+/// The graph with the role of every activation that the backward pass reads.
+fn mark_saved(graph: &Graph) -> Graph {
+    let mut is_saved = vec![false; graph.values().len()];
+    for value in saved(graph) {
+        is_saved[value.index()] = true;
+    }
+    let mut marked = graph.clone();
+    for (index, value) in marked.values.iter_mut().enumerate() {
+        if value.role == Role::Activation && is_saved[root(graph, ValueId::new(index)).index()] {
+            value.role = Role::SavedActivation;
+        }
+    }
+    marked
 }
 
 /// Parameters and moments: a recipe decides their slots' formats when the slots are declared.

@@ -68,7 +68,7 @@ fn is_stochastic(graph: &Graph, value: ValueId) -> bool {
     matches!(graph.value(value).conversion.rounding, onesigma_format::Rounding::Stochastic { .. })
 }
 
-fn remove_dead(graph: &Graph) -> Graph {
+pub(super) fn remove_dead(graph: &Graph) -> Graph {
     let mut alive = vec![false; graph.values().len()];
     for &(_, value) in graph.writes() {
         alive[value.index()] = true;

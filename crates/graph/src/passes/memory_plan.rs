@@ -9,8 +9,10 @@
 
 use crate::program::{ALIGNMENT, ProgramEntry};
 use crate::{Graph, Op, Place, Slot, SlotId, ValueId};
+use std::collections::HashMap;
 
-fn align(bytes: usize) -> usize {
+/// Bytes that a tensor takes in the arena.
+pub(crate) fn align(bytes: usize) -> usize {
     bytes.div_ceil(ALIGNMENT).saturating_mul(ALIGNMENT)
 }
 
@@ -26,6 +28,16 @@ pub(crate) fn place_slots(slots: &[Slot]) -> (Vec<Place>, usize) {
         })
         .collect();
     (places, offset)
+}
+
+/// The slot in whose place each value lies: slots read, views of them, and results that are made
+/// there. The others are temporary.
+pub(crate) fn slots_of(graph: &Graph) -> Vec<Option<SlotId>> {
+    let slot = |home: &Home| match home {
+        Home::Slot(slot) => Some(*slot),
+        Home::Own | Home::Alias(_) => None,
+    };
+    homes(graph).iter().map(slot).collect()
 }
 
 /// What stands for a value's memory: itself, another value, or a slot.
@@ -238,17 +250,14 @@ fn homes(graph: &Graph) -> Vec<Home> {
             homes[index] = slot;
         }
     }
-    let old_content_needed_until = |slot: SlotId| {
-        let mut last = None;
-        for (at, node) in graph.nodes().iter().enumerate() {
-            for &input in &node.inputs {
-                if homes_of(graph, input) == Some(slot) {
-                    last = Some(at);
-                }
+    let mut old_content_needed_until: HashMap<SlotId, usize> = HashMap::new();
+    for (at, node) in graph.nodes().iter().enumerate() {
+        for &input in &node.inputs {
+            if let Some(slot) = homes_of(graph, input) {
+                old_content_needed_until.insert(slot, at);
             }
         }
-        last
-    };
+    }
     // Decided on reads of the old content only, so the order of the writes does not matter.
     let mut in_slot = Vec::new();
     for &(slot, value) in graph.writes() {
@@ -262,10 +271,10 @@ fn homes(graph: &Graph) -> Vec<Home> {
         if homes[value.index()] != Home::Own || writes_of_value > 1 || copied {
             continue;
         }
-        let free = match old_content_needed_until(slot) {
+        let free = match old_content_needed_until.get(&slot) {
             None => true,
-            Some(at) if at < made => true,
-            Some(at) if at == made => {
+            Some(&at) if at < made => true,
+            Some(&at) if at == made => {
                 let node = &graph.nodes()[made];
                 let in_place = in_place_operand(graph, value);
                 node.inputs.iter().enumerate().all(|(operand, &input)| {

@@ -3,9 +3,14 @@
 pub mod apply_recipe;
 pub mod clean;
 pub mod expose;
+pub mod fuse_maps;
+pub mod hoist;
 pub mod legalise;
 pub mod memory_plan;
+pub mod recompute;
 pub mod rewrite;
+pub mod saved;
+pub(crate) mod tensors;
 pub(crate) mod validate;
 
 use crate::{Graph, ValueId};

@@ -28,6 +28,11 @@ pub fn run(_: &Arguments) -> Result<()> {
             }
             Err(error) => writeln!(out, "  unavailable    {error}")?,
         }
+        if let Some(devices) = entry.devices {
+            for (at, device) in (devices.list)().into_iter().enumerate() {
+                writeln!(out, "  --device {at}     {device}")?;
+            }
+        }
     }
     Ok(())
 }

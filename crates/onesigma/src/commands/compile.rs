@@ -7,9 +7,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use onesigma::graph::file::Description;
-use onesigma::graph::{Op, Program, ProgramEntry, SlotKind, print};
+use onesigma::graph::passes::recompute::EntryFit;
+use onesigma::graph::passes::saved::saved;
+use onesigma::graph::{Graph, Op, Program, ProgramEntry, SlotKind, ValueId, print};
 use onesigma::numerics::{self, Request, Start};
 use onesigma::setup;
+use onesigma::train::memory::MemoryFit;
 use onesigma::train::numerics::Options;
 
 use super::Usage;
@@ -24,6 +27,7 @@ Examples:
   onesigma compile --recipe unit-fp8
   onesigma compile --recipe f32 --layers 12 --hidden 768 --heads 12 --seq 1024 --batch 8
   onesigma compile --recipe unit-fp8 -o program.osp
+  onesigma compile --recipe unit-fp8 --memory 24MiB
   onesigma compile --text | less
   onesigma compile --layers 1 --dot train_step | dot -Tsvg > step.svg"
 )]
@@ -72,6 +76,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         writeln!(out, "written     {} ({} bytes)", path.display(), bytes.len())?;
     }
     summary(&mut out, &config.recipe, training.parameter_count, program)?;
+    if let Some(fit) = &training.memory {
+        memory(&mut out, fit, program.arena_bytes())?;
+    }
     let proven = setup::prove(&config)?.len();
     writeln!(out, "gradients   proved right up to a constant each, {proven} parameters")?;
     let request = Request {
@@ -118,9 +125,37 @@ pub fn summary(
             write!(out, "    {count} {name}")?;
         }
         writeln!(out)?;
-        for (format, (tensors, bytes)) in format_bytes(entry) {
+        let kept = format_bytes(&entry.graph, saved(&entry.graph));
+        if !kept.is_empty() {
+            let list = kept.iter().map(|(format, (tensors, bytes))| {
+                format!("{} {format} ({tensors})", mebibytes(*bytes))
+            });
+            let list: Vec<String> = list.collect();
+            writeln!(out, "    saved for the backward pass: {}", list.join(", "))?;
+        }
+        let all = (0..entry.graph.values().len()).map(ValueId::new).collect();
+        for (format, (tensors, bytes)) in format_bytes(&entry.graph, all) {
             writeln!(out, "    {format:<8} {tensors:>5} tensors, {}", mebibytes(bytes))?;
         }
+    }
+    Ok(())
+}
+
+/// What keeping the budget costs.
+pub fn memory(out: &mut impl Write, fit: &MemoryFit, arena_bytes: usize) -> Result<()> {
+    let MemoryFit { budget, device, entries } = fit;
+    writeln!(out, "memory      {} of {budget} allowed", mebibytes(arena_bytes))?;
+    for EntryFit { entry, temporary_bytes: [before, after], repeated, seconds, repeated_seconds } in
+        entries
+    {
+        writeln!(
+            out,
+            "  {entry:<14} {repeated:>5} ops run again: {} of temporaries instead of {}, {:.1} % more \
+             time (by the rates of {device})",
+            mebibytes(*after),
+            mebibytes(*before),
+            100.0 * repeated_seconds / seconds,
+        )?;
     }
     Ok(())
 }
@@ -136,9 +171,9 @@ fn op_counts(entry: &ProgramEntry) -> BTreeMap<&'static str, usize> {
 }
 
 /// Number and bytes of the tensors of each element type.
-fn format_bytes(entry: &ProgramEntry) -> BTreeMap<String, (usize, usize)> {
+fn format_bytes(graph: &Graph, values: Vec<ValueId>) -> BTreeMap<String, (usize, usize)> {
     let mut formats: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    for value in entry.graph.values() {
+    for value in values.into_iter().map(|value| graph.value(value)) {
         let (tensors, bytes) = formats.entry(value.dtype.to_string()).or_default();
         *tensors += 1;
         *bytes += value.bytes();

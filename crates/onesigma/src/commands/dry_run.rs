@@ -22,6 +22,9 @@ pub fn report(out: &mut impl Write, config: &Config, data: &Data) -> Result<()> 
     let program = &training.program;
     writeln!(out, "backend     {}", config.backend)?;
     compile::summary(out, &config.recipe, training.parameter_count, program)?;
+    if let Some(fit) = &training.memory {
+        compile::memory(out, fit, program.arena_bytes())?;
+    }
     for rewrite in &training.rewrites {
         writeln!(out, "rewritten   {rewrite}")?;
     }

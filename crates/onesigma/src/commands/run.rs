@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use onesigma::backend::Engine;
 use onesigma::format::{Conversion, decode_slice, encode};
 use onesigma::graph::{DType, Program, Slot, SlotId, SlotKind};
-use onesigma::train::checkpoint::{self, Tensor};
+use onesigma::train::checkpoint::{self, StateFile, Tensor};
 use onesigma::train::session;
 
 use super::{Usage, profile};
@@ -214,7 +214,8 @@ fn outputs(program: &Program, arguments: &[String]) -> Result<BTreeMap<usize, Pa
 /// State from a file, or from the program's own `init`.
 fn make_state(program: &Program, engine: &mut dyn Engine, arguments: &Arguments) -> Result<()> {
     if let Some(file) = &arguments.state {
-        return Ok(session::restore(program, engine, &checkpoint::read_tensors(file)?)?);
+        let file = StateFile::open(file)?;
+        return Ok(session::restore_from(program, engine, &file.tensors()?)?);
     }
     if let Some(slot) = program.seed() {
         engine.write(slot, &arguments.seed.to_le_bytes())?;

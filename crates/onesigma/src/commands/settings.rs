@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use onesigma::format::Format;
 use onesigma::ops::Parametrisation;
 use onesigma::train::config::{Config, ModelType};
+use onesigma::train::memory::Budget;
 use onesigma::train::schedule::Decay;
 use onesigma::train::task::Task;
 use onesigma::train::{Error, run_file};
@@ -33,6 +34,10 @@ pub struct Settings {
     /// One of `onesigma backends` [default: cpu]
     #[arg(long)]
     backend: Option<String>,
+    /// Which device of the backend: its number in `onesigma backends` or a part of its name, for
+    /// backends that list several
+    #[arg(long)]
+    device: Option<String>,
     /// gpt2, a decoder, or bert, an encoder [default: gpt2]
     #[arg(long, value_name = "TYPE")]
     model_type: Option<String>,
@@ -151,6 +156,10 @@ pub struct Settings {
     /// Steps that one call of the engine takes at most [default: 10]
     #[arg(long, value_name = "STEPS")]
     steps_per_call: Option<u64>,
+    /// Memory that the program may take, such as 512MiB: what does not fit is recomputed, with equal
+    /// results [default: as much as it takes]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Budget>,
     /// Refuse a backend that would have to emulate a format or decompose an op
     #[arg(long)]
     strict: bool,
@@ -251,6 +260,10 @@ impl Settings {
         set(&mut config.recipe, self.recipe.clone());
         config.parametrisation = self.parametrisation.or(config.parametrisation);
         set(&mut config.backend, self.backend.clone());
+        if let Some(device) = &self.device {
+            let name = config.backend.split(':').next().unwrap_or_default();
+            config.backend = format!("{name}:{device}");
+        }
         set(&mut config.data, self.data.as_deref().map(data_name));
         config.valid = self.valid.as_deref().map(data_name).or(config.valid);
         set(&mut config.field, self.field.clone());
@@ -281,6 +294,7 @@ impl Settings {
         set(&mut config.steps_per_call, self.steps_per_call);
         config.lr = self.lr.or(config.lr);
         config.loss_scale = self.loss_scale.or(config.loss_scale);
+        config.memory = self.memory.or(config.memory);
         config.warmup = self.warmup.or(config.warmup);
         config.strict |= self.strict;
         let decay = self.schedule.map(|name| match name {

@@ -1,5 +1,7 @@
 use std::fs::File;
 
+use safetensors::tensor::SafeTensors;
+
 use super::*;
 use crate::atomic::tests::FullDisk;
 
@@ -23,6 +25,10 @@ fn checkpoint(step: u64) -> Checkpoint {
             tensor("d.scalar", "BF16", vec![1, 2], vec![]),
         ],
     }
+}
+
+fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Checkpoint, Error> {
+    state_file::Contents { path, bytes }.checkpoint()
 }
 
 fn folder() -> tempfile::TempDir {
@@ -66,12 +72,12 @@ fn every_flipped_byte_and_every_cut_is_noticed() {
     for index in 0..whole.len() {
         let mut bytes = whole.clone();
         bytes[index] ^= 0x10;
-        let same = Checkpoint::from_bytes(&path, &bytes).is_ok_and(|read| read == checkpoint(3));
-        let refused = Checkpoint::from_bytes(&path, &bytes).is_err();
+        let same = from_bytes(&path, &bytes).is_ok_and(|read| read == checkpoint(3));
+        let refused = from_bytes(&path, &bytes).is_err();
         assert!(refused || same, "byte {index} was changed and the result differs unnoticed");
     }
     for length in 0..whole.len() {
-        let error = Checkpoint::from_bytes(&path, &whole[..length]).expect_err("cut short");
+        let error = from_bytes(&path, &whole[..length]).expect_err("cut short");
         assert!(matches!(error, Error::CheckpointDamaged { .. }), "{length}: {error}");
     }
 }
@@ -111,7 +117,7 @@ fn another_version_is_named() {
     let at = text.find(r#""onesigma.version":"1""#).expect("the version is in the header");
     let mut newer = bytes;
     newer[at + r#""onesigma.version":""#.len()] = b'7';
-    let error = Checkpoint::from_bytes(Path::new("x"), &newer).expect_err("version 7");
+    let error = from_bytes(Path::new("x"), &newer).expect_err("version 7");
     assert!(matches!(error, Error::CheckpointVersion { found: 7, expected: VERSION, .. }));
 }
 
@@ -133,4 +139,39 @@ fn a_full_disk_leaves_the_previous_checkpoint_whole() {
     assert!(error.to_string().contains("step-0000000010"), "{error}");
     let (_, found, warnings) = Checkpoint::latest(dir.path()).expect("the previous one");
     assert_eq!((found, warnings.len()), (checkpoint(5), 0));
+}
+
+#[test]
+fn a_mapped_file_lends_its_tensors() {
+    let folder = folder();
+    let path = checkpoint(3).save(folder.path(), 1).expect("written");
+    let file = StateFile::open(&path).expect("a checkpoint");
+    let tensors = file.tensors().expect("whole");
+    let owned: Vec<Tensor> = tensors.iter().map(StateTensor::to_tensor).collect();
+    assert_eq!(owned, checkpoint(3).tensors);
+    // They lie in the file's memory, one behind the other, not in copies.
+    let first = tensors.iter().map(|tensor| tensor.bytes.as_ptr()).min().expect("four");
+    let span = tensors.iter().map(|tensor| tensor.bytes.as_ptr() as usize - first as usize).max();
+    assert!(span.expect("four") < 64, "{span:?}");
+    // Another checkpoint in its place does not disturb them.
+    let other = checkpoint(4).save(folder.path(), 9).expect("written");
+    fs::rename(other, &path).expect("moved");
+    assert_eq!(tensors[0].bytes, [3; 6]);
+}
+
+#[test]
+fn files_of_other_tools_are_state_too() {
+    let folder = folder();
+    let path = folder.path().join("other.safetensors");
+    let data: Vec<u8> = (0..8).collect();
+    let view = TensorView::new(Dtype::BF16, vec![2, 2], &data).expect("fits");
+    let bytes = safetensors::serialize([("w", view)], None).expect("serialised");
+    fs::write(&path, &bytes).expect("written");
+    let file = StateFile::open(&path).expect("safetensors");
+    let tensors = file.tensors().expect("known types");
+    assert_eq!((&tensors[0].format[..], &tensors[0].shape[..]), ("BF16", &[2, 2][..]));
+    assert_eq!(tensors[0].bytes, data);
+    fs::write(&path, &bytes[..bytes.len() - 1]).expect("written");
+    let error = StateFile::open(&path).expect_err("cut short");
+    assert!(matches!(error, Error::CheckpointDamaged { .. }), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Compiles kernels by NVRTC, several at a time, each source once in a process.
+//! Compiles kernels by NVRTC, several at a time, each source once; [kept](super::cache) on disk.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_char};
@@ -8,8 +8,8 @@ use cudarc::driver::result::module;
 use cudarc::nvrtc::{result as nvrtc, sys};
 use onesigma_backend::{Error, Result};
 
-use super::failed;
 use super::library::Gpu;
+use super::{cache, failed};
 use crate::cuda::NAME;
 use crate::cuda::device::Function;
 use crate::cuda::source::{Kernel, PRELUDE};
@@ -65,17 +65,36 @@ pub(crate) fn compile(gpu: &Gpu, kernels: &[&Kernel]) -> Result<Vec<Function>> {
 
 /// Machine code of a kernel.
 fn image(architecture: u32, kernel: &Kernel) -> Result<Vec<c_char>> {
-    let source = CString::new(format!("{PRELUDE}\n{}", kernel.source))
-        .map_err(|error| failed(&kernel.label, error))?;
-    let program = nvrtc::create_program(&source, None).map_err(|error| failed("NVRTC", error))?;
+    let text = format!("{PRELUDE}\n{}", kernel.source);
     let options = [
         format!("--gpu-architecture=sm_{architecture}"),
         "--std=c++17".to_owned(),
         "-default-device".to_owned(),
     ];
+    let Some(folder) = cache::folder() else { return compiled(kernel, text, &options) };
+    let name = cache::name(version(), &options, &text);
+    if let Some(image) = cache::load(&folder, &name) {
+        return Ok(image);
+    }
+    let image = compiled(kernel, text, &options)?;
+    cache::store(&folder, &name, &image);
+    Ok(image)
+}
+
+/// Version of the compiler.
+fn version() -> (i32, i32) {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: both are written; an error leaves zeros.
+    let _ = unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
+    (major, minor)
+}
+
+fn compiled(kernel: &Kernel, text: String, options: &[String]) -> Result<Vec<c_char>> {
+    let source = CString::new(text).map_err(|error| failed(&kernel.label, error))?;
+    let program = nvrtc::create_program(&source, None).map_err(|error| failed("NVRTC", error))?;
     // SAFETY: the program lives until it is destroyed below; the sizes are asked for first.
     unsafe {
-        let result = nvrtc::compile_program(program, &options).map_err(|error| {
+        let result = nvrtc::compile_program(program, options).map_err(|error| {
             let log = nvrtc::get_program_log(program).unwrap_or_default();
             let log: Vec<u8> = log.iter().map(|&c| c as u8).take_while(|&c| c != 0).collect();
             let log = String::from_utf8_lossy(&log).into_owned();

@@ -13,10 +13,10 @@ use onesigma_backend::Result;
 use onesigma_format::{Format, Rounding};
 use onesigma_graph::DType;
 
-use super::WORKSPACE_BYTES;
 use super::failed;
 use super::library::Gpu;
 use super::stream::Stream;
+use crate::cuda::compiled::WORKSPACE_BYTES;
 use crate::cuda::lower::is_fp8;
 use crate::cuda::source::matmul::Product;
 

@@ -1,5 +1,6 @@
 //! The GPU: one queue on libtorch's context, and what its libraries do on it.
 
+mod cache;
 mod compiler;
 mod gemm;
 mod library;
@@ -15,6 +16,7 @@ use self::gemm::Gemm;
 use self::library::Gpu;
 use self::stream::Stream;
 use super::NAME;
+use super::compiled::WORKSPACE_BYTES;
 use super::device::{Device, Function, Held, Prepared, Replay};
 use super::ir::AttentionSpec;
 use super::lower::Abilities;
@@ -26,9 +28,6 @@ fn failed(what: &str, error: impl std::fmt::Debug) -> Error {
     let reason = format!("{what}: {error:?}");
     Error::Device { backend: NAME.to_owned(), reason }
 }
-
-/// Bytes that products may use as work space.
-const WORKSPACE_BYTES: usize = 32 << 20;
 
 /// The device of one engine.
 pub(crate) struct CudaDevice {
@@ -101,6 +100,10 @@ impl Device for CudaDevice {
             // cuDNN's gradient of attention adds in any order.
             deterministic: false,
         }
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.stream.free_bytes()
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
@@ -184,14 +187,15 @@ impl Device for CudaDevice {
     }
 }
 
-/// Whether cuBLASLt runs a product, on any GPU that is supported.
-#[cfg(test)]
-pub(crate) fn runs_product(product: &Product) -> bool {
-    gemm::runs(product)
-}
+/// What the libraries run on any GPU that is supported, without one.
+pub(crate) struct Libraries;
 
-/// Whether cuDNN runs attention, on any GPU that is supported.
-#[cfg(test)]
-pub(crate) fn runs_attention(spec: &AttentionSpec) -> bool {
-    torch::runs(spec)
+impl Abilities for Libraries {
+    fn runs_product(&self, product: &Product) -> bool {
+        gemm::runs(product)
+    }
+
+    fn runs_attention(&self, spec: &AttentionSpec) -> bool {
+        torch::runs(spec)
+    }
 }

@@ -45,10 +45,15 @@ impl Stream {
         Ok(Self { raw, pinned })
     }
 
+    /// Bytes of the device that no one uses.
+    pub(crate) fn free_bytes(&self) -> Option<u64> {
+        driver::mem_get_info().ok().map(|(free, _)| free as u64)
+    }
+
     pub(crate) fn allocate(&self, bytes: usize) -> Result<u64> {
         // SAFETY: the engine frees it.
         unsafe { driver::malloc_sync(bytes.max(1)) }.map_err(|error| {
-            let available = driver::mem_get_info().map_or(0, |(free, _)| free as u64);
+            let available = self.free_bytes().unwrap_or(0);
             match error.0 {
                 sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                     Error::OutOfMemory { needed: bytes as u64, available }

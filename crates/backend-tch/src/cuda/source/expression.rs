@@ -43,6 +43,8 @@ fn unary(op: UnaryOp, x: &str) -> String {
         UnaryOp::Tanh => format!("hyperbolic_tangent({x})"),
         UnaryOp::Erf => format!("erff({x})"),
         UnaryOp::Sigmoid => format!("sigmoid({x})"),
+        UnaryOp::Sin => format!("sinf({x})"),
+        UnaryOp::Cos => format!("cosf({x})"),
         // `supports` denies what is not here.
         _ => "not_a_number(0)".to_owned(),
     }

@@ -1,0 +1,379 @@
+//! Rates of the kernels on the first adapter, or the one that is named: products with several
+//! tiles, casts, norms and element-wise ops beside a device copy, and a training step of a GPT.
+//!
+//! ```text
+//! kernels [--small] [--device NAME] [matmul] [rows] [gpt]
+//! ```
+//!
+//! Prints a table, and with `OUT` set writes `$OUT/kernels.json`.
+#![allow(clippy::print_stdout)] // it is a program
+
+use std::error::Error;
+use std::time::Instant;
+
+use onesigma_backend::{Backend, Engine};
+use onesigma_backend_wgpu::{Options, Tuning, WgpuBackend};
+use onesigma_format::{Conversion, Format, decode};
+use onesigma_graph::{DType, EntryId, Graph, Module, Op, Program, Role, SlotKind, ValueId};
+use serde_json::{Value as Json, json};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// A program of one op on operands of given shapes and formats.
+fn program(
+    operands: &[(Vec<usize>, Format)],
+    build: impl Fn(&mut Graph, &[ValueId]) -> onesigma_graph::Result<ValueId>,
+) -> Outcome<Program> {
+    let mut module = Module::new();
+    let mut graph = Graph::new();
+    let mut inputs = Vec::new();
+    for (n, (shape, format)) in operands.iter().enumerate() {
+        let dtype = DType::Float(*format);
+        let name = format!("x{n}");
+        let slot = module.slot(&name, SlotKind::State, shape.clone(), dtype, Role::Activation)?;
+        inputs.push(module.read(&mut graph, slot));
+    }
+    let y = build(&mut graph, &inputs)?;
+    let value = graph.value(y).clone();
+    let slot = module.slot("y", SlotKind::State, value.shape, value.dtype, Role::Activation)?;
+    graph.write(slot, y);
+    module.entry("main", graph)?;
+    Ok(Program::new(module)?)
+}
+
+/// Random codes whose values are finite and of moderate size.
+fn codes(numel: usize, format: Format, seed: u32) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
+    let values: Vec<f32> = (0..numel)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect();
+    let mut bytes = vec![0; numel * format.bytes()];
+    let noise = onesigma_format::Noise::default();
+    let filled =
+        onesigma_format::encode_slice(format, Conversion::SATURATE, noise, &values, &mut bytes);
+    assert!(filled.is_ok(), "the lengths agree");
+    bytes
+}
+
+/// Seconds of a run: median of five blocks of runs, each one submission.
+fn seconds(engine: &mut onesigma_backend_wgpu::WgpuEngine, times: usize) -> Outcome<f64> {
+    engine.run(EntryId::new(0), 1)?;
+    engine.synchronize()?;
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        let start = Instant::now();
+        engine.run(EntryId::new(0), times)?;
+        engine.synchronize()?;
+        all.push(start.elapsed().as_secs_f64() / times as f64);
+    }
+    all.sort_by(f64::total_cmp);
+    Ok(all[2])
+}
+
+struct Bench {
+    backend: WgpuBackend,
+    rows: Vec<Json>,
+    small: bool,
+}
+
+impl Bench {
+    fn engine(
+        &self,
+        tuning: Tuning,
+        operands: &[(Vec<usize>, Format)],
+        build: impl Fn(&mut Graph, &[ValueId]) -> onesigma_graph::Result<ValueId>,
+    ) -> Outcome<(Program, onesigma_backend_wgpu::WgpuEngine, Vec<Vec<u8>>)> {
+        let program = program(operands, build)?;
+        let mut engine = self.backend.tuned(tuning).engine(&program)?;
+        let mut contents = Vec::new();
+        for (n, (shape, format)) in operands.iter().enumerate() {
+            let bytes = codes(shape.iter().product(), *format, n as u32 + 1);
+            engine.write(program.find_slot(&format!("x{n}"))?, &bytes)?;
+            contents.push(bytes);
+        }
+        Ok((program, engine, contents))
+    }
+
+    /// A square product; `tile` as in [`Tuning`]. Compares some elements with f64.
+    fn product(
+        &mut self,
+        format: Format,
+        into: Format,
+        tuning: Tuning,
+        flags: (bool, bool),
+    ) -> Outcome<f64> {
+        let n = if self.small { 128 } else { 4096 };
+        let operands = [(vec![n, n], format), (vec![n, n], format)];
+        let op = Op::MatMul { transpose_left: flags.0, transpose_right: flags.1 };
+        let (program, mut engine, contents) = self.engine(tuning, &operands, |graph, x| {
+            let how = Conversion::SATURATE;
+            graph.op(op.clone(), x).stored_as(DType::Float(into), how).one()
+        })?;
+        let time = seconds(&mut engine, if self.small { 2 } else { 10 })?;
+        let slot = program.find_slot("y")?;
+        let mut result = vec![0; n * n * into.bytes()];
+        engine.read(slot, &mut result)?;
+        let value = |bytes: &[u8], format: Format, at: usize| {
+            let width = format.bytes();
+            let mut word = [0; 4];
+            word[..width].copy_from_slice(&bytes[at * width..(at + 1) * width]);
+            f64::from(decode(u32::from_le_bytes(word), format))
+        };
+        let (mut error, mut norm) = (0.0, 0.0);
+        for i in 0..97 {
+            let (row, column) = ((i * 7919 + 13) % n, (i * 104_729 + 5) % n);
+            let exact: f64 = (0..n)
+                .map(|k| {
+                    let a = if flags.0 { k * n + row } else { row * n + k };
+                    let b = if flags.1 { column * n + k } else { k * n + column };
+                    value(&contents[0], format, a) * value(&contents[1], format, b)
+                })
+                .sum();
+            error += (value(&result, into, row * n + column) - exact).powi(2);
+            norm += exact * exact;
+        }
+        let tflops = 2.0 * (n as f64).powi(3) / time / 1e12;
+        let error = (error / norm).sqrt();
+        let tile =
+            format!("{:?} {:?}", tuning.matrices.map(Vec::from), tuning.vectors.map(Vec::from));
+        println!(
+            "product {format} -> {into} {flags:?} {tile}: {tflops:.1} TFLOP/s, error {error:.1e}"
+        );
+        self.rows.push(json!({
+            "bench": "product", "format": format.to_string(), "into": into.to_string(), "n": n,
+            "transposed": [flags.0, flags.1], "tile": tile, "tflops": tflops, "error": error,
+            "ms": time * 1e3,
+        }));
+        Ok(tflops)
+    }
+
+    fn products(&mut self) -> Outcome<()> {
+        let plain = (false, false);
+        for vectors in [[128, 128, 8, 8], [64, 64, 4, 4], [128, 64, 8, 4], [64, 128, 8, 8]] {
+            let tuning = Tuning { vectors: Some(vectors), ..Tuning::default() };
+            self.product(Format::F32, Format::F32, tuning, plain)?;
+        }
+        for matrices in [
+            [128, 128, 64, 64, 32, 1],
+            [128, 128, 64, 64, 32, 2],
+            [128, 128, 64, 32, 32, 1],
+            [128, 128, 32, 64, 32, 2],
+            [128, 256, 64, 64, 32, 1],
+            [128, 256, 64, 64, 16, 2],
+            [256, 128, 64, 64, 32, 1],
+            [128, 128, 64, 64, 64, 1],
+            [256, 128, 64, 32, 16, 2],
+            [128, 64, 64, 32, 64, 1],
+        ] {
+            let tuning = Tuning { matrices: Some(matrices), ..Tuning::default() };
+            for (format, into) in [(Format::F16, Format::F32), (Format::E4M3, Format::F32)] {
+                if let Err(error) = self.product(format, into, tuning, plain) {
+                    println!("product {format} {matrices:?}: {error}");
+                }
+            }
+        }
+        let chosen = Tuning::default();
+        for flags in [(false, true), (true, false), (true, true)] {
+            self.product(Format::F32, Format::F32, chosen, flags)?;
+            self.product(Format::F16, Format::F32, chosen, flags)?;
+        }
+        self.product(Format::F16, Format::F16, chosen, plain)?;
+        self.product(Format::E4M3, Format::F16, chosen, plain)?;
+        self.product(Format::E5M2, Format::F32, chosen, plain)?;
+        self.product(Format::BF16, Format::BF16, chosen, plain)?;
+        Ok(())
+    }
+
+    /// An op whose limit is memory; `bytes` is what it has to move.
+    fn memory_bound(
+        &mut self,
+        name: &str,
+        copy: f64,
+        operands: &[(Vec<usize>, Format)],
+        build: impl Fn(&mut Graph, &[ValueId]) -> onesigma_graph::Result<ValueId>,
+    ) -> Outcome<f64> {
+        let (program, mut engine, _) = self.engine(Tuning::default(), operands, build)?;
+        let bytes: usize = program.slots().iter().map(|slot| slot.bytes()).sum();
+        let time = seconds(&mut engine, if self.small { 2 } else { 20 })?;
+        let rate = bytes as f64 / time / 1e9;
+        let share = if copy > 0.0 { rate / copy } else { 1.0 };
+        println!("{name}: {rate:.0} GB/s, {share:.2} of a copy");
+        self.rows.push(json!({
+            "bench": "memory", "name": name, "gb_per_s": rate, "of_copy": share, "us": time * 1e6,
+        }));
+        Ok(rate)
+    }
+
+    fn rows(&mut self) -> Outcome<()> {
+        let (rows, width) = if self.small { (64, 256) } else { (16_384, 4096) };
+        let of = |format: Format| vec![(vec![rows, width], format)];
+        // A state copied to another is one kernel that moves words as they are.
+        let copy = self.memory_bound("copy F32", 0.0, &of(Format::F32), |_, x| Ok(x[0]))?;
+        for (from, to) in [
+            (Format::F32, Format::F16),
+            (Format::F32, Format::BF16),
+            (Format::F32, Format::E4M3),
+            (Format::F32, Format::E5M2),
+            (Format::BF16, Format::E4M3),
+            (Format::E4M3, Format::F16),
+            (Format::F16, Format::F32),
+        ] {
+            let to_type = DType::Float(to);
+            self.memory_bound(&format!("cast {from} to {to}"), copy, &of(from), |graph, x| {
+                let op = Op::Cast { to: to_type };
+                graph.op(op, x).stored_as(to_type, Conversion::SATURATE).one()
+            })?;
+        }
+        self.memory_bound("gelu F32", copy, &of(Format::F32), |graph, x| {
+            graph.map(x, |x| x[0].clone() * (x[0].clone() * 1.702).sigmoid())?.one()
+        })?;
+        let two = [of(Format::F32), of(Format::F32)].concat();
+        self.memory_bound("add F32", copy, &two, |graph, x| {
+            graph.map(x, |x| x[0].clone() + x[1].clone())?.one()
+        })?;
+        for (name, op) in [
+            ("softmax", Op::Softmax { mult: 1.0 }),
+            ("layer_norm", Op::LayerNorm { eps: 1e-5 }),
+            ("rms_norm", Op::RmsNorm { eps: 1e-5 }),
+        ] {
+            self.memory_bound(name, copy, &of(Format::F32), |graph, x| {
+                graph.op(op.clone(), x).one()
+            })?;
+        }
+        self.memory_bound("rms_norm_grad", copy, &two, |graph, x| {
+            graph.op(Op::RmsNormGrad { eps: 1e-5 }, x).one()
+        })?;
+        self.memory_bound("sum of columns", copy, &of(Format::F32), |graph, x| {
+            graph.reduce(onesigma_graph::ReduceKind::Sum, x, &[0], false, |x| x[0].clone())?.one()
+        })?;
+        self.memory_bound("sum of rows", copy, &of(Format::F32), |graph, x| {
+            graph.reduce(onesigma_graph::ReduceKind::Sum, x, &[1], false, |x| x[0].clone())?.one()
+        })?;
+        Ok(())
+    }
+
+    /// A training step of a GPT, and how much of it is spent in kernels.
+    fn gpt(&mut self, recipe: &str) -> Outcome<()> {
+        use onesigma_models::GptConfig;
+        use onesigma_models::config::{Activation, Norm};
+        use onesigma_ops::recipes;
+        use onesigma_train::model::Gpt;
+        use onesigma_train::optimizer::Optimizer;
+        use onesigma_train::program::{Settings, Target, build};
+
+        let (hidden, layers, seq, batch, vocab) =
+            if self.small { (64, 2, 32, 2, 256) } else { (768, 12, 512, 8, 32_768) };
+        let loaded = recipes::load(recipe)?;
+        let config = GptConfig {
+            vocab_size: vocab,
+            n_positions: seq,
+            n_embd: hidden,
+            n_layer: layers,
+            n_head: hidden / if self.small { 16 } else { 64 },
+            norm: Norm::RmsNorm,
+            norm_affine: false,
+            bias: false,
+            tie_word_embeddings: Some(false),
+            activation_function: Activation::GeluNew,
+            ..GptConfig::default()
+        };
+        let model = Gpt::from_config(config, recipes::parametrisation(&loaded))?;
+        let settings = Settings {
+            batch,
+            seq,
+            vocabulary: vocab,
+            accumulate: 1,
+            optimizer: Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.01 },
+            clip: None,
+        };
+        let backend = &self.backend;
+        let supports = |op: &_, inputs: &[_], output| backend.supports(op, inputs, output);
+        let target = Target { supports: &supports, strict: false };
+        let built = build(&model, &loaded, settings, target)?;
+        let start = Instant::now();
+        let mut engine = backend.engine(&built.program)?;
+        let prepared = start.elapsed().as_secs_f64();
+        for (n, slot) in built.program.slots().iter().enumerate() {
+            if slot.kind == SlotKind::Input {
+                engine.write(onesigma_graph::SlotId::new(n), &vec![0; slot.bytes()])?;
+            }
+        }
+        engine.run(built.program.find_entry("init")?, 1)?;
+        let entry = built.program.find_entry("train_step")?;
+        let times = if self.small { 2 } else { 5 };
+        engine.run(entry, times)?;
+        engine.synchronize()?;
+        let mut wall = Vec::new();
+        for _ in 0..3 {
+            let start = Instant::now();
+            engine.run(entry, times)?;
+            engine.synchronize()?;
+            wall.push(start.elapsed().as_secs_f64() / times as f64);
+        }
+        wall.sort_by(f64::total_cmp);
+        let mut kernels = Vec::new();
+        let mut inside = 0.0;
+        if engine.record() {
+            engine.run(entry, 2)?;
+            let labels = engine.kernels(entry);
+            let spans = engine.take_spans();
+            for (label, span) in labels.iter().zip(&spans[labels.len()..]) {
+                inside += span.elapsed.as_secs_f64();
+                kernels.push((span.elapsed.as_secs_f64() * 1e6, label.clone()));
+            }
+        }
+        kernels.sort_by(|a, b| b.0.total_cmp(&a.0));
+        println!(
+            "gpt {recipe}: {:.2} ms a step, {:.2} ms in {} kernels, prepared in {prepared:.1} s",
+            wall[1] * 1e3,
+            inside * 1e3,
+            kernels.len()
+        );
+        for (micros, label) in kernels.iter().take(12) {
+            println!("    {micros:>9.1} us  {label}");
+        }
+        self.rows.push(json!({
+            "bench": "gpt", "recipe": recipe, "ms": wall[1] * 1e3, "in_kernels_ms": inside * 1e3,
+            "prepared_s": prepared, "kernels": kernels, "notes": engine.report().notes,
+        }));
+        Ok(())
+    }
+}
+
+fn main() -> Outcome<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    let device =
+        arguments.iter().position(|a| a == "--device").and_then(|at| arguments.get(at + 1));
+    let options = Options { device: device.cloned(), ..Options::default() };
+    let backend = WgpuBackend::with(&options)?;
+    println!("{}: {}", backend.caps().device, backend.abilities());
+    let device = backend.caps().device;
+    let mut bench = Bench { backend, rows: Vec::new(), small: has("--small") };
+    let all = !["matmul", "rows", "gpt"].iter().any(|name| has(name));
+    let report = |what: &str, result: Outcome<()>| {
+        if let Err(error) = result {
+            println!("{what} failed: {error}");
+        }
+    };
+    if all || has("rows") {
+        report("rows", bench.rows());
+    }
+    if all || has("matmul") {
+        report("matmul", bench.products());
+    }
+    if all || has("gpt") {
+        report("gpt", bench.gpt("unit-fp8"));
+        report("gpt", bench.gpt("f32"));
+    }
+    if let Some(folder) = std::env::var_os("OUT") {
+        let text = serde_json::to_string_pretty(&json!({"device": device, "rows": bench.rows}))?;
+        std::fs::write(std::path::Path::new(&folder).join("kernels.json"), text)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! The backend: an adapter, and engines for it.
+
+use std::sync::Arc;
+
+use onesigma_backend::{Backend, Caps, Engine, Result, Support};
+use onesigma_graph::{DType, Op, Program};
+
+use crate::NAME;
+use crate::check;
+use crate::engine::WgpuEngine;
+use crate::gpu::{self, Gpu};
+use crate::shader::{codec, expression};
+
+/// Which adapter is opened, and how much of it is used.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// Its number in [`adapters`], or a part of its name; `None` for the first.
+    pub device: Option<String>,
+    /// No features and no limits beyond those that every WebGPU device has: what a browser may
+    /// offer.
+    pub portable: bool,
+    /// Buffers of at most this many bytes, for tests of tensors that do not fit into one binding.
+    pub segment_bytes: Option<usize>,
+    /// Tiles of products, for benchmarks.
+    pub tuning: Tuning,
+}
+
+/// Tiles of products in place of those chosen by size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tuning {
+    /// On cooperative matrices: rows and columns of a workgroup, of a subgroup, elements of the
+    /// inner axis, stages.
+    pub matrices: Option<[usize; 6]>,
+    /// On the vector units: rows and columns of a workgroup, of a thread.
+    pub vectors: Option<[usize; 4]>,
+}
+
+/// Runs programs through wgpu. Clones share the device.
+#[derive(Clone, Debug)]
+pub struct WgpuBackend {
+    gpu: Arc<Gpu>,
+    segment_bytes: usize,
+    tuning: Tuning,
+}
+
+/// The adapters of this machine in words, best first: discrete GPUs, integrated ones, software.
+pub fn adapters() -> Vec<String> {
+    gpu::all_adapters(&gpu::instance()).iter().map(gpu::describe).collect()
+}
+
+impl WgpuBackend {
+    /// On the adapter that `device` names by its number in [`adapters`] or a part of its name;
+    /// `None` takes the first.
+    ///
+    /// # Errors
+    /// [`Unavailable`](onesigma_backend::Error::Unavailable) without an adapter, or without the
+    /// one that is asked for; the message lists those there are.
+    pub fn open(device: Option<&str>) -> Result<Self> {
+        Self::with(&Options { device: device.map(str::to_owned), ..Options::default() })
+    }
+
+    /// With all options.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn with(options: &Options) -> Result<Self> {
+        let gpu = Arc::new(Gpu::open(options)?);
+        let most = gpu.segment_bytes();
+        let wanted = options.segment_bytes.unwrap_or(most).next_multiple_of(256);
+        let backend = Self { gpu, segment_bytes: wanted.min(most), tuning: options.tuning };
+        backend.settle_matrices();
+        Ok(backend)
+    }
+
+    /// Gives up cooperative matrices if they fail their check.
+    fn settle_matrices(&self) {
+        if !self.gpu.abilities().matrices {
+            return;
+        }
+        let reason = match check::matrices_are_right(&self.gpu, self.segment_bytes) {
+            Ok(true) => return,
+            Ok(false) => "wrong products".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(reason, "cooperative matrices failed their check and are not used");
+        self.gpu.give_up_matrices();
+    }
+
+    /// What the shaders use of the device, in words.
+    pub fn abilities(&self) -> String {
+        self.gpu.abilities().describe()
+    }
+
+    /// The same device with other tiles.
+    #[must_use]
+    pub fn tuned(&self, tuning: Tuning) -> Self {
+        Self { tuning, ..self.clone() }
+    }
+
+    /// As [`Backend::compile`], with the engine's own type.
+    ///
+    /// # Errors
+    /// As [`Backend::compile`].
+    pub fn engine(&self, program: &Program) -> Result<WgpuEngine> {
+        WgpuEngine::new(program, Arc::clone(&self.gpu), self.segment_bytes, self.tuning)
+    }
+}
+
+impl Backend for WgpuBackend {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn caps(&self) -> Caps {
+        Caps {
+            device: self.gpu.description.clone(),
+            memory_bytes: self.gpu.memory_bytes,
+            deterministic: true,
+        }
+    }
+
+    fn supports(&self, op: &Op, inputs: &[DType], output: DType) -> Support {
+        supports(op, inputs, output)
+    }
+
+    fn compile(&self, program: &Program) -> Result<Box<dyn Engine>> {
+        Ok(Box::new(self.engine(program)?))
+    }
+}
+
+/// What runs: every op with the types it takes, if the shaders have codecs for them.
+pub(crate) fn supports(op: &Op, inputs: &[DType], output: DType) -> Support {
+    let float = |dtype: &DType| dtype.format().is_some();
+    let known = inputs.iter().chain([&output]).all(|&dtype| codec::is_known(dtype));
+    // The operand that holds ids, masks or the step is U32, the others are floats.
+    let words_at = |words: &[usize]| {
+        inputs.iter().enumerate().all(|(at, dtype)| words.contains(&at) != float(dtype))
+    };
+    let fits = match op {
+        Op::Slot(_) => true,
+        op if op.is_movement() => inputs.iter().all(|dtype| *dtype == output),
+        _ if !float(&output) => false,
+        Op::Map { expr, .. } | Op::Reduce { expr, .. } => expression::is_known(expr),
+        Op::Gather | Op::ScatterAdd { .. } => words_at(&[1]),
+        Op::CrossEntropy { .. } => words_at(&[1, 2]),
+        Op::CrossEntropyGrad { .. } => words_at(&[1, 3]),
+        Op::Attention { .. } => words_at(&[3]),
+        Op::AttentionGrad { .. } => words_at(&[6]),
+        Op::AdamW(_) => words_at(&[5]),
+        _ => inputs.iter().all(float),
+    };
+    if known && fits { Support::Native } else { Support::No }
+}

@@ -1,0 +1,297 @@
+//! What an entry is lowered to: tensors in device memory, and work on them in execution order.
+//!
+//! Reshapes are gone (they name the same tensor), scales and roundings stand with the results, and
+//! every operand says how it is read.
+
+use onesigma_format::Conversion;
+use onesigma_graph::expr::Expr;
+use onesigma_graph::{DType, Distribution, ReduceKind};
+
+use crate::shader::codec::random_bits;
+use crate::shader::index::View;
+
+/// Index of a tensor of an entry.
+pub(crate) type TensorId = usize;
+
+/// Where a tensor lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Home {
+    /// In the part of the memory that the plan assigns.
+    Temporary,
+    /// In a slot.
+    Slot(usize),
+}
+
+/// A tensor of an entry.
+#[derive(Clone, Debug)]
+pub(crate) struct Tensor {
+    pub numel: usize,
+    pub dtype: DType,
+    pub home: Home,
+}
+
+impl Tensor {
+    /// Bytes in memory: whole quads, so that shaders read and write four elements at once.
+    pub(crate) fn bytes(&self) -> usize {
+        padded_bytes(self.numel, self.dtype).max(16)
+    }
+}
+
+/// Bytes of whole quads.
+pub(crate) fn padded_bytes(numel: usize, dtype: DType) -> usize {
+    numel.div_ceil(4).saturating_mul(4 * dtype.bytes())
+}
+
+/// How an operand is found from the position of an element.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    /// By strides.
+    View(View),
+    /// Row `ids[position / width]` of a table; NaN beyond its rows.
+    Rows { width: usize, rows: usize, ids: TensorId },
+}
+
+/// An operand of an element-wise op.
+#[derive(Clone, Debug)]
+pub(crate) struct Operand {
+    pub tensor: TensorId,
+    pub access: Access,
+}
+
+impl Operand {
+    /// Element `i` for element `i`.
+    pub(crate) fn full(tensor: TensorId, numel: usize) -> Self {
+        Self { tensor, access: Access::View(View::new(&[numel], &[1], 0)) }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(&self.access, Access::View(view) if view.is_full())
+    }
+}
+
+/// How a result is scaled and rounded.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Rounded {
+    pub alpha: f64,
+    pub dtype: DType,
+    pub how: Conversion,
+    pub stream: u32,
+}
+
+impl Rounded {
+    /// F32, unscaled.
+    pub(crate) const PLAIN: Self =
+        Self { alpha: 1.0, dtype: DType::F32, how: Conversion::SATURATE, stream: 0 };
+
+    /// Whether it needs random numbers.
+    pub(crate) fn draws(&self) -> bool {
+        random_bits(self.how) > 0 && !self.is_f32()
+    }
+
+    pub(crate) fn is_f32(&self) -> bool {
+        self.dtype == DType::F32
+    }
+}
+
+/// What an element-wise op computes.
+#[derive(Clone, Debug)]
+pub(crate) enum Compute {
+    /// A scalar expression.
+    Expr(Expr),
+    /// The operand's codes.
+    Copy,
+    /// The codes of the operand in whose part of an axis the element lies: extents outside and
+    /// inside the axis, and where the parts end along it.
+    Concat { inner: usize, ends: Vec<usize> },
+    /// Random numbers.
+    Random(Distribution),
+}
+
+/// An element-wise op.
+#[derive(Clone, Debug)]
+pub(crate) struct Element {
+    pub compute: Compute,
+    pub operands: Vec<Operand>,
+    /// The index space.
+    pub dims: Vec<usize>,
+    pub result: Rounded,
+    pub out: TensorId,
+}
+
+impl Element {
+    /// Whether it needs seed and step.
+    pub(crate) fn draws(&self) -> bool {
+        self.result.draws() || matches!(self.compute, Compute::Random(_))
+    }
+}
+
+/// A reduction over some axes of an index space, in F32.
+#[derive(Clone, Debug)]
+pub(crate) struct Reduction {
+    pub kind: ReduceKind,
+    pub expr: Expr,
+    pub operands: Vec<(TensorId, Vec<usize>)>,
+    pub dims: Vec<usize>,
+    pub axes: Vec<usize>,
+    pub alpha: f64,
+    pub out: TensorId,
+}
+
+/// A product of matrices.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Product {
+    pub batch: usize,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    /// The left operand is stored `[k, m]`.
+    pub transpose_left: bool,
+    /// The right operand is stored `[n, k]`.
+    pub transpose_right: bool,
+    pub left: TensorId,
+    pub right: TensorId,
+    pub result: Rounded,
+    pub out: TensorId,
+}
+
+/// An op over the rows of a matrix, whose width is a multiple of four.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum RowKind {
+    /// `(x - mean) / sigma`, without mean unless `centred`.
+    Norm { eps: f64, centred: bool },
+    /// Its gradient for x; the operands are `x, dy` and maybe the weight.
+    NormGrad { eps: f64, centred: bool },
+    /// `softmax(mult x)`.
+    Softmax { mult: f64 },
+    /// Its gradient from `y, dy`.
+    SoftmaxGrad { mult: f64, forward_alpha: f64 },
+}
+
+/// An op over rows.
+#[derive(Clone, Debug)]
+pub(crate) struct Rows {
+    pub kind: RowKind,
+    pub rows: usize,
+    pub width: usize,
+    /// Those of the size of the matrix, then weight and bias.
+    pub operands: Vec<TensorId>,
+    pub result: Rounded,
+    /// `None` where only statistics are wanted.
+    pub out: Option<TensorId>,
+    /// Statistics of the rows, in F32.
+    pub statistics: Vec<TensorId>,
+}
+
+/// Rows of updates summed into the rows of a table.
+#[derive(Clone, Debug)]
+pub(crate) struct Scatter {
+    pub rows: usize,
+    pub count: usize,
+    pub width: usize,
+    pub updates: TensorId,
+    pub ids: TensorId,
+    /// Ids in order, and the positions they come from.
+    pub sorted: TensorId,
+    pub order: TensorId,
+    pub alpha: f64,
+    pub out: TensorId,
+}
+
+/// A piece of work: one or a few dispatches.
+#[derive(Clone, Debug)]
+pub(crate) enum Work {
+    Group(Vec<Element>),
+    /// A reduction, in parts.
+    Reduce(Reduction, usize),
+    Product(Product),
+    Rows(Rows),
+    Scatter(Scatter),
+}
+
+impl Work {
+    /// The tensors that it reads and does not make.
+    pub(crate) fn reads(&self) -> Vec<TensorId> {
+        let mut reads = match self {
+            Self::Group(elements) => {
+                let mut reads = Vec::new();
+                let mut made = Vec::new();
+                for element in elements {
+                    for operand in &element.operands {
+                        if let Access::Rows { ids, .. } = operand.access {
+                            reads.push(ids);
+                        }
+                        reads.push(operand.tensor);
+                    }
+                    made.push(element.out);
+                }
+                reads.retain(|tensor| !made.contains(tensor));
+                reads
+            }
+            Self::Reduce(op, _) => op.operands.iter().map(|(tensor, _)| *tensor).collect(),
+            Self::Product(op) => vec![op.left, op.right],
+            Self::Rows(op) => op.operands.clone(),
+            Self::Scatter(op) => vec![op.updates, op.ids],
+        };
+        reads.sort_unstable();
+        reads.dedup();
+        reads
+    }
+
+    /// The tensors that it makes.
+    pub(crate) fn makes(&self) -> Vec<TensorId> {
+        match self {
+            Self::Group(elements) => elements.iter().map(|element| element.out).collect(),
+            Self::Reduce(op, _) => vec![op.out],
+            Self::Product(op) => vec![op.out],
+            Self::Rows(op) => op.out.iter().chain(&op.statistics).copied().collect(),
+            Self::Scatter(op) => vec![op.sorted, op.order, op.out],
+        }
+    }
+
+    /// Pairs of an operand and a result that may lie in one place.
+    pub(crate) fn in_place(&self) -> Vec<(TensorId, TensorId)> {
+        let Self::Group(elements) = self else { return Vec::new() };
+        let only_full = |tensor: TensorId| {
+            elements.iter().all(|element| {
+                element.operands.iter().all(|operand| {
+                    let ids = matches!(operand.access, Access::Rows { ids, .. } if ids == tensor);
+                    !ids && (operand.tensor != tensor || operand.is_full())
+                })
+            })
+        };
+        let reads = self.reads();
+        let mut pairs = Vec::new();
+        for element in elements {
+            // Its own operands first: new weights take the place of old ones.
+            let own = element.operands.iter().map(|operand| operand.tensor);
+            for from in own.chain(reads.iter().copied()) {
+                if reads.contains(&from) && only_full(from) && !pairs.contains(&(from, element.out))
+                {
+                    pairs.push((from, element.out));
+                }
+            }
+        }
+        pairs
+    }
+}
+
+/// A lowered entry.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Entry {
+    pub tensors: Vec<Tensor>,
+    pub work: Vec<Work>,
+    /// Name of each piece of work.
+    pub names: Vec<String>,
+    /// Slots that are written at the end.
+    pub writes: Vec<(usize, TensorId)>,
+    /// The slots with seed and step, if anything draws.
+    pub seed: Option<TensorId>,
+    pub step: Option<TensorId>,
+}
+
+impl Entry {
+    pub(crate) fn tensor(&mut self, numel: usize, dtype: DType, home: Home) -> TensorId {
+        self.tensors.push(Tensor { numel, dtype, home });
+        self.tensors.len() - 1
+    }
+}

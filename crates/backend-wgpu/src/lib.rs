@@ -1,0 +1,31 @@
+//! Programs on any GPU that wgpu reaches: Vulkan, Metal, DirectX 12 and, in browsers, WebGPU.
+//!
+//! [`WgpuBackend::open`] takes the best adapter, or the one that is asked for. `compile` writes the
+//! shaders of the whole program, makes all pipelines, buffers and bind groups, and `run` encodes
+//! blocks of steps into one submission each. An entry is [lowered](lower) to work over tensors,
+//! [fused](fuse) as it is lowered, its memory is [planned](memory), and [kernels](build) are
+//! generated from templates in WGSL.
+//!
+//! ```no_run
+//! use onesigma_backend::Backend;
+//! let backend = onesigma_backend_wgpu::WgpuBackend::open(None)?;
+//! println!("{}", backend.caps().device);
+//! # Ok::<(), onesigma_backend::Error>(())
+//! ```
+
+mod backend;
+mod build;
+mod check;
+mod engine;
+mod fuse;
+mod gpu;
+mod ir;
+mod lower;
+mod memory;
+mod shader;
+
+pub use backend::{Options, Tuning, WgpuBackend, adapters};
+pub use engine::WgpuEngine;
+
+/// Name of the backend.
+pub(crate) const NAME: &str = "wgpu";

@@ -1,0 +1,35 @@
+// Tiles of {{bm}} x {{bn}} by cooperative matrices of 16 x 16: F16 operands, sums in f32. Each
+// subgroup works on {{sm}} x {{sn}}; {{bk}} elements of the inner axis are staged at a time, in
+// rows that are longer by {{pad}} so that they lie in different banks.
+var<workgroup> left_tile: array<vec4<f16>, {{left_size}}>;
+var<workgroup> right_tile: array<vec4<f16>, {{right_size}}>;
+var<workgroup> result_tile: array<vec4<f32>, {{result_size}}>;
+@compute @workgroup_size({{threads}})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let tile = group.x + group.y * groups.x;
+    if (tile >= {{tiles}}u) { return; }
+    // Bands of 8 rows of tiles, so that tiles that run at once share operands in the cache.
+    let batch = tile / {{batch_tiles}}u;
+    let own = tile % {{batch_tiles}}u;
+    let band = own / {{band}}u;
+    let band_rows = min({{row_tiles}}u - band * 8u, 8u);
+    let first_row = (band * 8u + (own % {{band}}u) % band_rows) * {{bm}}u;
+    let first_column = ((own % {{band}}u) / band_rows) * {{bn}}u;
+    let subgroup = thread / 32u;
+    let lane = thread % 32u;
+    let own_row = (subgroup / {{subgroups_across}}u) * {{sm}}u;
+    let own_column = (subgroup % {{subgroups_across}}u) * {{sn}}u;
+{{accumulators}}
+{{fetch}}
+    for (var k = 0u; k < {{k}}u; k += {{bk}}u) {
+{{stage}}
+        workgroupBarrier();
+        // The next part is under way while this one is worked on.
+        if (k + {{bk}}u < {{k}}u) {
+{{fetch_next}}
+        }
+{{multiply}}
+        workgroupBarrier();
+    }
+{{results}}
+}

@@ -1,0 +1,23 @@
+//! The suite that every backend runs, on the first adapter of this machine.
+
+use std::sync::OnceLock;
+
+use onesigma_backend::{Backend, Result};
+use onesigma_backend_wgpu::WgpuBackend;
+
+/// Opening a device takes longer than most cases, and engines share nothing else of it.
+fn shared() -> Result<Box<dyn Backend>> {
+    static SHARED: OnceLock<WgpuBackend> = OnceLock::new();
+    if SHARED.get().is_none() {
+        // Of two that come at once, one is dropped.
+        let _ = SHARED.set(WgpuBackend::open(None)?);
+    }
+    match SHARED.get() {
+        Some(backend) => Ok(Box::new(backend.clone())),
+        None => WgpuBackend::open(None).map(|backend| Box::new(backend) as Box<dyn Backend>),
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    onesigma_conformance::main_for(shared)
+}

@@ -1,0 +1,129 @@
+//! The page from made-up results, its structure, and its script in a real browser.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::*;
+use crate::bench::record::tests::record;
+
+/// A folder with two records, lines from another machine, and a peer.
+fn results(folder: &Path) {
+    for (date, times) in [
+        ("2026-01-01T00:00:00Z", [100.0, 101.0, 102.0]),
+        ("2026-01-02T00:00:00Z", [80.0, 81.0, 82.0]),
+    ] {
+        let mut record = record(date, &times);
+        for width in [128, 256] {
+            let mut layer = record.cases[0].clone();
+            layer.suite = "layer".into();
+            layer.group = format!("linear layer {width}");
+            layer.width = Some(width);
+            record.cases.push(layer);
+        }
+        record.keep(&folder.join("bench")).expect("room");
+    }
+    let step = r#"{"ms": 59.0, "hidden": 2048, "layers": 8, "seq": 1024, "batch": 16, "#;
+    let lines = [
+        format!(
+            r#"{step}"device": "GPU X, libtorch 2", "recipe": "unit-fp8", "backend": "cuda", "planned_gib": 15.4}}"#
+        ),
+        format!(
+            r#"{step}"device": "GPU X", "peer": "py<torch>", "config": "bf16", "peak_gib": 17.0}}"#
+        )
+        .replace("59.0", "118.0"),
+        r#"{"kernel": "cast", "of_copy": 0.7}"#.to_owned(),
+    ];
+    fs::create_dir_all(folder.join("gpu")).expect("room");
+    fs::write(folder.join("gpu/step.jsonl"), lines.join("\n")).expect("room");
+}
+
+fn made(name: &str) -> (PathBuf, Sources, Vec<charts::Chart>) {
+    let folder =
+        std::env::temp_dir().join(format!("onesigma-report-{name}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    results(&folder);
+    let sources = Sources::read(&folder).expect("results");
+    let charts = charts::all(&sources);
+    (folder, sources, charts)
+}
+
+#[test]
+fn every_chart_is_drawn_from_results_of_several_machines() {
+    let (folder, sources, charts) = made("charts");
+    fs::remove_dir_all(folder).expect("its own folder");
+    let names: Vec<_> = charts.iter().map(|chart| chart.name).collect();
+    assert_eq!(names, ["throughput", "peers", "limit", "scaling", "memory", "history"]);
+    let ratios = charts::ratios(&sources);
+    assert_eq!(ratios.len(), 1);
+    assert_eq!(ratios[0].1, [("unit-fp8 (cuda) over py<torch> bf16".to_owned(), 0.5)]);
+    for chart in &charts {
+        let svg = chart.svg.file();
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "{}: {svg}", chart.name);
+    }
+    let html = page::html(&sources, &charts);
+    assert_eq!(html.matches("<svg").count(), charts.len());
+    assert_eq!(html.matches("class=\"risk sortable\"").count(), page::TABLES);
+    assert!(!html.contains("{{") && html.contains("py&lt;torch&gt;"));
+    for word in ["src=", "@import", "url(http", "<link"] {
+        assert!(!html.contains(word), "the page loads something: {word}");
+    }
+    let chapter = book::chapter(&sources, &charts);
+    assert!(chapter.contains("| unit-fp8 (cuda) over py<torch> bf16 | 0.50 |"), "{chapter}");
+}
+
+/// The document after its scripts.
+fn document(browser: &Path, folder: &Path, page: &str, hash: &str, dark: bool) -> String {
+    let path = folder.join("page.html");
+    fs::write(&path, page).expect("room");
+    let output = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+        .args(["--virtual-time-budget=4000", "--dump-dom"])
+        .arg(format!("--blink-settings=preferredColorScheme={}", u8::from(!dark)))
+        .arg(format!("--user-data-dir={}", folder.join("profile").display()))
+        .arg(format!("file://{}#{hash}", path.display()))
+        .stdin(Stdio::null())
+        .output()
+        .expect("the browser starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
+    let rest = text.split_once(from).unwrap_or_else(|| panic!("no {from}")).1;
+    rest.split_once(to).unwrap_or_else(|| panic!("no {to} after {from}")).0
+}
+
+#[test]
+fn the_page_sorts_filters_and_has_two_themes() {
+    let Some(browser) = chromium() else {
+        println!("skipped: no Chromium in PATH, so the page is not opened");
+        return;
+    };
+    let (folder, sources, charts) = made("page");
+    let html = page::html(&sources, &charts);
+    let script = "document.querySelectorAll('#steps th button')[3].click();\
+                  document.getElementById('filter').value = 'unit-fp8 gpt'; document.getElementById('filter').dispatchEvent(new Event('input'));\
+                  document.body.dataset.background = getComputedStyle(document.body).backgroundColor;";
+    let page = html.replacen("</body>", &format!("<script>{script}</script></body>"), 1);
+    let light = document(&browser, &folder, &page, "", false);
+    let dark = document(&browser, &folder, &page, "", true);
+    let chosen = document(&browser, &folder, &page, "theme=dark", false);
+    fs::remove_dir_all(folder).expect("its own folder");
+    // Sorted by time, longest first.
+    let table = between(&light, "id=\"steps\"", "</table>");
+    let times: Vec<f64> = table
+        .split("<tr")
+        .skip(2)
+        .map(|row| between(row, "data-value=\"", "\"").parse().expect("a number"))
+        .collect();
+    assert_eq!(times.len(), sources.steps.len());
+    assert!(times.is_sorted_by(|a, b| a >= b), "{times:?}");
+    assert!(table.contains("aria-sort=\"descending\""));
+    // The peer's row does not fit the filter.
+    let hidden = table.split("<tr").filter(|row| row.contains("hidden=\"\"")).count();
+    assert_eq!(hidden, sources.steps.iter().filter(|step| step.is_peer).count());
+    let background = |page: &str| between(page, "data-background=\"", "\"").to_owned();
+    assert_ne!(background(&light), background(&dark));
+    assert_eq!(background(&dark), background(&chosen));
+}
