@@ -156,7 +156,7 @@ pub(crate) fn gemm_then(
         };
         let then = after.map(|_| &shifted as After<'_>);
         let done = if few::suits(m, &b) {
-            few::few_rows(shape, alpha, a, b, item.c, out, tasks);
+            few::few_rows(shape, alpha, a, b, item.c, out, tasks, pairs);
             false
         } else if pairs {
             gemm_item::<u32>(shape, alpha, a, b, item.c, out, tasks, then)
