@@ -286,7 +286,7 @@ fn embed(
         let wpe = layers.table("transformer.wpe.weight", config.n_positions, width)?; // (P, C)
         let positions = match position {
             None => layers.first_rows(wpe, seq)?, // (T, C)
-            Some(at) => layers.lookup(at, wpe)?,  // (1, C)
+            Some(at) => layers.row_at(wpe, at)?,  // (1, C)
         };
         // Both tables are cut edges, so each keeps its ideal scale.
         x = sum(layers.graph, p, &[x, positions])?; // (B, T, C)

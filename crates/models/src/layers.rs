@@ -118,6 +118,13 @@ impl Layers<'_> {
         Ok(self.graph.op(Op::Slice { axis: 0, start: 0, len }, &[table]).one()?)
     }
 
+    /// The row of a table at the position in `U32 [1]`, with the table's precision: as data, which
+    /// no recipe rounds, just as none rounds what [`first_rows`](Self::first_rows) cuts out.
+    pub fn row_at(&mut self, table: ValueId, position: ValueId) -> Result<ValueId> {
+        let row = self.graph.op(Op::Gather, &[table, position]);
+        Ok(row.role(Role::Data).named("position").one()?)
+    }
+
     pub fn dropout(&mut self, x: ValueId, probability: f64) -> Result<ValueId> {
         Ok(dropout(self.graph, self.p, x, probability, self.training)?)
     }
