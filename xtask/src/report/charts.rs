@@ -216,8 +216,8 @@ fn memory(sources: &Sources) -> Option<Chart> {
     chart(
         "memory",
         "Memory of a training step. On a processor the peak resident memory of the process, ours and \
-         peers'; elsewhere ours as planned before the run, peers' as they report their peak. Bars \
-         are relative to the largest of their group.",
+         peers'; on a GPU what ours allocates and the peak that peers report; in records ours as \
+         planned. Bars are relative to the largest of their group.",
         bars("Memory of a training step", &groups, None),
     )
 }

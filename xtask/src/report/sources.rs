@@ -74,7 +74,7 @@ pub struct Step {
     pub ms: f64,
     /// Tokens of a step.
     pub tokens: f64,
-    /// Peak memory: what we plan, what a peer says it used.
+    /// Peak memory: what we allocate or plan, what a peer says it used.
     pub memory_bytes: Option<f64>,
 }
 
@@ -104,8 +104,11 @@ struct StepLine {
     backend: Option<String>,
     peer: Option<String>,
     config: Option<String>,
+    allocated_gib: Option<f64>,
     planned_gib: Option<f64>,
     peak_gib: Option<f64>,
+    /// Tensors that are computed again for want of memory.
+    recomputed: Option<u64>,
 }
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
@@ -209,7 +212,10 @@ impl Sources {
         let name = match (&line.peer, &line.recipe) {
             (Some(peer), _) => format!("{peer} {}", line.config.as_deref().unwrap_or("")),
             (None, Some(recipe)) => {
-                format!("{recipe} ({})", line.backend.as_deref().unwrap_or("onesigma"))
+                let backend = line.backend.as_deref().unwrap_or("onesigma");
+                let less =
+                    line.recomputed.filter(|&count| count > 0).map_or("", |_| ", less memory");
+                format!("{recipe} ({backend}{less})")
             }
             (None, None) => return,
         };
@@ -221,7 +227,11 @@ impl Sources {
             is_peer: line.peer.is_some(),
             ms: line.ms,
             tokens: (line.batch * line.seq) as f64,
-            memory_bytes: line.planned_gib.or(line.peak_gib).map(|gib| gib * GIB),
+            memory_bytes: line
+                .allocated_gib
+                .or(line.planned_gib)
+                .or(line.peak_gib)
+                .map(|gib| gib * GIB),
         });
     }
 

@@ -85,7 +85,7 @@ pub fn growth(sources: &Sources) -> Vec<Chart> {
             .collect();
         chart(
             name,
-            "A step of `unit-fp8`: a level line means that the time grows as the operations do.",
+            "A step of unit-fp8: a level line means that the time grows as the operations do.",
             lines(title, x, "FLOP/s", &ticks, &curves),
         )
     });
