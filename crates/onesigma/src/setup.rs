@@ -180,6 +180,29 @@ fn compile(config: &Config, parts: Parts) -> Result<Session> {
 /// What writes text with the model of a configuration and parameters by name: only their forward
 /// pass is compiled, with a cache of keys and values.
 ///
+/// ```
+/// use onesigma::setup;
+/// use onesigma::train::config::{Config, ModelConfig};
+/// use onesigma::train::generate::{Sampling, generate};
+///
+/// let model = ModelConfig { layers: 1, heads: 1, hidden: 8, seq: 16, ..ModelConfig::default() };
+/// let config = Config { recipe: "unit-fp8".into(), batch: 1, model, ..Config::default() };
+/// let mut session = setup::session(&config)?;
+/// session.init(1)?;
+/// let state = session.state()?;
+/// let weights = state.iter().filter_map(|t| Some((t.name.clone(), t.to_f32()?))).collect();
+///
+/// let mut model = setup::generator(&config, &weights)?;
+/// let sampling = Sampling { temperature: 0.8, top_k: 40, seed: 1 };
+/// let mut text = Vec::new();
+/// generate(&mut model, &[72, 105], 10, sampling, |token| {
+///     text.push(token);
+///     true
+/// })?;
+/// assert_eq!((text.len(), model.reads().windows, model.reads().tokens), (10, 1, 9));
+/// # Ok::<(), onesigma::train::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`session()`]; [`Error::Setting`] for a model that predicts no next token;
 /// [`Error::CheckpointMismatch`] for parameters of another model.

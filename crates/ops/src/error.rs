@@ -69,7 +69,7 @@ pub enum Error {
     },
     /// No recipe has this name.
     #[error(
-        "no recipe named `{name}`{}; there are: {known}; or give the path of a .toml file",
+        "no recipe named `{name}`{} there are: {known}; or give the path of a .toml file",
         did_you_mean(near.as_deref())
     )]
     UnknownRecipe {

@@ -38,9 +38,9 @@ fn edits(a: &str, b: &str) -> usize {
     rows[a.len()][b.len()]
 }
 
-/// `, did you mean ..?` for a message, or nothing.
+/// `, did you mean ..?` for a message, or the semicolon that stands there without it.
 pub(crate) fn did_you_mean(near: Option<&str>) -> String {
-    near.map_or_else(String::new, |near| format!(", did you mean `{near}`?"))
+    near.map_or_else(|| ";".to_owned(), |near| format!(", did you mean `{near}`?"))
 }
 
 #[cfg(test)]
