@@ -53,7 +53,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for recipe in ["unit-fp8-bf16-states.toml", "bf16-states.toml"] {
         fs::copy(root().join("benches/recipes").join(recipe), folder.join(recipe))?;
     }
-    fs::write(folder.join("run.sh"), include_str!("bundle/run.sh"))?;
+    for (name, text) in [
+        ("run.sh", include_str!("bundle/run.sh")),
+        ("pretrain.py", include_str!("bundle/pretrain.py")),
+    ] {
+        fs::write(folder.join(name), text)?;
+    }
     let out = root().join(&arguments.out);
     if let Some(parent) = out.parent() {
         fs::create_dir_all(parent)?;
