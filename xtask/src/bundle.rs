@@ -80,7 +80,7 @@ fn executables(command: &[&str], profile: &str) -> Result<Vec<(String, PathBuf)>
     let output = cargo.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     ensure!(
         output.status.success(),
-        "`cargo {}` failed; building needs libtorch 2.11: set LIBTORCH to its folder, or \
+        "`cargo {}` failed (see above); if libtorch 2.11 is what it did not find, set LIBTORCH to its folder, or \
          LIBTORCH_USE_PYTORCH=1 with a Python that has torch 2.11",
         command.join(" ")
     );

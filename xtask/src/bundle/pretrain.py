@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Trains a GPT and a BERT on this machine's GPU, `unit-fp8` beside `bf16`: same data and seeds.
+The GPT also in `unit-fp16`, at the rate of `unit-fp8`: the same model, so that formats and scaling
+can be told apart.
 
-    python3 pretrain.py [tune|gpt|bert] ...
+    python3 pretrain.py [tune|gpt|bert|rates] ...
 
 `tune` finds each recipe's learning rate for the GPT in short runs; `gpt` trains it for long at
-those rates (`$RATES`, a file of `tune`, or its defaults); `bert` does all of it for a BERT: masked
-tokens, then sentiment (SST-2) from there with several seeds. Runs that do not depend on each other
+those rates, if they are in `$OUT/rates.json`, else at those found before. `bert` trains a BERT on
+masked tokens at some rates, and from the best on sentiment (SST-2) with several seeds, at the rates
+that `rates` found. Runs that do not depend on each other
 run side by side. Expects `$BOOKS` (books.train.txt, books.valid.txt), `$SST2` (train.tsv, dev.tsv)
 and `$VOCAB`; writes `$OUT/PART.jsonl`, one line for each run, with its curves.
 """
@@ -14,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 OUT = os.environ.get("OUT", "results")
@@ -21,6 +25,8 @@ RUNS = os.environ.get("RUNS", "runs")
 BOOKS, SST2 = os.environ.get("BOOKS", "."), os.environ.get("SST2", "sst2")
 VOCAB = os.environ.get("VOCAB", "vocab.txt")
 BACKEND = os.environ.get("BACKEND", "cuda")
+# Seconds after which runs are stopped.
+DEADLINE = time.monotonic() + float(os.environ.get("SECONDS_LEFT", "1e7"))
 # Shorter runs of everything, to try this script.
 SHARE = float(os.environ.get("SHARE", "1"))
 RECIPES = ("unit-fp8", "bf16")
@@ -29,11 +35,14 @@ BOOK_DATA = {"data": f"{BOOKS}/books.train.txt", "valid": f"{BOOKS}/books.valid.
 # 85 million parameters beside the embeddings; a token is a byte.
 GPT = {**BOOK_DATA, "layers": 12, "hidden": 768, "heads": 12, "seq": 512, "batch": 32}
 GPT_RATES = {"unit-fp8": (0.01, 0.02, 0.04, 0.08), "bf16": (0.0004, 0.0008)}
+GPT_FOUND = {"unit-fp8": 0.04, "bf16": 0.0008}
 BERT = {"model_type": "bert", "layers": 6, "hidden": 384, "heads": 6, "seq": 128, "batch": 64}
 MLM = {**BERT, **BOOK_DATA, "tokenizer": VOCAB}
-MLM_RATES = {"unit-fp8": (0.006, 0.012, 0.024), "bf16": (0.0004, 0.0008)}
+MLM_RATES = {"unit-fp8": (0.006, 0.012), "bf16": (0.0008,)}
 TUNED = {**BERT, "task": "classification", "data": SST2, "seq": 64, "eval_every": 0}
 TUNED_RATES = {"unit-fp8": (0.002, 0.004, 0.008), "bf16": (0.0001, 0.0002, 0.0004)}
+TUNED_FOUND = {"unit-fp8": 0.004, "bf16": 0.0002}
+SEEDS = range(5)
 
 
 def curve(records, kind, window):
@@ -52,15 +61,25 @@ def train(name, settings):
     words = ["./onesigma", "train", "-q", "--backend", BACKEND, "--out", folder]
     for key, value in settings.items():
         words += ["--" + key.replace("_", "-"), str(value)]
-    run = subprocess.run(words, capture_output=True, text=True)
-    result = {"run": name, **{key: value for key, value in settings.items() if key != "valid"}}
+    # A run that is told to stop ends after its current steps, and says what it has.
+    run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        text, _ = run.communicate(timeout=DEADLINE - time.monotonic())
+    except subprocess.TimeoutExpired:
+        run.terminate()
+        text, _ = run.communicate()
+    # Names without folders: results do not say where they were made.
+    short = {k: os.path.basename(v) if isinstance(v, str) else v for k, v in settings.items()}
+    result = {"run": name, **short}
     if run.returncode:
-        result["error"] = (run.stderr or run.stdout)[-800:]
-    else:
-        with open(f"{folder}/summary.json") as file:
-            summary = json.load(file)
+        result["stopped" if "interrupted after" in text else "error"] = text[-800:]
+    if os.path.exists(f"{folder}/metrics.jsonl"):
+        summary = {}
+        if os.path.exists(f"{folder}/summary.json"):
+            with open(f"{folder}/summary.json") as file:
+                summary = json.load(file)
         with open(f"{folder}/metrics.jsonl") as lines:
-            records = [json.loads(line) for line in lines]
+            records = [json.loads(line) for line in lines if line.endswith("}\n")]
         for key in ("validation_loss", "validation_accuracy", "tokens_per_s", "parameters"):
             if summary.get(key) is not None:
                 result[key] = summary[key]
@@ -112,37 +131,49 @@ def tune():
 
 
 def gpt():
-    rates = {"unit-fp8": 0.02, "bf16": 0.0006}
-    if os.path.exists(os.environ.get("RATES", f"{OUT}/rates.json")):
-        with open(os.environ.get("RATES", f"{OUT}/rates.json")) as file:
+    rates = dict(GPT_FOUND)
+    if os.path.exists(f"{OUT}/rates.json"):
+        with open(f"{OUT}/rates.json") as file:
             rates.update(json.load(file))
+    rates["unit-fp16"] = rates["unit-fp8"]
     steps = int(os.environ.get("GPT_STEPS", "4500"))
     long = {**GPT, "steps": steps, "warmup": 200, "eval_every": 250}
-    write("gpt", side_by_side(grid("gpt", {r: [rates[r]] for r in RECIPES}, long)))
+    write("gpt", side_by_side(grid("gpt", {r: [rate] for r, rate in rates.items()}, long)))
+
+
+def masked():
+    """Pre-trained BERTs: all results, and the best run of each recipe."""
+    long = {**MLM, "steps": 6000, "warmup": 300, "eval_every": 500}
+    results = side_by_side(grid("mlm", MLM_RATES, long))
+    rates = best(results, by_loss)
+    return results, {r: f"{RUNS}/mlm-{r}-{rate}" for r, rate in rates.items()}
+
+
+def sentiment(starts, rates, seeds):
+    tuning = {**TUNED, "steps": 2100, "warmup": 200, "eval_batches": 1000}
+    runs = []
+    for seed in seeds:
+        for recipe, start in starts.items():
+            for rate in rates[recipe]:
+                own = {**tuning, "recipe": recipe, "lr": rate, "init_from": start, "seed": seed}
+                runs.append((f"sst2-{recipe}-{rate}-seed{seed}", own))
+    return side_by_side(runs)
+
+
+def rates():
+    write("rates", sentiment(masked()[1], TUNED_RATES, [0]))
 
 
 def bert():
-    short = side_by_side(grid("tune-mlm", MLM_RATES, {**MLM, "steps": 1200, "warmup": 100}))
-    rates = best(short, by_loss)
-    long = {**MLM, "steps": 6000, "warmup": 300, "eval_every": 500}
-    trained = side_by_side(grid("mlm", {r: [rate] for r, rate in rates.items()}, long))
-    start = {r["recipe"]: f"{RUNS}/{r['run']}" for r in trained if "error" not in r}
-    tuning = {**TUNED, "steps": 2100, "warmup": 200, "eval_batches": 1000}
-    runs = grid("sst2", {r: TUNED_RATES[r] for r in start}, tuning)
-    runs = [(name, {**own, "init_from": start[own["recipe"]]}) for name, own in runs]
-    first = side_by_side(runs)
-    rates = best(first, lambda result: result.get("validation_accuracy", 0))
-    more = []
-    for seed in (1, 2, 3, 4):
-        for recipe, rate in rates.items():
-            own = {**tuning, "recipe": recipe, "lr": rate, "init_from": start[recipe]}
-            more.append((f"sst2-{recipe}-seed{seed}", {**own, "seed": seed}))
-    write("bert", short + trained + first + side_by_side(more))
+    results, starts = masked()
+    write("mlm", results)
+    found = {recipe: [rate] for recipe, rate in TUNED_FOUND.items()}
+    write("sst2", sentiment(starts, found, SEEDS))
 
 
 def main():
     os.makedirs(OUT, exist_ok=True)
-    parts = {"tune": tune, "gpt": gpt, "bert": bert}
+    parts = {"tune": tune, "gpt": gpt, "rates": rates, "bert": bert}
     for part in sys.argv[1:] or ["tune", "gpt", "bert"]:
         parts[part]()
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks and measures Onesigma on this machine's GPU. Needs a Python with PyTorch 2.11 for CUDA 13.
 #
-#   bash run.sh [all|check|errors|cache|sanitize|kernels|step|small|train|tune|gpt|bert] ...
+#   bash run.sh [all|check|errors|cache|sanitize|kernels|step|small|train|tune|gpt|rates|bert] ...
 #
 # Results go to $OUT (default: results), one file for each part. A torchao wheel in this folder is
 # used for the peers with `fp8` in their names; kernels are kept in ./cache.
@@ -43,7 +43,7 @@ errors() {
     echo "== without a GPU"
     CUDA_VISIBLE_DEVICES= ./onesigma train --backend cuda --data run.sh --steps 1 --out "$RUNS/e" 2>&1 | tail -3
     echo "== a limit below what a step needs"
-    ./onesigma train --backend cuda --memory 20M --data run.sh --steps 1 --out "$RUNS/e" 2>&1 |
+    ./onesigma train --backend cuda --memory 20MB --data run.sh --steps 1 --out "$RUNS/e" 2>&1 |
       tail -3
     echo "== more than the GPU has"
     ./onesigma train --backend cuda --layers 16 --hidden 8192 --heads 64 --seq 64 --batch 64 \
@@ -161,7 +161,7 @@ for part in "$@"; do
   case $part in
     all) check; kernels; step; small; train ;;
     check | errors | cache | sanitize | kernels | step | small | train) $part ;;
-    tune | gpt | bert) python3 pretrain.py "$part" ;;
+    tune | gpt | rates | bert) python3 pretrain.py "$part" ;;
     *) echo "unknown part: $part" >&2; exit 2 ;;
   esac
 done

@@ -5,8 +5,10 @@ use std::ffi::CString;
 
 use cudarc::nvrtc::result as nvrtc;
 use onesigma_graph::Program;
+use onesigma_models::config::Activation;
 use onesigma_ops::recipes;
 use onesigma_train::config::ModelConfig;
+use onesigma_train::model::Gpt;
 use onesigma_train::optimizer::Optimizer;
 use onesigma_train::program::{Settings, Target};
 
@@ -21,13 +23,21 @@ use super::lower::{is_fp8, lower};
 use super::plan::{aligned, plan};
 use super::schedule::hoist_updates;
 use super::source::PRELUDE;
+use super::source::matmul::Epilogue;
 
 type Outcome = Result<(), Box<dyn StdError>>;
 
 fn step(recipe: &str) -> Result<Program, Box<dyn StdError>> {
+    step_with(recipe, Activation::Gelu)
+}
+
+fn step_with(recipe: &str, activation: Activation) -> Result<Program, Box<dyn StdError>> {
     let recipe = recipes::load(recipe)?;
     let size = ModelConfig { layers: 2, heads: 4, hidden: 256, seq: 128, ..ModelConfig::default() };
-    let model = onesigma_train::model::Gpt::new(&size, recipes::parametrisation(&recipe))?;
+    let parametrisation = recipes::parametrisation(&recipe);
+    let mut config = Gpt::architecture(&size, 256, parametrisation);
+    config.activation_function = activation;
+    let model = Gpt::from_config(config, parametrisation)?;
     let settings = Settings {
         batch: 2,
         seq: 128,
@@ -103,6 +113,23 @@ fn an_fp8_step_runs_its_products_on_tensor_cores() -> Outcome {
     }
     println!("{kernels} kernels");
     assert_eq!(counted, (2 * 4 * 3, 3));
+    Ok(())
+}
+
+#[test]
+fn gelu_runs_within_products_of_16_bits() -> Outcome {
+    for (recipe, activation, expected) in [
+        ("bf16", Activation::GeluNew, 2),
+        ("bf16", Activation::Gelu, 0),
+        ("unit-fp8", Activation::GeluNew, 0),
+    ] {
+        let (_, instructions) = train_step(&step_with(recipe, activation)?)?;
+        for epilogue in [Epilogue::Gelu, Epilogue::GeluGrad] {
+            let with = |work: &Work| matches!(work, Work::Product { product, .. } if product.epilogue == epilogue);
+            let found = count(&instructions, with);
+            assert_eq!(found, expected, "{recipe} {activation:?} {epilogue:?}");
+        }
+    }
     Ok(())
 }
 
