@@ -7,7 +7,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::plot::{self, Labels, Series};
+use crate::plot::{self, Chart, Curve};
 use crate::process::root;
 
 /// One run; a point of a curve is the steps taken and a loss in nats per token.
@@ -34,16 +34,17 @@ pub fn draw() -> Result<()> {
             .map(serde_json::from_str)
             .collect::<Result<Vec<Run>, _>>()
             .with_context(|| from.display().to_string())?;
-        let labels = Labels { title, x: "steps", y: "nats" };
+        let [title, x, y] = [title, "steps", "nats"].map(str::to_owned);
+        let drawn = plot::svg(&Chart { title, x, y, curves: curves(&runs), ..Chart::default() });
         let to = format!("docs/src/images/cuda-{name}.svg");
-        plot::lines(&root().join(&to), labels, &series(&runs))?;
+        fs::write(root().join(&to), drawn.map_err(anyhow::Error::msg)?)?;
         println!("{to}");
     }
     Ok(())
 }
 
 /// Two curves for each recipe: its best run's, in training and on held-out text.
-fn series(runs: &[Run]) -> Vec<Series> {
+fn curves(runs: &[Run]) -> Vec<Curve> {
     let mut best: BTreeMap<&str, &Run> = BTreeMap::new();
     let last = |run: &Run| run.validation_curve.last().map_or(f64::INFINITY, |&(_, loss)| loss);
     for run in runs {
@@ -52,15 +53,15 @@ fn series(runs: &[Run]) -> Vec<Series> {
             *known = run;
         }
     }
-    let mut series = Vec::new();
+    let mut drawn = Vec::new();
     for (recipe, run) in best {
-        let curves = [("training", &run.train_curve), ("held out", &run.validation_curve)];
-        for (what, curve) in curves {
+        let both = [("training", &run.train_curve), ("held out", &run.validation_curve)];
+        for (what, curve) in both {
             let label = format!("{recipe}, rate {}, {what}", run.lr);
-            series.push(Series { label, points: curve.clone() });
+            drawn.push(Curve { label, points: curve.iter().map(|&point| point.into()).collect() });
         }
     }
-    series
+    drawn
 }
 
 #[cfg(test)]
@@ -75,8 +76,8 @@ mod tests {
             train_curve: vec![(49.0, 2.0)],
             validation_curve: vec![(50.0, loss)],
         };
-        let series = series(&[run("a", 0.1, 3.0), run("a", 0.2, 2.0), run("b", 0.3, 1.0)]);
-        let labels: Vec<&str> = series.iter().map(|one| one.label.as_str()).collect();
+        let drawn = curves(&[run("a", 0.1, 3.0), run("a", 0.2, 2.0), run("b", 0.3, 1.0)]);
+        let labels: Vec<&str> = drawn.iter().map(|one| one.label.as_str()).collect();
         let expected = [
             "a, rate 0.2, training",
             "a, rate 0.2, held out",

@@ -40,4 +40,5 @@ pub(crate) fn supports(op: &Op, inputs: &[DType], output: DType) -> Support {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stdout)] // a skip says why
 mod tests;
