@@ -8,10 +8,12 @@ use serde::Deserialize;
 
 use super::{Growth, Product, Sources, Step, read_json};
 
-/// The facts that every file has.
+/// The facts that every file has, under the names of older files and of records.
 #[derive(Deserialize)]
 struct Machine {
+    #[serde(alias = "cpu")]
     processor: String,
+    #[serde(alias = "cores")]
     processors: usize,
 }
 
