@@ -10,6 +10,7 @@ mod bench;
 mod bundle;
 mod ci;
 mod coverage;
+mod curves;
 mod demo;
 #[cfg(test)]
 mod docs;
