@@ -31,8 +31,9 @@ pub struct Tuning {
     /// On cooperative matrices: rows and columns of a workgroup, of a subgroup, elements of the
     /// inner axis, stages.
     pub matrices: Option<[usize; 6]>,
-    /// On the vector units: rows and columns of a workgroup, of a thread.
-    pub vectors: Option<[usize; 4]>,
+    /// On the vector units: rows and columns of a workgroup, of a thread, elements of the inner
+    /// axis, stages, threads of a subgroup in a row.
+    pub vectors: Option<[usize; 7]>,
 }
 
 /// Runs programs through wgpu. Clones share the device.

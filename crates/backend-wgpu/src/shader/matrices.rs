@@ -15,8 +15,10 @@ const TEMPLATE: &str = include_str!("../wgsl/matmul_matrices.wgsl");
 const EDGE: usize = 16;
 /// Threads of a subgroup.
 const LANES: usize = 32;
-/// Quads by which a staged row is longer than its content.
-const PAD: usize = 2;
+/// Elements of a chunk: sixteen bytes of F16, the unit of shared memory.
+const CHUNK: usize = 8;
+/// Chunks by which a staged row is longer than its content.
+const PAD: usize = 1;
 
 /// The shape of a tile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,9 +67,9 @@ pub(crate) fn tile(entry: &Entry, op: &Product) -> Option<Tile> {
     let half = |tensor: TensorId| is_half(entry.tensors[tensor].dtype);
     let fits = half(op.left)
         && half(op.right)
-        && op.n.is_multiple_of(4)
-        && op.k.is_multiple_of(32)
-        && (!op.transpose_left || op.m.is_multiple_of(4))
+        && op.n.is_multiple_of(CHUNK)
+        && op.k.is_multiple_of(CHUNK)
+        && (!op.transpose_left || op.m.is_multiple_of(CHUNK))
         && op.m.min(op.n) >= 16;
     let count = |tile: Tile| op.batch * op.m.div_ceil(tile.bm) * op.n.div_ceil(tile.bn);
     fits.then(|| if count(Tile::LARGE) >= ENOUGH { Tile::LARGE } else { Tile::SMALL })
@@ -84,52 +86,69 @@ struct Staged {
     name: &'static str,
     first: &'static str,
     tile_rows: usize,
-    tile_quads: usize,
+    tile_chunks: usize,
     /// Whether a tile can go beyond the operand.
     ragged: bool,
     threads: usize,
 }
 
 impl Staged {
+    /// Chunks that a thread fetches.
     fn count(&self) -> usize {
-        (self.tile_rows * self.tile_quads).div_ceil(self.threads)
+        (self.tile_rows * self.tile_chunks).div_ceil(self.threads)
+    }
+
+    /// Chunks of a row of the tile.
+    fn width(&self) -> usize {
+        self.tile_chunks + PAD
     }
 
     fn size(&self) -> usize {
-        self.tile_rows * (self.tile_quads + PAD)
+        self.tile_rows * self.width()
     }
 
-    /// The function that reads four neighbours of a row.
+    /// The type of a chunk as it is stored.
+    fn raw(&self, builder: &Builder<'_>) -> &'static str {
+        match builder.dtype(self.tensor).bytes() {
+            1 => "vec2<u32>",
+            _ => "vec4<u32>",
+        }
+    }
+
+    /// The functions that read a chunk of a row and make halves of it.
     fn reader(&self, builder: &mut Builder<'_>) -> String {
         let Self { tensor, rows, columns, name, .. } = *self;
-        let dtype = builder.dtype(tensor);
-        let start = format!("(batch * {}u + row * {columns}u + column) / 4u", rows * columns);
-        let value = if dtype == DType::Float(onesigma_format::Format::F16) {
-            let x = builder.bind_halves(tensor);
-            format!("x{x}_load({start})")
-        } else {
-            let x = builder.bind(tensor);
-            let bits = builder.library.decoded(dtype, &format!("x{x}_codes({start})"));
-            format!("vec4<f16>(bitcast<vec4<f32>>({bits}))")
-        };
+        let raw = self.raw(builder);
+        let x = builder.bind_chunks(tensor, raw);
         let guard = match self.ragged {
             true => format!(
-                "    if (row >= {rows}u || column >= {columns}u) {{ return vec4<f16>(0.0h); }}\n"
+                "    if (row >= {rows}u || column >= {columns}u) {{ return {raw}(0u); }}\n"
             ),
             false => String::new(),
         };
+        let start =
+            format!("batch * {}u + row * {}u + column / 8u", rows * columns / 8, columns / 8);
+        let halves = halves(builder, builder.dtype(tensor));
         format!(
-            "fn {name}(batch: u32, row: u32, column: u32) -> vec4<f16> {{\n{guard}    return {value};\n}}\n"
+            "fn {name}(batch: u32, row: u32, column: u32) -> {raw} {{\n{guard}    return x{x}_load({start});\n}}\n\
+             fn {name}_halves(c: {raw}) -> vec4<u32> {{\n{halves}}}\n"
         )
     }
 
     fn each(&self, text: impl Fn(usize, &str, &str) -> String, indent: &str) -> String {
         let mut all = String::new();
+        let total = self.tile_rows * self.tile_chunks;
         for n in 0..self.count() {
-            let quad = format!("(thread + {}u)", n * self.threads);
-            let row = format!("({quad} / {}u)", self.tile_quads);
-            let column = format!("({quad} % {}u)", self.tile_quads);
-            let _ = writeln!(all, "{indent}{}", text(n, &row, &column));
+            let chunk = format!("(thread + {}u)", n * self.threads);
+            let row = format!("({chunk} / {}u)", self.tile_chunks);
+            let column = format!("({chunk} % {}u)", self.tile_chunks);
+            let guard = match (n + 1) * self.threads > total {
+                true => format!("if ({chunk} < {total}u) "),
+                false => String::new(),
+            };
+            let own = text(n, &row, &column);
+            let own = if guard.is_empty() { own } else { format!("{{ {own} }}") };
+            let _ = writeln!(all, "{indent}{guard}{own}");
         }
         all
     }
@@ -138,9 +157,9 @@ impl Staged {
         let Self { name, first, .. } = self;
         self.each(
             |n, row, column| match self.along_inner {
-                true => format!("{name}{n} = {name}(batch, {first} + {row}, {k} + 4u * {column});"),
+                true => format!("{name}{n} = {name}(batch, {first} + {row}, {k} + 8u * {column});"),
                 false => {
-                    format!("{name}{n} = {name}(batch, {k} + {row}, {first} + 4u * {column});")
+                    format!("{name}{n} = {name}(batch, {k} + {row}, {first} + 8u * {column});")
                 }
             },
             indent,
@@ -149,14 +168,61 @@ impl Staged {
 
     fn stage(&self, offset: &str, indent: &str) -> String {
         let Self { name, .. } = self;
-        let width = self.tile_quads + PAD;
+        let width = self.width();
         self.each(
             |n, row, column| {
-                format!("{name}_tile[{offset}{row} * {width}u + {column}] = {name}{n};")
+                format!(
+                    "{name}_tile[{offset}{row} * {width}u + {column}] = bitcast<vec4<f32>>({name}_halves({name}{n}));"
+                )
             },
             indent,
         )
     }
+}
+
+/// Body of the function that makes eight halves, as four words, of a chunk `c`.
+fn halves(builder: &mut Builder<'_>, dtype: DType) -> String {
+    use onesigma_format::Format;
+    if dtype == DType::Float(Format::F16) {
+        return "    return c;\n".to_owned();
+    }
+    if dtype == DType::Float(Format::E4M3) {
+        // The exponent is 8 too small, which the scale of the result makes good; the code of a NaN
+        // carries into the exponent.
+        return "    let m = vec2<u32>(0x3f803f80u);\n    \
+                let s = vec2<u32>(0x80008000u);\n    \
+                var low = ((c << vec2<u32>(8u)) & s) | ((c << vec2<u32>(7u)) & m);\n    \
+                var high = (c & s) | ((c >> vec2<u32>(1u)) & m);\n    \
+                low += ((low & m) + vec2<u32>(0x00800080u)) & vec2<u32>(0x40004000u);\n    \
+                high += ((high & m) + vec2<u32>(0x00800080u)) & vec2<u32>(0x40004000u);\n    \
+                return vec4<u32>(\n        \
+                (low.x & 0xffffu) | (high.x << 16u), (low.x >> 16u) | (high.x & 0xffff0000u),\n        \
+                (low.y & 0xffffu) | (high.y << 16u), (low.y >> 16u) | (high.y & 0xffff0000u),\n    );\n"
+            .to_owned();
+    }
+    if dtype == DType::Float(Format::E5M2) {
+        // The high byte of a half.
+        return "    let low = (c << vec2<u32>(8u)) & vec2<u32>(0xff00ff00u);\n    \
+                let high = c & vec2<u32>(0xff00ff00u);\n    \
+                return vec4<u32>(\n        \
+                (low.x & 0xffffu) | (high.x << 16u), (low.x >> 16u) | (high.x & 0xffff0000u),\n        \
+                (low.y & 0xffffu) | (high.y << 16u), (low.y >> 16u) | (high.y & 0xffff0000u),\n    );\n"
+            .to_owned();
+    }
+    let (low, high) = match dtype.bytes() {
+        1 => ("codes_1(c.x)", "codes_1(c.y)"),
+        _ => ("codes_2(c.xy)", "codes_2(c.zw)"),
+    };
+    let (low, high) = (builder.library.decoded(dtype, low), builder.library.decoded(dtype, high));
+    format!(
+        "    let low = bitcast<vec4<f32>>({low});\n    let high = bitcast<vec4<f32>>({high});\n    \
+         return vec4<u32>(pack2x16float(low.xy), pack2x16float(low.zw), pack2x16float(high.xy), pack2x16float(high.zw));\n"
+    )
+}
+
+/// By what a staged operand is too small.
+fn left_to_the_result(dtype: DType) -> f64 {
+    if dtype == DType::Float(onesigma_format::Format::E4M3) { 256.0 } else { 1.0 }
 }
 
 /// The kernel.
@@ -168,6 +234,11 @@ pub(crate) fn kernel(
     label: &str,
 ) -> Kernel {
     let mut builder = Builder::new(entry, memory);
+    let mut op = *op;
+    for tensor in [op.left, op.right] {
+        op.result.alpha *= left_to_the_result(builder.dtype(tensor));
+    }
+    let op = &op;
     let Tile { bm, bn, sm, sn, bk, stages } = tile;
     let threads = tile.threads();
     let staged = |left: bool| {
@@ -185,7 +256,7 @@ pub(crate) fn kernel(
             name: if left { "left" } else { "right" },
             first: if left { "first_row" } else { "first_column" },
             tile_rows: if along_inner { block } else { bk },
-            tile_quads: if along_inner { bk / 4 } else { block / 4 },
+            tile_chunks: if along_inner { bk / CHUNK } else { block / CHUNK },
             ragged: !extent.is_multiple_of(block) || !op.k.is_multiple_of(bk),
             threads,
         }
@@ -201,7 +272,8 @@ pub(crate) fn kernel(
     }
     for staged in [&left, &right] {
         for n in 0..staged.count() {
-            let _ = writeln!(accumulators, "    var {}{n}: vec4<f16>;", staged.name);
+            let raw = staged.raw(&builder);
+            let _ = writeln!(accumulators, "    var {}{n}: {raw};", staged.name);
         }
     }
     let offset = |staged: &Staged| match stages {
@@ -214,6 +286,7 @@ pub(crate) fn kernel(
     let (row_tiles, column_tiles) = (op.m.div_ceil(bm), op.n.div_ceil(bn));
     let tiles = row_tiles * column_tiles * op.batch;
     let next = format!("(k + {bk}u)");
+    let patches = threads / LANES * EDGE * PATCH;
     let text = fill(
         TEMPLATE,
         &[
@@ -222,10 +295,9 @@ pub(crate) fn kernel(
             ("sm", sm.to_string()),
             ("sn", sn.to_string()),
             ("bk", bk.to_string()),
-            ("pad", (4 * PAD).to_string()),
-            ("left_size", (left.size() * stages).to_string()),
+            ("pad", (CHUNK * PAD).to_string()),
+            ("left_size", (left.size() * stages).max(patches).to_string()),
             ("right_size", (right.size() * stages).to_string()),
-            ("result_size", (threads / LANES * EDGE * (EDGE / 4 + 1)).to_string()),
             ("threads", threads.to_string()),
             ("tiles", tiles.to_string()),
             ("row_tiles", row_tiles.to_string()),
@@ -245,17 +317,14 @@ pub(crate) fn kernel(
                     + right.stage(&offset(&right), "        ").trim_end(),
             ),
             ("multiply", multiply.trim_end().to_owned()),
+            // With two stages the barrier before a multiplication is the only one.
+            (
+                "after",
+                if stages == 1 { "        workgroupBarrier();\n" } else { "" }.to_owned(),
+            ),
             ("results", results.trim_end().to_owned()),
         ],
     );
-    // With two stages the barrier before a multiplication is the only one.
-    let text = match stages {
-        1 => text,
-        _ => {
-            let at = text.rfind("        workgroupBarrier();\n    }").unwrap_or(0);
-            format!("{}{}", &text[..at], &text[at + "        workgroupBarrier();\n".len()..])
-        }
-    };
     let directives = "enable wgpu_cooperative_matrix;\n";
     builder.finish_with(label, &(readers + &text), folded(tiles, 1), directives)
 }
@@ -270,11 +339,11 @@ fn multiply(
     let mut text = String::new();
     // Row-major where the rows of the matrix are those of the tile.
     let load = |staged: &Staged, role: &str, own: &str, at: usize, inner: usize| {
-        let width = staged.tile_quads + PAD;
+        let width = staged.width();
         let rows_are_outer = staged.along_inner;
         let place = match rows_are_outer {
-            true => format!("({own} + {at}u) * {width}u + {}u", inner / 4),
-            false => format!("{inner}u * {width}u + ({own} + {at}u) / 4u"),
+            true => format!("({own} + {at}u) * {width}u + {}u", inner / CHUNK),
+            false => format!("{inner}u * {width}u + ({own} + {at}u) / 8u"),
         };
         // Rows of the left matrix run along m, those of the right one along the inner axis.
         let row_major = (role == "A") == rows_are_outer;
@@ -304,10 +373,16 @@ fn multiply(
     text
 }
 
-/// Statements that bring each matrix of sums to shared memory, where threads take quads of it,
-/// scale, round and write them.
+/// Quads of a row of a patch, where a subgroup's sums lie for the threads to take.
+const PATCH: usize = EDGE / 4 + 1;
+
+/// Statements that write the sums: as they are where the result is F32 and made of whole tiles,
+/// else by way of shared memory, where threads take quads of them, scale, round and write them.
 fn results(builder: &mut Builder<'_>, op: &Product, tile: Tile) -> String {
-    let width = EDGE / 4 + 1;
+    let whole = op.m.is_multiple_of(tile.bm) && op.n.is_multiple_of(tile.bn);
+    if op.result.is_f32() && whole && builder.is_whole(op.out) {
+        return direct_results(builder, op, tile);
+    }
     let mut write = String::new();
     let _ = writeln!(write, "    if (row < {}u && column < {}u) {{", op.m, op.n);
     let _ = writeln!(
@@ -327,23 +402,48 @@ fn results(builder: &mut Builder<'_>, op: &Product, tile: Tile) -> String {
         ),
     );
     let mut text = String::new();
-    let _ = writeln!(text, "    let own_patch = subgroup * {}u;", EDGE * width);
+    let _ = writeln!(text, "    workgroupBarrier();");
+    let _ = writeln!(text, "    let own_patch = subgroup * {}u;", EDGE * PATCH);
     for i in 0..tile.sm / EDGE {
         for j in 0..tile.sn / EDGE {
             let _ = writeln!(
                 text,
-                "    coopStoreT(sum{i}_{j}, &result_tile[own_patch], {width}u);\n    workgroupBarrier();"
+                "    coopStoreT(sum{i}_{j}, &left_tile[own_patch], {PATCH}u);\n    workgroupBarrier();"
             );
             for half in 0..2 {
                 let row = format!("(lane / 4u + {}u)", 8 * half);
                 let _ = writeln!(
                     text,
-                    "    write_quad(batch, first_row + own_row + {}u + {row}, first_column + own_column + {}u + 4u * (lane % 4u), result_tile[own_patch + {row} * {width}u + lane % 4u]);",
+                    "    write_quad(batch, first_row + own_row + {}u + {row}, first_column + own_column + {}u + 4u * (lane % 4u), left_tile[own_patch + {row} * {PATCH}u + lane % 4u]);",
                     i * EDGE,
                     j * EDGE
                 );
             }
             text.push_str("    workgroupBarrier();\n");
+        }
+    }
+    text
+}
+
+/// Statements that store the sums in the result.
+fn direct_results(builder: &mut Builder<'_>, op: &Product, tile: Tile) -> String {
+    let x = builder.bind_chunks(op.out, "vec4<f32>");
+    let mut text = String::new();
+    for i in 0..tile.sm / EDGE {
+        for j in 0..tile.sn / EDGE {
+            let row = format!("(first_row + own_row + {}u)", i * EDGE);
+            let column = format!("(first_column + own_column + {}u)", j * EDGE);
+            let sum = match op.result.alpha == 1.0 {
+                true => format!("sum{i}_{j}"),
+                false => format!("{} * sum{i}_{j}", super::scalar_literal(op.result.alpha)),
+            };
+            let _ = writeln!(
+                text,
+                "    coopStoreT({sum}, &x{x}[batch * {}u + {row} * {}u + {column} / 4u], {}u);",
+                op.m * op.n / 4,
+                op.n / 4,
+                op.n / 4
+            );
         }
     }
     text

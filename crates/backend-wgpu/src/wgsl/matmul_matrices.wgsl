@@ -1,9 +1,9 @@
 // Tiles of {{bm}} x {{bn}} by cooperative matrices of 16 x 16: F16 operands, sums in f32. Each
 // subgroup works on {{sm}} x {{sn}}; {{bk}} elements of the inner axis are staged at a time, in
-// rows that are longer by {{pad}} so that they lie in different banks.
-var<workgroup> left_tile: array<vec4<f16>, {{left_size}}>;
-var<workgroup> right_tile: array<vec4<f16>, {{right_size}}>;
-var<workgroup> result_tile: array<vec4<f32>, {{result_size}}>;
+// rows that are longer by {{pad}} so that they lie in different banks. Eight halves are the bits of
+// a vec4<f32>: sixteen bytes are moved at once, and sums take the same memory at the end.
+var<workgroup> left_tile: array<vec4<f32>, {{left_size}}>;
+var<workgroup> right_tile: array<vec4<f32>, {{right_size}}>;
 @compute @workgroup_size({{threads}})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let tile = group.x + group.y * groups.x;
@@ -29,7 +29,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {{fetch_next}}
         }
 {{multiply}}
-        workgroupBarrier();
-    }
+{{after}}    }
 {{results}}
 }
