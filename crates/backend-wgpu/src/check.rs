@@ -11,8 +11,8 @@ use crate::backend::Tuning;
 use crate::engine::WgpuEngine;
 use crate::gpu::Gpu;
 
-/// Rows, columns and inner elements: more than one tile, and tiles that go beyond the result.
-const SIZES: [usize; 3] = [80, 96, 64];
+/// Rows, columns and inner elements: tiles that go beyond the result, and tiles that do not.
+const SIZES: [[usize; 3]; 2] = [[80, 96, 64], [128, 64, 32]];
 
 /// A small integer that depends on row and column.
 fn integer(row: usize, column: usize) -> f32 {
@@ -20,7 +20,7 @@ fn integer(row: usize, column: usize) -> f32 {
 }
 
 /// Products of small integers, which are exact, with each operand as it is and transposed, in F16
-/// and E4M3.
+/// and E4M3; in the second size the left ones are counted in the smallest subnormal number.
 ///
 /// # Errors
 /// Those of the engine.
@@ -29,8 +29,11 @@ pub(crate) fn matrices_are_right(gpu: &Arc<Gpu>, segment: usize) -> Result<bool>
         for (transpose_left, transpose_right) in
             [(false, false), (false, true), (true, false), (true, true)]
         {
-            if !product_is_right(gpu, segment, format, transpose_left, transpose_right)? {
-                return Ok(false);
+            for (sizes, unit) in SIZES.into_iter().zip([1.0, format.min_subnormal() as f32]) {
+                let transposed = (transpose_left, transpose_right);
+                if !product_is_right(gpu, segment, format, transposed, sizes, unit)? {
+                    return Ok(false);
+                }
             }
         }
     }
@@ -41,23 +44,23 @@ fn product_is_right(
     gpu: &Arc<Gpu>,
     segment: usize,
     format: Format,
-    transpose_left: bool,
-    transpose_right: bool,
+    (transpose_left, transpose_right): (bool, bool),
+    [m, n, k]: [usize; 3],
+    unit: f32,
 ) -> Result<bool> {
-    let [m, n, k] = SIZES;
-    let codes = |rows: usize, columns: usize, transposed: bool| {
+    let codes = |rows: usize, columns: usize, transposed: bool, unit: f32| {
         let (outer, inner) = if transposed { (columns, rows) } else { (rows, columns) };
         let mut codes = Vec::new();
         for i in 0..outer {
             for j in 0..inner {
                 let value = if transposed { integer(j, i) } else { integer(i, j) };
-                let code = onesigma_format::encode(value, format, Conversion::SATURATE, 0);
+                let code = onesigma_format::encode(unit * value, format, Conversion::SATURATE, 0);
                 codes.extend_from_slice(&code.to_le_bytes()[..format.bytes()]);
             }
         }
         (vec![outer, inner], codes)
     };
-    let (left, right) = (codes(m, k, transpose_left), codes(k, n, transpose_right));
+    let (left, right) = (codes(m, k, transpose_left, unit), codes(k, n, transpose_right, 1.0));
     let mut module = Module::new();
     let dtype = DType::Float(format);
     let role = Role::Activation;
@@ -79,8 +82,10 @@ fn product_is_right(
     engine.read(z, &mut found)?;
     let found =
         found.as_chunks().0.iter().map(|word| decode(u32::from_le_bytes(*word), Format::F32));
-    let exact = (0..m * n)
-        .map(|at| (0..k).map(|inner| integer(at / n, inner) * integer(inner, at % n)).sum::<f32>());
+    let exact = (0..m * n).map(|at| {
+        let terms = (0..k).map(|inner| integer(at / n, inner) * integer(inner, at % n));
+        unit * terms.sum::<f32>()
+    });
     Ok(found.eq(exact))
 }
 

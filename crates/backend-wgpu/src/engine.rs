@@ -119,11 +119,12 @@ impl WgpuEngine {
             .map(|slot| frame_bytes(slot.shape.numel(), slot.dtype))
             .collect();
         let (places, base) = place_slots(&sizes, segment);
+        let shared = gpu.abilities.shared_bytes;
         let mut lowered: Vec<(Entry, Memory)> = Vec::new();
         let mut end = base;
         for entry in program.entries() {
             // A kernel may need further bindings for tensors in several segments.
-            let mut own = lower(&entry.graph, program, bindings.min(16))?;
+            let mut own = lower(&entry.graph, program, bindings.min(16), shared)?;
             let memory = plan(&mut own, &places, base, segment);
             end = end.max(memory.end);
             lowered.push((own, memory));
@@ -167,9 +168,13 @@ impl WgpuEngine {
             shaders: 0,
             spans: None,
         };
+        let mut all = Vec::new();
+        for (own, memory) in &lowered {
+            all.push(build::kernels(own, memory, engine.gpu.abilities, tuning, bindings)?);
+        }
+        engine.gpu.prepare(all.iter().flatten())?;
         let mut shaders = std::collections::HashSet::new();
-        for (entry, (own, memory)) in program.entries().iter().zip(&lowered) {
-            let kernels = build::kernels(own, memory, engine.gpu.abilities(), tuning, bindings)?;
+        for ((entry, (own, memory)), kernels) in program.entries().iter().zip(&lowered).zip(all) {
             let mut dispatches = Vec::with_capacity(kernels.len());
             for kernel in kernels {
                 let count = kernel.bindings.len();
@@ -571,7 +576,7 @@ impl Engine for WgpuEngine {
             .filter_map(|slot| slot.staged.as_ref().map(|(_, frames)| frames * slot.padded))
             .sum();
         let mut notes = vec![
-            self.gpu.abilities().describe(),
+            self.gpu.abilities.describe(),
             format!("{} shaders, {} buffers", self.shaders, self.memory.len()),
         ];
         for entry in &self.entries {
@@ -585,10 +590,10 @@ impl Engine for WgpuEngine {
     }
 
     fn record(&mut self) -> bool {
-        if self.gpu.abilities().timestamps {
+        if self.gpu.abilities.timestamps {
             self.spans = Some(Vec::new());
         }
-        self.gpu.abilities().timestamps
+        self.gpu.abilities.timestamps
     }
 
     fn take_spans(&mut self) -> Vec<Span> {

@@ -6,14 +6,15 @@ use onesigma_graph::{DType, Graph, Node, Op, Program, ReduceKind, Shape, ValueId
 
 use crate::fuse::Fusion;
 use crate::ir::{
-    Access, Compute, Element, Entry, Home, Operand, Product, Reduction, Rounded, RowKind, Rows,
+    Access, Attention, AttentionKind, Compute, Element, Entry, Home, Operand, Product, Reduction, Rounded, RowKind, Rows,
     Scatter, TensorId, Work,
 };
 use crate::memory::filling;
 use crate::shader::index::View;
-use crate::shader::{reduce, rows};
+use crate::shader::{attention, reduce, rows};
 
-/// Lowers a graph; `bindings` is the most that a kernel may have.
+/// Lowers a graph; `bindings` is the most that a kernel may have, `shared_bytes` the memory that a
+/// workgroup shares.
 ///
 /// # Errors
 /// Those of [`decompose`].
@@ -21,8 +22,9 @@ pub(crate) fn lower(
     graph: &Graph,
     program: &Program,
     bindings: usize,
+    shared_bytes: usize,
 ) -> onesigma_graph::Result<Entry> {
-    let parts = decompose(graph, |node| !is_native(graph, node))?;
+    let parts = decompose(graph, |node| !is_native(graph, node, bindings, shared_bytes))?;
     let graph = clean(&parts);
     let mut lowering = Lowering {
         graph: &graph,
@@ -49,8 +51,21 @@ pub(crate) fn lower(
 
 /// Whether a fused op has a kernel; the others run as their decomposition, of which fusion makes
 /// few kernels again.
-fn is_native(graph: &Graph, node: &Node) -> bool {
+fn is_native(graph: &Graph, node: &Node, bindings: usize, shared_bytes: usize) -> bool {
     match node.op {
+        Op::Attention { .. } | Op::AttentionGrad { .. } => {
+            let operands = |at: usize| graph.value(node.inputs[at]);
+            let is_forward = matches!(node.op, Op::Attention { .. });
+            // Operands and results of the kernel with the most of them, seed and step.
+            let (statistic, needed) = match is_forward {
+                true => (graph.value(node.outputs[1]), node.inputs.len() + 4),
+                false => (operands(4), node.inputs.len() + 4),
+            };
+            needed <= bindings
+                && statistic.dtype == DType::F32
+                && node.inputs.iter().all(|&input| graph.shape(input).numel() > 0)
+                && attention::fits(operands(0).shape.last(), shared_bytes)
+        }
         Op::Softmax { .. }
         | Op::SoftmaxGrad { .. }
         | Op::LayerNorm { .. }
@@ -188,6 +203,10 @@ impl Lowering<'_> {
             }
             Op::LayerNorm { eps } => self.rows(node, RowKind::Norm { eps: *eps, centred: true }),
             Op::RmsNorm { eps } => self.rows(node, RowKind::Norm { eps: *eps, centred: false }),
+            Op::Attention { causal, logit_scale } => self.attention(node, *causal, *logit_scale),
+            Op::AttentionGrad { causal, logit_scale, forward_alpha } => {
+                self.attention_grad(node, *causal, *logit_scale, *forward_alpha);
+            }
             Op::LayerNormGrad { eps } => self.norm_grad(node, *eps, true),
             Op::RmsNormGrad { eps } => self.norm_grad(node, *eps, false),
             // `supports` denies what is not here.
@@ -436,8 +455,10 @@ impl Lowering<'_> {
             return;
         }
         let [sorted, order] = [0, 1].map(|_| self.temporary(count, DType::U32));
+        let starts = self.temporary(rows + 1, DType::U32);
+        let alpha = result.alpha;
         let mut op =
-            Scatter { rows, count, width, updates, ids, sorted, order, alpha: result.alpha, out };
+            Scatter { rows, count, width, updates, ids, sorted, order, starts, alpha, out };
         if result.is_f32() {
             self.push(node, Work::Scatter(op));
             return;
@@ -506,5 +527,68 @@ impl Lowering<'_> {
             let (result, out) = (self.rounded(node, 2), self.result(node.outputs[2]));
             self.reduction(node, by_columns(Expr::identity(), vec![(dy, full)], out), result);
         }
+    }
+
+    /// Attention over the operands of a node, of which number `mask` is the mask if there is one.
+    fn attention_of(
+        &self,
+        node: &Node,
+        causal: bool,
+        scale: f64,
+        mask: usize,
+        kind: AttentionKind,
+    ) -> Work {
+        let (q, k) = (self.shape(node.inputs[0]).dims(), self.shape(node.inputs[1]).dims());
+        let operand = |at: usize| self.tensor_of(node.inputs[at]);
+        Work::Attention(Attention {
+            batch: q[0],
+            queries: q[1],
+            keys: k[1],
+            heads: q[2],
+            kv_heads: k[2],
+            width: q[3],
+            causal,
+            scale,
+            q: operand(0),
+            k: operand(1),
+            v: operand(2),
+            mask: node.inputs.get(mask).map(|&value| self.tensor_of(value)),
+            kind,
+        })
+    }
+
+    fn attention(&mut self, node: &Node, causal: bool, scale: f64) {
+        let out = (self.rounded(node, 0), self.result(node.outputs[0]));
+        let lse = (node.alpha[1], self.result(node.outputs[1]));
+        let kind = AttentionKind::Forward { out, lse };
+        let work = self.attention_of(node, causal, scale, 3, kind);
+        self.push(node, work);
+    }
+
+    fn attention_grad(&mut self, node: &Node, causal: bool, scale: f64, forward_alpha: f64) {
+        let [output, lse, dy] = [3, 4, 5].map(|at| self.tensor_of(node.inputs[at]));
+        // The share of each row that its own normalisation takes back: sum(dy y).
+        let shape = self.shape(node.inputs[3]);
+        let dims = vec![shape.rows(), shape.last()];
+        let strides = vec![shape.last(), 1];
+        let along = self.temporary(dims[0], DType::F32);
+        let sum = Reduction {
+            kind: ReduceKind::Sum,
+            expr: Expr::new(2, |x| x[0].clone() * x[1].clone()),
+            operands: vec![(dy, strides.clone()), (output, strides)],
+            dims,
+            axes: vec![1],
+            alpha: 1.0 / forward_alpha,
+            out: along,
+        };
+        self.parted(node, sum);
+        let results: [_; 3] =
+            [0, 1, 2].map(|at| (self.rounded(node, at), self.result(node.outputs[at])));
+        let kind = AttentionKind::QueryGrad { dy, lse, along, out: results[0] };
+        let work = self.attention_of(node, causal, scale, 6, kind);
+        self.push(node, work);
+        let kind = AttentionKind::KeyGrad { dy, lse, along, dk: results[1], dv: results[2] };
+        let work = self.attention_of(node, causal, scale, 6, kind);
+        self.push(node, work);
     }
 }

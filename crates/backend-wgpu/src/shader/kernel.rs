@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use onesigma_graph::DType;
 
-use super::codec::{Library, random_bits};
+use super::codec::{Library, embeds, random_bits};
 use super::prune::prune;
 use crate::ir::{Access, Entry, Operand, Rounded, TensorId};
 use crate::memory::Memory;
@@ -204,6 +204,25 @@ impl<'a> Builder<'a> {
         let _ = writeln!(out, "    let {name}_codes = {codes};");
         let back = self.library.decoded(result.dtype, &format!("{name}_codes"));
         let _ = writeln!(out, "    let {name}_bits = {back};");
+        let _ = writeln!(out, "    let {name} = bitcast<vec4<f32>>({name}_bits);");
+    }
+
+    /// As [`round`](Self::round), for the `bits` of values of type `from` that are not scaled.
+    pub(crate) fn convert(
+        &mut self,
+        out: &mut String,
+        result: &Rounded,
+        bits: &str,
+        from: DType,
+        quad: &str,
+        name: &str,
+    ) {
+        let Some(format) = result.dtype.format().filter(|_| embeds(from, result.dtype)) else {
+            return self.round(out, result, "", Some(bits), quad, name);
+        };
+        let codes = self.library.embedded(format, result.how, bits);
+        let _ = writeln!(out, "    let {name}_codes = {codes};");
+        let _ = writeln!(out, "    let {name}_bits = {bits};");
         let _ = writeln!(out, "    let {name} = bitcast<vec4<f32>>({name}_bits);");
     }
 

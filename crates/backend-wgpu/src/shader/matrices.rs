@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use onesigma_format::Format;
 use onesigma_graph::DType;
 
 use super::fill;
@@ -15,7 +16,7 @@ const TEMPLATE: &str = include_str!("../wgsl/matmul_matrices.wgsl");
 const EDGE: usize = 16;
 /// Threads of a subgroup.
 const LANES: usize = 32;
-/// Elements of a chunk: sixteen bytes of F16, the unit of shared memory.
+/// Elements of a chunk, the unit in which operands are fetched: two quads of shared memory.
 const CHUNK: usize = 8;
 /// Chunks by which a staged row is longer than its content.
 const PAD: usize = 1;
@@ -31,21 +32,24 @@ pub(crate) struct Tile {
     pub sn: usize,
     /// Elements of the inner axis that are staged at once.
     pub bk: usize,
-    /// Stages in shared memory: 2 save a barrier.
+    /// Stages in shared memory: with 2 or 3 one is worked on while the other is filled, after the
+    /// products or (3) among them.
     pub stages: usize,
+    /// F16 is read as such, not as words.
+    pub plain: bool,
 }
 
-impl From<[usize; 6]> for Tile {
-    fn from([bm, bn, sm, sn, bk, stages]: [usize; 6]) -> Self {
-        Self { bm, bn, sm, sn, bk, stages }
+impl From<[usize; 7]> for Tile {
+    fn from([bm, bn, sm, sn, bk, stages, plain]: [usize; 7]) -> Self {
+        Self { bm, bn, sm, sn, bk, stages, plain: plain == 1 }
     }
 }
 
 impl Tile {
     /// Four subgroups of 64 x 64; `examples/kernels.rs` tries others.
-    pub(crate) const LARGE: Self = Self { bm: 128, bn: 128, sm: 64, sn: 64, bk: 32, stages: 1 };
+    pub(crate) const LARGE: Self = Self { bm: 128, bn: 128, sm: 64, sn: 64, bk: 32, stages: 1, plain: false };
     /// For products with few large tiles.
-    pub(crate) const SMALL: Self = Self { bm: 64, bn: 64, sm: 32, sn: 32, bk: 32, stages: 1 };
+    pub(crate) const SMALL: Self = Self { bm: 64, bn: 64, sm: 32, sn: 32, bk: 32, stages: 1, plain: false };
 
     fn threads(self) -> usize {
         self.bm / self.sm * (self.bn / self.sn) * LANES
@@ -89,18 +93,19 @@ struct Staged {
     tile_chunks: usize,
     /// Whether a tile can go beyond the operand.
     ragged: bool,
+    plain: bool,
     threads: usize,
 }
 
 impl Staged {
     /// Chunks that a thread fetches.
     fn count(&self) -> usize {
-        (self.tile_rows * self.tile_chunks).div_ceil(self.threads)
+        self.tile_rows.div_ceil(self.rows_at_once())
     }
 
-    /// Chunks of a row of the tile.
+    /// Quads of a row of the tile.
     fn width(&self) -> usize {
-        self.tile_chunks + PAD
+        2 * (self.tile_chunks + PAD)
     }
 
     fn size(&self) -> usize {
@@ -109,120 +114,160 @@ impl Staged {
 
     /// The type of a chunk as it is stored.
     fn raw(&self, builder: &Builder<'_>) -> &'static str {
-        match builder.dtype(self.tensor).bytes() {
+        let dtype = builder.dtype(self.tensor);
+        match dtype.bytes() {
             1 => "vec2<u32>",
+            _ if self.plain && dtype == DType::Float(Format::F16) => "mat2x4<f16>",
             _ => "vec4<u32>",
         }
     }
 
-    /// The functions that read a chunk of a row and make halves of it.
+    /// The functions that read chunk `at` and make halves of it.
     fn reader(&self, builder: &mut Builder<'_>) -> String {
         let Self { tensor, rows, columns, name, .. } = *self;
         let raw = self.raw(builder);
         let x = builder.bind_chunks(tensor, raw);
-        let guard = match self.ragged {
-            true => format!(
-                "    if (row >= {rows}u || column >= {columns}u) {{ return {raw}(0u); }}\n"
+        // Of a tile that goes beyond the operand, rows and columns are told.
+        let (more, guard) = match self.ragged {
+            true => (
+                ", row: u32, column: u32",
+                format!("    if (row >= {rows}u || column >= {columns}u) {{ return {raw}(); }}\n"),
             ),
-            false => String::new(),
+            false => ("", String::new()),
         };
-        let start =
-            format!("batch * {}u + row * {}u + column / 8u", rows * columns / 8, columns / 8);
-        let halves = halves(builder, builder.dtype(tensor));
+        let halves = match raw {
+            "mat2x4<f16>" => "    return c;\n".to_owned(),
+            _ => words(builder, builder.dtype(tensor)),
+        };
         format!(
-            "fn {name}(batch: u32, row: u32, column: u32) -> {raw} {{\n{guard}    return x{x}_load({start});\n}}\n\
-             fn {name}_halves(c: {raw}) -> vec4<u32> {{\n{halves}}}\n"
+            "fn {name}(at: u32{more}) -> {raw} {{\n{guard}    return x{x}_load(at);\n}}\n\
+             fn {name}_halves(c: {raw}) -> mat2x4<f16> {{\n{halves}}}\n"
         )
     }
 
-    fn each(&self, text: impl Fn(usize, &str, &str) -> String, indent: &str) -> String {
+    /// Rows of the tile that the threads take at once, each a chunk; the chunks of a row may be
+    /// more than there are threads.
+    fn rows_at_once(&self) -> usize {
+        (self.threads / self.tile_chunks).max(1)
+    }
+
+    /// Statements before the loop: where a thread's first chunk lies in the operand and the tile.
+    fn places(&self) -> String {
+        let Self { name, first, tile_chunks, columns, rows, .. } = self;
+        let chunks = columns / CHUNK;
+        let (row, column) = match self.along_inner {
+            true => (format!("{first} + {name}_row"), format!("{name}_column")),
+            false => (format!("{name}_row"), format!("{first} / 8u + {name}_column")),
+        };
+        format!(
+            "    let {name}_row = thread / {tile_chunks}u;\n    \
+             let {name}_column = thread % {tile_chunks}u;\n    \
+             let {name}_from = batch * {}u + ({row}) * {chunks}u + {column};\n    \
+             let {name}_to = {name}_row * {}u + 2u * {name}_column;\n",
+            rows * chunks,
+            self.width()
+        )
+    }
+
+    /// The statement for each chunk of a thread: its number, rows below the first, guard.
+    fn each(&self, indent: &str, text: impl Fn(usize, usize) -> String) -> String {
         let mut all = String::new();
-        let total = self.tile_rows * self.tile_chunks;
-        for n in 0..self.count() {
-            let chunk = format!("(thread + {}u)", n * self.threads);
-            let row = format!("({chunk} / {}u)", self.tile_chunks);
-            let column = format!("({chunk} % {}u)", self.tile_chunks);
-            let guard = match (n + 1) * self.threads > total {
-                true => format!("if ({chunk} < {total}u) "),
-                false => String::new(),
+        let step = self.rows_at_once();
+        for n in 0..self.tile_rows.div_ceil(step) {
+            let beyond = (n + 1) * step > self.tile_rows || step * self.tile_chunks < self.threads;
+            let own = text(n, n * step);
+            let _ = match beyond {
+                true => writeln!(
+                    all,
+                    "{indent}if ({0}_row + {1}u < min({2}u, {3}u)) {{ {own} }}",
+                    self.name,
+                    n * step,
+                    self.tile_rows,
+                    (n + 1) * step
+                ),
+                false => writeln!(all, "{indent}{own}"),
             };
-            let own = text(n, &row, &column);
-            let own = if guard.is_empty() { own } else { format!("{{ {own} }}") };
-            let _ = writeln!(all, "{indent}{guard}{own}");
         }
         all
     }
 
+    /// Statements that fetch from inner element `k` on.
     fn fetch(&self, k: &str, indent: &str) -> String {
-        let Self { name, first, .. } = self;
-        self.each(
-            |n, row, column| match self.along_inner {
-                true => format!("{name}{n} = {name}(batch, {first} + {row}, {k} + 8u * {column});"),
-                false => {
-                    format!("{name}{n} = {name}(batch, {k} + {row}, {first} + 8u * {column});")
-                }
-            },
-            indent,
-        )
+        let Self { name, first, columns, .. } = self;
+        let chunks = columns / CHUNK;
+        self.each(indent, |n, below| {
+            let inner = match self.along_inner {
+                true => format!("{k} / 8u"),
+                false => format!("{k} * {chunks}u"),
+            };
+            let place = format!("{name}_from + {inner} + {}u", below * chunks);
+            match (self.ragged, self.along_inner) {
+                (false, _) => format!("{name}{n} = {name}({place});"),
+                (true, true) => format!(
+                    "{name}{n} = {name}({place}, {first} + {name}_row + {below}u, {k} + 8u * {name}_column);"
+                ),
+                (true, false) => format!(
+                    "{name}{n} = {name}({place}, {k} + {name}_row + {below}u, {first} + 8u * {name}_column);"
+                ),
+            }
+        })
     }
 
-    fn stage(&self, offset: &str, indent: &str) -> String {
+    /// Statements that put what was fetched into the tile of a stage.
+    fn stage(&self, stage: usize, indent: &str) -> String {
         let Self { name, .. } = self;
-        let width = self.width();
-        self.each(
-            |n, row, column| {
-                format!(
-                    "{name}_tile[{offset}{row} * {width}u + {column}] = bitcast<vec4<f32>>({name}_halves({name}{n}));"
-                )
-            },
-            indent,
-        )
+        self.each(indent, |n, below| {
+            format!(
+                "{{ let own = {name}_halves({name}{n}); {name}_tile{stage}[{name}_to + {0}u] = own[0]; {name}_tile{stage}[{name}_to + {1}u] = own[1]; }}",
+                below * self.width(),
+                below * self.width() + 1
+            )
+        })
     }
 }
 
-/// Body of the function that makes eight halves, as four words, of a chunk `c`.
-fn halves(builder: &mut Builder<'_>, dtype: DType) -> String {
-    use onesigma_format::Format;
-    if dtype == DType::Float(Format::F16) {
-        return "    return c;\n".to_owned();
+/// Body of the function that makes eight halves of a chunk `c`. In E4M3 the exponent is 8 too small
+/// then, which the scale of the result makes good.
+fn words(builder: &mut Builder<'_>, dtype: DType) -> String {
+    let spread = "    return mat2x4<f16>(spread(low.x, high.x), spread(low.y, high.y));\n";
+    match dtype.format() {
+        Some(Format::F16) => {
+            "    return mat2x4<f16>(halves(c.xy), halves(c.zw));\n".to_owned()
+        }
+        // The code of a NaN carries into the exponent.
+        Some(Format::E4M3) => {
+            "    let m = vec2<u32>(0x3f803f80u);\n    let s = vec2<u32>(0x80008000u);\n    \
+             var low = ((c << vec2<u32>(8u)) & s) | ((c << vec2<u32>(7u)) & m);\n    \
+             var high = (c & s) | ((c >> vec2<u32>(1u)) & m);\n    \
+             low += ((low & m) + vec2<u32>(0x00800080u)) & vec2<u32>(0x40004000u);\n    \
+             high += ((high & m) + vec2<u32>(0x00800080u)) & vec2<u32>(0x40004000u);\n"
+                .to_owned()
+                + spread
+        }
+        // The code is the high byte of a half.
+        Some(Format::E5M2) => {
+            "    let low = (c << vec2<u32>(8u)) & vec2<u32>(0xff00ff00u);\n    \
+             let high = c & vec2<u32>(0xff00ff00u);\n"
+                .to_owned()
+                + spread
+        }
+        _ => {
+            let (low, high) = match dtype.bytes() {
+                1 => ("codes_1(c.x)", "codes_1(c.y)"),
+                _ => ("codes_2(c.xy)", "codes_2(c.zw)"),
+            };
+            let mut half = |codes: &str| {
+                let bits = builder.library.decoded(dtype, codes);
+                format!("vec4<f16>(bitcast<vec4<f32>>({bits}))")
+            };
+            format!("    return mat2x4<f16>({}, {});\n", half(low), half(high))
+        }
     }
-    if dtype == DType::Float(Format::E4M3) {
-        // The exponent is 8 too small, which the scale of the result makes good; the code of a NaN
-        // carries into the exponent.
-        return "    let m = vec2<u32>(0x3f803f80u);\n    \
-                let s = vec2<u32>(0x80008000u);\n    \
-                var low = ((c << vec2<u32>(8u)) & s) | ((c << vec2<u32>(7u)) & m);\n    \
-                var high = (c & s) | ((c >> vec2<u32>(1u)) & m);\n    \
-                low += ((low & m) + vec2<u32>(0x00800080u)) & vec2<u32>(0x40004000u);\n    \
-                high += ((high & m) + vec2<u32>(0x00800080u)) & vec2<u32>(0x40004000u);\n    \
-                return vec4<u32>(\n        \
-                (low.x & 0xffffu) | (high.x << 16u), (low.x >> 16u) | (high.x & 0xffff0000u),\n        \
-                (low.y & 0xffffu) | (high.y << 16u), (low.y >> 16u) | (high.y & 0xffff0000u),\n    );\n"
-            .to_owned();
-    }
-    if dtype == DType::Float(Format::E5M2) {
-        // The high byte of a half.
-        return "    let low = (c << vec2<u32>(8u)) & vec2<u32>(0xff00ff00u);\n    \
-                let high = c & vec2<u32>(0xff00ff00u);\n    \
-                return vec4<u32>(\n        \
-                (low.x & 0xffffu) | (high.x << 16u), (low.x >> 16u) | (high.x & 0xffff0000u),\n        \
-                (low.y & 0xffffu) | (high.y << 16u), (low.y >> 16u) | (high.y & 0xffff0000u),\n    );\n"
-            .to_owned();
-    }
-    let (low, high) = match dtype.bytes() {
-        1 => ("codes_1(c.x)", "codes_1(c.y)"),
-        _ => ("codes_2(c.xy)", "codes_2(c.zw)"),
-    };
-    let (low, high) = (builder.library.decoded(dtype, low), builder.library.decoded(dtype, high));
-    format!(
-        "    let low = bitcast<vec4<f32>>({low});\n    let high = bitcast<vec4<f32>>({high});\n    \
-         return vec4<u32>(pack2x16float(low.xy), pack2x16float(low.zw), pack2x16float(high.xy), pack2x16float(high.zw));\n"
-    )
 }
 
 /// By what a staged operand is too small.
 fn left_to_the_result(dtype: DType) -> f64 {
-    if dtype == DType::Float(onesigma_format::Format::E4M3) { 256.0 } else { 1.0 }
+    if dtype == DType::Float(Format::E4M3) { 256.0 } else { 1.0 }
 }
 
 /// The kernel.
@@ -239,7 +284,7 @@ pub(crate) fn kernel(
         op.result.alpha *= left_to_the_result(builder.dtype(tensor));
     }
     let op = &op;
-    let Tile { bm, bn, sm, sn, bk, stages } = tile;
+    let Tile { bm, bn, sm, sn, bk, stages, plain } = tile;
     let threads = tile.threads();
     let staged = |left: bool| {
         let (tensor, transposed, extent, block) = match left {
@@ -258,6 +303,7 @@ pub(crate) fn kernel(
             tile_rows: if along_inner { block } else { bk },
             tile_chunks: if along_inner { bk / CHUNK } else { block / CHUNK },
             ragged: !extent.is_multiple_of(block) || !op.k.is_multiple_of(bk),
+            plain,
             threads,
         }
     };
@@ -276,17 +322,53 @@ pub(crate) fn kernel(
             let _ = writeln!(accumulators, "    var {}{n}: {raw};", staged.name);
         }
     }
-    let offset = |staged: &Staged| match stages {
-        1 => String::new(),
-        _ => format!("((k / {bk}u) % {stages}u) * {}u + ", staged.size()),
+    let multiply =
+        |stage: usize, inner: std::ops::Range<usize>| multiply(tile, &left, &right, stage, inner);
+    let indent = "        ";
+    let fetch = |k: &str| left.fetch(k, indent) + &right.fetch(k, indent);
+    let stage = |n: usize| left.stage(n, indent) + &right.stage(n, indent);
+    const BARRIER: &str = "        workgroupBarrier();\n";
+    let last = op.k.next_multiple_of(bk) - bk;
+    let body = if stages == 1 {
+        format!(
+            "{}{BARRIER}        // The next part is under way while this one is worked on.\n        \
+             let next = min(k + {bk}u, {last}u);\n{}{}{BARRIER}",
+            stage(0),
+            fetch("next"),
+            multiply(0, 0..bk)
+        )
+    } else {
+        // One stage is worked on while the other is filled.
+        let half = |own: usize, ahead: usize| {
+            let middle = if stages == 3 { bk - EDGE } else { bk };
+            format!(
+                "        let next{own} = min(k + {}u, {last}u);\n{}{}{}{}{BARRIER}",
+                ahead * bk,
+                fetch(&format!("next{own}")),
+                multiply(own, 0..middle),
+                stage(1 - own),
+                multiply(own, middle..bk)
+            )
+        };
+        let (first, second) = (half(0, 1), half(1, 2));
+        let stop = match op.k.div_ceil(bk) % 2 {
+            0 => String::new(),
+            _ => format!("        if (k + {bk}u >= {}u) {{ break; }}\n", op.k),
+        };
+        first + &stop + &second
     };
-    let multiply = multiply(tile, &left, &right, &offset);
+    let before = if stages == 1 { String::new() } else { stage(0) + BARRIER };
     let results = results(&mut builder, op, tile);
     let readers = left.reader(&mut builder) + &right.reader(&mut builder);
     let (row_tiles, column_tiles) = (op.m.div_ceil(bm), op.n.div_ceil(bn));
     let tiles = row_tiles * column_tiles * op.batch;
-    let next = format!("(k + {bk}u)");
-    let patches = threads / LANES * EDGE * PATCH;
+    let mut arrays = String::new();
+    for staged in [&left, &right] {
+        for n in 0..stages.min(2) {
+            let (name, size) = (staged.name, staged.size());
+            let _ = writeln!(arrays, "var<workgroup> {name}_tile{n}: array<vec4<f16>, {size}>;");
+        }
+    }
     let text = fill(
         TEMPLATE,
         &[
@@ -296,8 +378,8 @@ pub(crate) fn kernel(
             ("sn", sn.to_string()),
             ("bk", bk.to_string()),
             ("pad", (CHUNK * PAD).to_string()),
-            ("left_size", (left.size() * stages).max(patches).to_string()),
-            ("right_size", (right.size() * stages).to_string()),
+            ("arrays", arrays.trim_end().to_owned()),
+            ("result_size", (threads / LANES * EDGE * PATCH).to_string()),
             ("threads", threads.to_string()),
             ("tiles", tiles.to_string()),
             ("row_tiles", row_tiles.to_string()),
@@ -305,23 +387,12 @@ pub(crate) fn kernel(
             ("band", (8 * column_tiles).to_string()),
             ("subgroups_across", (bn / sn).to_string()),
             ("k", op.k.to_string()),
+            ("step", (bk * stages.min(2)).to_string()),
+            ("places", left.places() + right.places().trim_end()),
+            ("own_places", own_places(&left, "own_row") + own_places(&right, "own_column").trim_end()),
             ("accumulators", accumulators.trim_end().to_owned()),
-            ("fetch", left.fetch("0u", "    ") + right.fetch("0u", "    ").trim_end()),
-            (
-                "fetch_next",
-                left.fetch(&next, "            ") + right.fetch(&next, "            ").trim_end(),
-            ),
-            (
-                "stage",
-                left.stage(&offset(&left), "        ")
-                    + right.stage(&offset(&right), "        ").trim_end(),
-            ),
-            ("multiply", multiply.trim_end().to_owned()),
-            // With two stages the barrier before a multiplication is the only one.
-            (
-                "after",
-                if stages == 1 { "        workgroupBarrier();\n" } else { "" }.to_owned(),
-            ),
+            ("before", (fetch("0u") + &before).trim_end().to_owned()),
+            ("body", body.trim_end().to_owned()),
             ("results", results.trim_end().to_owned()),
         ],
     );
@@ -329,43 +400,51 @@ pub(crate) fn kernel(
     builder.finish_with(label, &(readers + &text), folded(tiles, 1), directives)
 }
 
-/// Statements that load matrices of both operands and multiply them, for each part of a stage.
+/// The statement that says where a subgroup's part of a tile begins.
+fn own_places(staged: &Staged, own: &str) -> String {
+    let place = match staged.along_inner {
+        true => format!("{own} * {}u", staged.width()),
+        false => format!("{own} / 4u"),
+    };
+    format!("    let {}_own = {place};\n", staged.name)
+}
+
+/// Statements that load matrices of both operands and multiply them, for a part of a stage.
 fn multiply(
     tile: Tile,
     left: &Staged,
     right: &Staged,
-    offset: &dyn Fn(&Staged) -> String,
+    stage: usize,
+    part: std::ops::Range<usize>,
 ) -> String {
     let mut text = String::new();
     // Row-major where the rows of the matrix are those of the tile.
-    let load = |staged: &Staged, role: &str, own: &str, at: usize, inner: usize| {
-        let width = staged.width();
+    let load = |staged: &Staged, role: &str, at: usize, inner: usize| {
+        let (name, width) = (staged.name, staged.width());
         let rows_are_outer = staged.along_inner;
         let place = match rows_are_outer {
-            true => format!("({own} + {at}u) * {width}u + {}u", inner / CHUNK),
-            false => format!("{inner}u * {width}u + ({own} + {at}u) / 8u"),
+            true => at * width + inner / 4,
+            false => inner * width + at / 4,
         };
         // Rows of the left matrix run along m, those of the right one along the inner axis.
         let row_major = (role == "A") == rows_are_outer;
         format!(
-            "{}<coop_mat16x16<f16, {role}>>(&{}_tile[{}{place}], {width}u)",
+            "{}<coop_mat16x16<f16, {role}>>(&{name}_tile{stage}[{name}_own + {place}u], {width}u)",
             if row_major { "coopLoadT" } else { "coopLoad" },
-            staged.name,
-            offset(staged)
         )
     };
-    for inner in (0..tile.bk).step_by(EDGE) {
+    for inner in part.step_by(EDGE) {
         for i in 0..tile.sm / EDGE {
-            let value = load(left, "A", "own_row", i * EDGE, inner);
-            let _ = writeln!(text, "        let a{inner}_{i} = {value};");
+            let value = load(left, "A", i * EDGE, inner);
+            let _ = writeln!(text, "        let a{stage}_{inner}_{i} = {value};");
         }
         for j in 0..tile.sn / EDGE {
-            let value = load(right, "B", "own_column", j * EDGE, inner);
-            let _ = writeln!(text, "        let b{inner}_{j} = {value};");
+            let value = load(right, "B", j * EDGE, inner);
+            let _ = writeln!(text, "        let b{stage}_{inner}_{j} = {value};");
             for i in 0..tile.sm / EDGE {
                 let _ = writeln!(
                     text,
-                    "        sum{i}_{j} = coopMultiplyAdd(a{inner}_{i}, b{inner}_{j}, sum{i}_{j});"
+                    "        sum{i}_{j} = coopMultiplyAdd(a{stage}_{inner}_{i}, b{stage}_{inner}_{j}, sum{i}_{j});"
                 );
             }
         }
@@ -402,19 +481,18 @@ fn results(builder: &mut Builder<'_>, op: &Product, tile: Tile) -> String {
         ),
     );
     let mut text = String::new();
-    let _ = writeln!(text, "    workgroupBarrier();");
     let _ = writeln!(text, "    let own_patch = subgroup * {}u;", EDGE * PATCH);
     for i in 0..tile.sm / EDGE {
         for j in 0..tile.sn / EDGE {
             let _ = writeln!(
                 text,
-                "    coopStoreT(sum{i}_{j}, &left_tile[own_patch], {PATCH}u);\n    workgroupBarrier();"
+                "    coopStoreT(sum{i}_{j}, &result_tile[own_patch], {PATCH}u);\n    workgroupBarrier();"
             );
             for half in 0..2 {
                 let row = format!("(lane / 4u + {}u)", 8 * half);
                 let _ = writeln!(
                     text,
-                    "    write_quad(batch, first_row + own_row + {}u + {row}, first_column + own_column + {}u + 4u * (lane % 4u), left_tile[own_patch + {row} * {PATCH}u + lane % 4u]);",
+                    "    write_quad(batch, first_row + own_row + {}u + {row}, first_column + own_column + {}u + 4u * (lane % 4u), result_tile[own_patch + {row} * {PATCH}u + lane % 4u]);",
                     i * EDGE,
                     j * EDGE
                 );
@@ -454,7 +532,6 @@ mod tests {
     use super::*;
     use crate::ir::{Home, Rounded};
     use crate::memory::plan;
-    use onesigma_format::Format;
     use wgpu::naga;
 
     fn source(product: Product, left: Format, right: Format, tile: Tile) -> String {
