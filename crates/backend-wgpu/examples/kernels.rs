@@ -418,7 +418,10 @@ fn describe() {
         println!("{:?}", adapter.features());
         println!("{:?}", adapter.limits());
         for p in adapter.cooperative_matrix_properties() {
-            println!("matrices of {}x{}x{}: {:?}, sums {:?}", p.m_size, p.n_size, p.k_size, p.ab_type, p.cr_type);
+            println!(
+                "matrices of {}x{}x{}: {:?}, sums {:?}",
+                p.m_size, p.n_size, p.k_size, p.ab_type, p.cr_type
+            );
         }
     }
 }

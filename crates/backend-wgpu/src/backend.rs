@@ -126,6 +126,11 @@ impl Backend for WgpuBackend {
         }
     }
 
+    fn flushes_subnormals(&self) -> bool {
+        // A device that cannot say will fail where it is used.
+        check::subnormals_are_flushed(&self.gpu, self.segment_bytes).unwrap_or(false)
+    }
+
     fn supports(&self, op: &Op, inputs: &[DType], output: DType) -> Support {
         supports(op, inputs, output)
     }

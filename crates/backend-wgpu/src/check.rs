@@ -40,6 +40,27 @@ pub(crate) fn matrices_are_right(gpu: &Arc<Gpu>, segment: usize) -> Result<bool>
     Ok(true)
 }
 
+/// Whether a product of a subnormal number is 0.
+///
+/// # Errors
+/// Those of the engine.
+pub(crate) fn subnormals_are_flushed(gpu: &Arc<Gpu>, segment: usize) -> Result<bool> {
+    let mut module = Module::new();
+    let x = module.slot("x", SlotKind::State, [4], DType::F32, Role::Activation)?;
+    let mut graph = onesigma_graph::Graph::new();
+    let read = module.read(&mut graph, x);
+    let larger = graph.map(&[read], |x| x[0].clone() * 2f64.powi(60))?.one()?;
+    graph.write(x, larger);
+    module.entry("main", graph)?;
+    let program = Program::new(module)?;
+    let mut engine = WgpuEngine::new(&program, Arc::clone(gpu), segment, Tuning::default())?;
+    engine.write(x, &2f32.powi(-140).to_le_bytes().repeat(4))?;
+    engine.run(EntryId::new(0), 1)?;
+    let mut found = [0; 16];
+    engine.read(x, &mut found)?;
+    Ok(found == [0; 16])
+}
+
 fn product_is_right(
     gpu: &Arc<Gpu>,
     segment: usize,

@@ -345,7 +345,8 @@ impl Gpu {
             return work();
         }
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads.min(pending.len())).map(|_| scope.spawn(work)).collect();
+            let workers: Vec<_> =
+                (0..threads.min(pending.len())).map(|_| scope.spawn(work)).collect();
             // A worker's panic goes on here.
             workers.into_iter().try_for_each(|worker| match worker.join() {
                 Ok(result) => result,

@@ -6,8 +6,8 @@ use onesigma_graph::{DType, Graph, Node, Op, Program, ReduceKind, Shape, ValueId
 
 use crate::fuse::Fusion;
 use crate::ir::{
-    Access, Attention, AttentionKind, Compute, Element, Entry, Home, Operand, Product, Reduction, Rounded, RowKind, Rows,
-    Scatter, TensorId, Work,
+    Access, Attention, AttentionKind, Compute, Element, Entry, Home, Operand, Product, Reduction,
+    Rounded, RowKind, Rows, Scatter, TensorId, Work,
 };
 use crate::memory::filling;
 use crate::shader::index::View;

@@ -182,13 +182,11 @@ impl Writer<'_> {
         let _ = writeln!(text, "        for (var quad = 0u; quad < {quads}u; quad++) {{");
         for n in 0..self.block.fixed_of {
             let row = self.fixed_row(n);
-            let _ =
-                writeln!(text, "            let a{n} = {fixed}[({row}) * {stride}u + quad];");
+            let _ = writeln!(text, "            let a{n} = {fixed}[({row}) * {stride}u + quad];");
         }
         for c in 0..self.block.looped_of {
             let row = self.looped_row(c);
-            let _ =
-                writeln!(text, "            let b{c} = {looped}[({row}) * {stride}u + quad];");
+            let _ = writeln!(text, "            let b{c} = {looped}[({row}) * {stride}u + quad];");
             for q in 0..self.block.fixed_of / 4 {
                 for lane in ["x", "y", "z", "w"] {
                     let each = [0, 1, 2, 3].map(|n| format!("a{}.{lane}", 4 * q + n));
@@ -271,8 +269,7 @@ impl Writer<'_> {
         for e in 0..self.columns() {
             let (column, beyond) = self.column(e);
             let column = if beyond { format!("min({column}, {}u)", quads - 1) } else { column };
-            let _ =
-                writeln!(text, "            let v{e} = {looped}[row * {stride}u + {column}];");
+            let _ = writeln!(text, "            let v{e} = {looped}[row * {stride}u + {column}];");
             for n in 0..self.block.fixed_of {
                 let lane = ["x", "y", "z", "w"][n % 4];
                 let _ = writeln!(
@@ -404,26 +401,21 @@ fn forward(
             };
             let max = steps(&|step| format!("max(all, subgroupShuffleXor(all, {step}u))"));
             let sum = steps(&|step| format!("all + subgroupShuffleXor(all, {step}u)"));
-            fill(
-                ACROSS_SUBGROUP,
-                &[("tx", block.tx.to_string()), ("max", max), ("sum", sum)],
-            )
+            fill(ACROSS_SUBGROUP, &[("tx", block.tx.to_string()), ("max", max), ("sum", sum)])
         }
-        false => fill(
-            ACROSS,
-            &[("tx", block.tx.to_string()), ("threads", block.threads().to_string())],
-        ),
+        false => {
+            fill(ACROSS, &[("tx", block.tx.to_string()), ("threads", block.threads().to_string())])
+        }
     };
     let columns = block.looped_of;
     let all = |term: &dyn Fn(usize) -> String, join: &dyn Fn(String, String) -> String| -> String {
         (1..columns).fold(term(0), |whole, c| join(whole, term(c)))
     };
-    let statistics = writer.each_four(|_| String::new())
-        + &writer.each_four(|q| {
-            format!(
-                "    var largest{q} = vec4<f32>(-3.4028235e38);\n    var total{q} = vec4<f32>(0.0);\n"
-            )
-        });
+    let statistics = writer.each_four(|_| String::new()) + &writer.each_four(|q| {
+        format!(
+            "    var largest{q} = vec4<f32>(-3.4028235e38);\n    var total{q} = vec4<f32>(0.0);\n"
+        )
+    });
     let mut softmax = writer.each_pair(|c, q| {
         format!(
             "        s{c}_{q} = select(vec4<f32>(-3.4028235e38), s{c}_{q} * {}, seen{c}_{q});\n",
@@ -554,12 +546,7 @@ fn query_grad(
     writer.builder.finish(label, &(readers + &text), folded(tiles, 1))
 }
 
-fn grad_readers(
-    writer: &mut Writer<'_>,
-    dy: TensorId,
-    lse: TensorId,
-    along: TensorId,
-) -> String {
+fn grad_readers(writer: &mut Writer<'_>, dy: TensorId, lse: TensorId, along: TensorId) -> String {
     let op = writer.op;
     let (queries, heads) = (op.queries, op.heads);
     let mut readers = writer.reader(op.q, "query", queries, heads);

@@ -63,9 +63,10 @@ impl<'a> Builder<'a> {
 
     fn bind_as(&mut self, tensor: TensorId, unit: &str) -> usize {
         let place = self.memory.place(tensor);
-        let known = self.bound.iter().position(|(other, own)| {
-            self.memory.place(*other) == place && own == unit
-        });
+        let known = self
+            .bound
+            .iter()
+            .position(|(other, own)| self.memory.place(*other) == place && own == unit);
         known.unwrap_or_else(|| {
             self.bound.push((tensor, unit.to_owned()));
             self.bound.len() - 1

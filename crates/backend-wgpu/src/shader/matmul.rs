@@ -214,7 +214,9 @@ impl Part<'_> {
                     self.mix()
                 ),
                 ["x", "y", "z", "w"].map(|lane| {
-                    format!("vec4<f32>({name}0.{lane}, {name}1.{lane}, {name}2.{lane}, {name}3.{lane})")
+                    format!(
+                        "vec4<f32>({name}0.{lane}, {name}1.{lane}, {name}2.{lane}, {name}3.{lane})"
+                    )
                 }),
             ),
             false => (
@@ -379,14 +381,8 @@ pub(crate) fn kernel(
             ("fetch", fetch("0u", "    ").trim_end().to_owned()),
             ("fetch_next", fetch(&format!("(k + {bk}u)"), "            ").trim_end().to_owned()),
             ("stage", stage.trim_end().to_owned()),
-            (
-                "multiply",
-                multiply(tile, &parts, [&offsets[0], &offsets[1]]).trim_end().to_owned(),
-            ),
-            (
-                "after",
-                if stages == 1 { "        workgroupBarrier();\n" } else { "" }.to_owned(),
-            ),
+            ("multiply", multiply(tile, &parts, [&offsets[0], &offsets[1]]).trim_end().to_owned()),
+            ("after", if stages == 1 { "        workgroupBarrier();\n" } else { "" }.to_owned()),
             ("results", results.trim_end().to_owned()),
         ],
     );

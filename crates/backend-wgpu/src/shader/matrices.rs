@@ -47,9 +47,11 @@ impl From<[usize; 7]> for Tile {
 
 impl Tile {
     /// Four subgroups of 64 x 64; `examples/kernels.rs` tries others.
-    pub(crate) const LARGE: Self = Self { bm: 128, bn: 128, sm: 64, sn: 64, bk: 32, stages: 1, plain: false };
+    pub(crate) const LARGE: Self =
+        Self { bm: 128, bn: 128, sm: 64, sn: 64, bk: 32, stages: 1, plain: false };
     /// For products with few large tiles.
-    pub(crate) const SMALL: Self = Self { bm: 64, bn: 64, sm: 32, sn: 32, bk: 32, stages: 1, plain: false };
+    pub(crate) const SMALL: Self =
+        Self { bm: 64, bn: 64, sm: 32, sn: 32, bk: 32, stages: 1, plain: false };
 
     fn threads(self) -> usize {
         self.bm / self.sm * (self.bn / self.sn) * LANES
@@ -231,9 +233,7 @@ impl Staged {
 fn words(builder: &mut Builder<'_>, dtype: DType) -> String {
     let spread = "    return mat2x4<f16>(spread(low.x, high.x), spread(low.y, high.y));\n";
     match dtype.format() {
-        Some(Format::F16) => {
-            "    return mat2x4<f16>(halves(c.xy), halves(c.zw));\n".to_owned()
-        }
+        Some(Format::F16) => "    return mat2x4<f16>(halves(c.xy), halves(c.zw));\n".to_owned(),
         // The code of a NaN carries into the exponent.
         Some(Format::E4M3) => {
             "    let m = vec2<u32>(0x3f803f80u);\n    let s = vec2<u32>(0x80008000u);\n    \
@@ -389,7 +389,10 @@ pub(crate) fn kernel(
             ("k", op.k.to_string()),
             ("step", (bk * stages.min(2)).to_string()),
             ("places", left.places() + right.places().trim_end()),
-            ("own_places", own_places(&left, "own_row") + own_places(&right, "own_column").trim_end()),
+            (
+                "own_places",
+                own_places(&left, "own_row") + own_places(&right, "own_column").trim_end(),
+            ),
             ("accumulators", accumulators.trim_end().to_owned()),
             ("before", (fetch("0u") + &before).trim_end().to_owned()),
             ("body", body.trim_end().to_owned()),
