@@ -27,7 +27,7 @@ pub struct Options {
     pub tuning: Tuning,
 }
 
-/// Tiles of products in place of those chosen by size.
+/// Tiles of products, and kernels of attention, in place of those chosen by size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tuning {
     /// On cooperative matrices: rows and columns of a workgroup, of a subgroup, elements of the
@@ -36,6 +36,8 @@ pub struct Tuning {
     /// On the vector units: rows and columns of a workgroup, of a thread, elements of the inner
     /// axis, stages, threads of a subgroup in a row.
     pub vectors: Option<[usize; 7]>,
+    /// The gradient of attention runs as its decomposition while its logits take no more than this.
+    pub logits_bytes: Option<usize>,
 }
 
 /// Runs programs through wgpu. Clones share the device.

@@ -83,7 +83,7 @@ pub(crate) fn kernels(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lower::lower;
+    use crate::lower::{Bounds, lower};
     use crate::memory::{frame_bytes, place_slots, plan};
     use onesigma_format::{Conversion, Format};
     use onesigma_graph::{DType, Graph, Module, Op, Program, Role, SlotKind};
@@ -119,7 +119,8 @@ mod tests {
         let bytes: Vec<usize> =
             slots.iter().map(|slot| frame_bytes(slot.shape.numel(), slot.dtype)).collect();
         let (places, end) = place_slots(&bytes, 1 << 27);
-        let mut entry = lower(&program.entries()[0].graph, &program, 8, 16_384).expect("core ops");
+        let bounds = Bounds { shared_bytes: 16_384, logits_bytes: 0 };
+        let mut entry = lower(&program.entries()[0].graph, &program, 8, bounds).expect("core ops");
         let memory = plan(&mut entry, &places, end, 1 << 27);
         let abilities = Abilities::default();
         let kernels = kernels(&entry, &memory, abilities, Tuning::default(), 8).expect("few slots");

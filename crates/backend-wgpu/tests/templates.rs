@@ -5,7 +5,7 @@
 mod common;
 
 use onesigma_backend::{Backend, RefBackend};
-use onesigma_backend_wgpu::{Options, WgpuBackend};
+use onesigma_backend_wgpu::{Options, Tuning, WgpuBackend};
 use onesigma_format::{Conversion, Format, Noise, decode, encode_slice};
 use onesigma_graph::{
     AdamWConfig, DType, EntryId, Graph, Module, Op, Program, ReduceKind, Role, SlotId, SlotKind,
@@ -91,6 +91,15 @@ fn holds(
     allowed: f64,
     build: impl Fn(&mut Graph, &[ValueId]) -> onesigma_graph::Result<Vec<ValueId>>,
 ) -> Outcome {
+    holds_with(Tuning::default(), operands, allowed, build)
+}
+
+fn holds_with(
+    tuning: Tuning,
+    operands: &[Operand],
+    allowed: f64,
+    build: impl Fn(&mut Graph, &[ValueId]) -> onesigma_graph::Result<Vec<ValueId>>,
+) -> Outcome {
     let mut module = Module::new();
     let mut graph = Graph::new();
     let mut inputs = Vec::new();
@@ -113,7 +122,7 @@ fn holds(
     let program = Program::new(module)?;
     let expected = results(&RefBackend::rounding(), &program, operands, &outputs)?;
     for portable in [false, true] {
-        let options = Options { portable, ..Options::default() };
+        let options = Options { portable, tuning, ..Options::default() };
         let Some(backend): Option<WgpuBackend> = common::backend(&options) else { return Ok(()) };
         let found = results(&backend, &program, operands, &outputs)?;
         for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -217,7 +226,8 @@ fn attention_holds(
         operands.push(Operand::Words(vec![batch, keys], 3));
     }
     // As the suite allows for gradients of attention.
-    holds(&operands, 1e-5, |graph, x| {
+    let fused = Tuning { logits_bytes: Some(0), ..Tuning::default() };
+    holds_with(fused, &operands, 1e-5, |graph, x| {
         let logit_scale = 1.5;
         let mut inputs = x[..3].to_vec();
         inputs.extend(x.get(4));

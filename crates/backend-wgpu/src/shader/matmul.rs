@@ -36,7 +36,8 @@ impl From<[usize; 7]> for Tile {
 }
 
 impl Tile {
-    const LARGE: Self = Self { bm: 128, bn: 128, tm: 8, tn: 8, bk: 16, stages: 1, row: 16 };
+    const LARGE: Self = Self { bm: 128, bn: 128, tm: 8, tn: 8, bk: 16, stages: 1, row: 8 };
+    const WIDE: Self = Self { bm: 64, bn: 64, tm: 8, tn: 8, bk: 16, stages: 2, row: 8 };
     const MIDDLE: Self = Self { bm: 64, bn: 64, tm: 4, tn: 4, bk: 16, stages: 1, row: 16 };
     const SMALL: Self = Self { bm: 32, bn: 32, tm: 4, tn: 4, bk: 16, stages: 1, row: 8 };
 
@@ -49,14 +50,18 @@ impl Tile {
     }
 }
 
-/// The tile for a product: the largest of which there are enough.
+/// The tile for a product: the one that takes the least time on a device with so many cores, by the
+/// rates that tiles reach where there are enough of them (one H100, docs/results/wgpu).
 pub(crate) fn tile(op: &Product) -> Tile {
-    const ENOUGH: usize = 96;
-    let count = |tile: Tile| op.batch * op.m.div_ceil(tile.bm) * op.n.div_ceil(tile.bn);
-    [Tile::LARGE, Tile::MIDDLE]
-        .into_iter()
-        .find(|tile| count(*tile) >= ENOUGH)
-        .unwrap_or(if op.m.min(op.n) >= 64 { Tile::MIDDLE } else { Tile::SMALL })
+    const CORES: usize = 128;
+    let time = |tile: Tile, rate: f64| {
+        let tiles = op.batch * op.m.div_ceil(tile.bm) * op.n.div_ceil(tile.bn);
+        (tiles.div_ceil(CORES) * tile.bm * tile.bn) as f64 / rate
+    };
+    let known =
+        [(Tile::LARGE, 45.0), (Tile::WIDE, 38.0), (Tile::MIDDLE, 32.0), (Tile::SMALL, 16.0)];
+    let times = known.map(|(tile, rate)| (tile, time(tile, rate)));
+    times.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)).map_or(Tile::SMALL, |(tile, _)| tile)
 }
 
 /// Whether a product is too small for tiles to pay.

@@ -49,9 +49,12 @@ impl Tile {
     /// Four subgroups of 64 x 64; `examples/kernels.rs` tries others.
     pub(crate) const LARGE: Self =
         Self { bm: 128, bn: 128, sm: 64, sn: 64, bk: 32, stages: 1, plain: false };
+    /// For E4M3, whose codes take the registers that the large tile has to spare.
+    const WIDE: Self = Self { bm: 128, bn: 256, ..Self::LARGE };
+    const DEEP: Self = Self { sn: 32, bk: 64, ..Self::LARGE };
     /// For products with few large tiles.
     pub(crate) const SMALL: Self =
-        Self { bm: 64, bn: 64, sm: 32, sn: 32, bk: 32, stages: 1, plain: false };
+        Self { bm: 64, bn: 64, sm: 32, sn: 32, bk: 64, stages: 1, plain: false };
 
     fn threads(self) -> usize {
         self.bm / self.sm * (self.bn / self.sn) * LANES
@@ -78,7 +81,14 @@ pub(crate) fn tile(entry: &Entry, op: &Product) -> Option<Tile> {
         && (!op.transpose_left || op.m.is_multiple_of(CHUNK))
         && op.m.min(op.n) >= 16;
     let count = |tile: Tile| op.batch * op.m.div_ceil(tile.bm) * op.n.div_ceil(tile.bn);
-    fits.then(|| if count(Tile::LARGE) >= ENOUGH { Tile::LARGE } else { Tile::SMALL })
+    let marked = |tensor: TensorId| entry.tensors[tensor].dtype == DType::Float(Format::E4M3);
+    let choice: &[Tile] = match marked(op.left) || marked(op.right) {
+        true => &[Tile::WIDE, Tile::DEEP],
+        false => &[Tile::LARGE],
+    };
+    let enough =
+        |tile: &Tile| count(*tile) >= if *tile == Tile::WIDE { 2 * ENOUGH } else { ENOUGH };
+    fits.then(|| choice.iter().copied().find(enough).unwrap_or(Tile::SMALL))
 }
 
 /// An operand and its tile.
@@ -96,6 +106,8 @@ struct Staged {
     /// Whether a tile can go beyond the operand.
     ragged: bool,
     plain: bool,
+    /// Whether NaN are told apart from the products: those of E4M3.
+    has_marks: bool,
     threads: usize,
 }
 
@@ -215,32 +227,87 @@ impl Staged {
         })
     }
 
+    /// Variables of the NaN that a thread has seen, for each row of its own or for eight columns.
+    fn marks(&self) -> String {
+        let name = self.name;
+        match (self.has_marks, self.along_inner) {
+            (false, _) => String::new(),
+            (true, false) => format!("    var {name}_seen: vec2<u32>;\n"),
+            (true, true) => {
+                (0..self.count()).map(|n| format!("    var {name}_seen{n}: u32;\n")).collect()
+            }
+        }
+    }
+
+    /// Statements that mark NaN of a chunk: codes of 0x7f, whose neighbour has the highest bit.
+    fn mark(&self, n: usize) -> String {
+        let name = self.name;
+        if !self.has_marks {
+            return String::new();
+        }
+        let next =
+            format!("let next = ({name}{n} & vec2<u32>(0x7f7f7f7fu)) + vec2<u32>(0x01010101u); ");
+        next + &match self.along_inner {
+            true => format!("{name}_seen{n} |= next.x | next.y; "),
+            false => format!("{name}_seen |= next; "),
+        }
+    }
+
+    /// Statements that tell the workgroup which rows or columns of the result are NaN.
+    fn tell(&self) -> String {
+        let name = self.name;
+        let mut text = String::new();
+        if !self.has_marks {
+            return text;
+        }
+        if self.along_inner {
+            for n in 0..self.count() {
+                let _ = writeln!(
+                    text,
+                    "    if (({name}_seen{n} & 0x80808080u) != 0u) {{ atomicStore(&{name}_nan[{name}_row + {}u], 1u); }}",
+                    n * self.rows_at_once()
+                );
+            }
+            return text;
+        }
+        for (word, at) in [("x", 0), ("y", 4)] {
+            let _ = writeln!(
+                text,
+                "    for (var n = 0u; n < 4u; n++) {{ if ((({name}_seen.{word} >> (8u * n)) & 0x80u) != 0u) {{ atomicStore(&{name}_nan[8u * {name}_column + {at}u + n], 1u); }} }}"
+            );
+        }
+        text
+    }
+
+    /// Rows or columns of the result in a tile.
+    fn outer(&self) -> usize {
+        if self.along_inner { self.tile_rows } else { CHUNK * self.tile_chunks }
+    }
+
     /// Statements that put what was fetched into the tile of a stage.
     fn stage(&self, stage: usize, indent: &str) -> String {
         let Self { name, .. } = self;
         self.each(indent, |n, below| {
             format!(
-                "{{ let own = {name}_halves({name}{n}); {name}_tile{stage}[{name}_to + {0}u] = own[0]; {name}_tile{stage}[{name}_to + {1}u] = own[1]; }}",
+                "{{ {mark}let own = {name}_halves({name}{n}); {name}_tile{stage}[{name}_to + {0}u] = own[0]; {name}_tile{stage}[{name}_to + {1}u] = own[1]; }}",
                 below * self.width(),
-                below * self.width() + 1
+                below * self.width() + 1,
+                mark = self.mark(n)
             )
         })
     }
 }
 
 /// Body of the function that makes eight halves of a chunk `c`. In E4M3 the exponent is 8 too small
-/// then, which the scale of the result makes good.
+/// then, which the scale of the result makes good, and a NaN becomes a number: [`Staged::marks`].
 fn words(builder: &mut Builder<'_>, dtype: DType) -> String {
     let spread = "    return mat2x4<f16>(spread(low.x, high.x), spread(low.y, high.y));\n";
     match dtype.format() {
         Some(Format::F16) => "    return mat2x4<f16>(halves(c.xy), halves(c.zw));\n".to_owned(),
-        // The code of a NaN carries into the exponent.
         Some(Format::E4M3) => {
             "    let m = vec2<u32>(0x3f803f80u);\n    let s = vec2<u32>(0x80008000u);\n    \
-             var low = ((c << vec2<u32>(8u)) & s) | ((c << vec2<u32>(7u)) & m);\n    \
-             var high = (c & s) | ((c >> vec2<u32>(1u)) & m);\n    \
-             low += ((low & m) + vec2<u32>(0x00800080u)) & vec2<u32>(0x40004000u);\n    \
-             high += ((high & m) + vec2<u32>(0x00800080u)) & vec2<u32>(0x40004000u);\n"
+             let low = ((c << vec2<u32>(8u)) & s) | ((c << vec2<u32>(7u)) & m);\n    \
+             let high = (c & s) | ((c >> vec2<u32>(1u)) & m);\n"
                 .to_owned()
                 + spread
         }
@@ -304,6 +371,7 @@ pub(crate) fn kernel(
             tile_chunks: if along_inner { bk / CHUNK } else { block / CHUNK },
             ragged: !extent.is_multiple_of(block) || !op.k.is_multiple_of(bk),
             plain,
+            has_marks: entry.tensors[tensor].dtype == DType::Float(Format::E4M3),
             threads,
         }
     };
@@ -317,6 +385,7 @@ pub(crate) fn kernel(
         }
     }
     for staged in [&left, &right] {
+        accumulators.push_str(&staged.marks());
         for n in 0..staged.count() {
             let raw = staged.raw(&builder);
             let _ = writeln!(accumulators, "    var {}{n}: {raw};", staged.name);
@@ -358,7 +427,7 @@ pub(crate) fn kernel(
         first + &stop + &second
     };
     let before = if stages == 1 { String::new() } else { stage(0) + BARRIER };
-    let results = results(&mut builder, op, tile);
+    let results = results(&mut builder, op, tile, &left, &right);
     let readers = left.reader(&mut builder) + &right.reader(&mut builder);
     let (row_tiles, column_tiles) = (op.m.div_ceil(bm), op.n.div_ceil(bn));
     let tiles = row_tiles * column_tiles * op.batch;
@@ -369,6 +438,18 @@ pub(crate) fn kernel(
             let _ = writeln!(arrays, "var<workgroup> {name}_tile{n}: array<vec4<f16>, {size}>;");
         }
     }
+    let mut before = before;
+    for staged in [&left, &right].into_iter().filter(|staged| staged.has_marks) {
+        let (name, size) = (staged.name, staged.outer());
+        let _ = writeln!(arrays, "var<workgroup> {name}_nan: array<atomic<u32>, {size}>;");
+        let _ = writeln!(
+            before,
+            "    for (var n = thread; n < {size}u; n += {threads}u) {{ atomicStore(&{name}_nan[n], 0u); }}"
+        );
+    }
+    let told = left.tell() + &right.tell();
+    let results =
+        if told.is_empty() { results } else { told + "    workgroupBarrier();\n" + &results };
     let text = fill(
         TEMPLATE,
         &[
@@ -460,9 +541,16 @@ const PATCH: usize = EDGE / 4 + 1;
 
 /// Statements that write the sums: as they are where the result is F32 and made of whole tiles,
 /// else by way of shared memory, where threads take quads of them, scale, round and write them.
-fn results(builder: &mut Builder<'_>, op: &Product, tile: Tile) -> String {
+fn results(
+    builder: &mut Builder<'_>,
+    op: &Product,
+    tile: Tile,
+    left: &Staged,
+    right: &Staged,
+) -> String {
+    let marked = left.has_marks || right.has_marks;
     let whole = op.m.is_multiple_of(tile.bm) && op.n.is_multiple_of(tile.bn);
-    if op.result.is_f32() && whole && builder.is_whole(op.out) {
+    if op.result.is_f32() && whole && !marked && builder.is_whole(op.out) {
         return direct_results(builder, op, tile);
     }
     let mut write = String::new();
@@ -483,6 +571,25 @@ fn results(builder: &mut Builder<'_>, op: &Product, tile: Tile) -> String {
             "fn write_quad(batch: u32, row: u32, column: u32, value: vec4<f32>) {{\n{write}}}\n"
         ),
     );
+    if marked {
+        let mut terms = Vec::new();
+        if left.has_marks {
+            terms.push("vec4<u32>(atomicLoad(&left_nan[row]))".to_owned());
+        }
+        if right.has_marks {
+            let each = [0, 1, 2, 3].map(|lane| format!("atomicLoad(&right_nan[column + {lane}u])"));
+            terms.push(format!("vec4<u32>({})", each.join(", ")));
+        }
+        builder.library.math();
+        builder.library.add(
+            "marked",
+            format!(
+                "fn marked(row: u32, column: u32, value: vec4<f32>) -> vec4<f32> {{\n    \
+                 return select(value, not_a_number(), ({}) != vec4<u32>(0u));\n}}\n",
+                terms.join(" | ")
+            ),
+        );
+    }
     let mut text = String::new();
     let _ = writeln!(text, "    let own_patch = subgroup * {}u;", EDGE * PATCH);
     for i in 0..tile.sm / EDGE {
@@ -492,12 +599,19 @@ fn results(builder: &mut Builder<'_>, op: &Product, tile: Tile) -> String {
                 "    coopStoreT(sum{i}_{j}, &result_tile[own_patch], {PATCH}u);\n    workgroupBarrier();"
             );
             for half in 0..2 {
-                let row = format!("(lane / 4u + {}u)", 8 * half);
+                let row = format!("own_row + {}u + lane / 4u + {}u", i * EDGE, 8 * half);
+                let column = format!("own_column + {}u + 4u * (lane % 4u)", j * EDGE);
+                let value = format!(
+                    "result_tile[own_patch + (lane / 4u + {}u) * {PATCH}u + lane % 4u]",
+                    8 * half
+                );
+                let value = match marked {
+                    true => format!("marked({row}, {column}, {value})"),
+                    false => value,
+                };
                 let _ = writeln!(
                     text,
-                    "    write_quad(batch, first_row + own_row + {}u + {row}, first_column + own_column + {}u + 4u * (lane % 4u), result_tile[own_patch + {row} * {PATCH}u + lane % 4u]);",
-                    i * EDGE,
-                    j * EDGE
+                    "    write_quad(batch, first_row + {row}, first_column + {column}, {value});"
                 );
             }
             text.push_str("    workgroupBarrier();\n");
