@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: every backend that is built in, on every device that is there.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -41,9 +41,12 @@ pub struct Arguments {
     /// Small sizes and fewer rounds: about a minute on two cores
     #[arg(long)]
     quick: bool,
-    /// Samples of each case
+    /// Samples of each case and start of the program
     #[arg(long)]
     rounds: Option<usize>,
+    /// How often the program is started; what starts differ by counts as noise
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    launches: u8,
     /// A record to compare with: a file, the start of a commit, or `last`. Exit code 1 if a case
     /// is slower beyond its noise
     #[arg(long, value_name = "BASE")]
@@ -169,7 +172,17 @@ fn measure(arguments: &Arguments) -> Result<Record> {
         Some(path) => path.clone(),
         None => build(&arguments.features)?,
     };
-    let mut command = Command::new(&program);
+    let mut record = Record::here();
+    for launch in 0..arguments.launches {
+        start(&program, arguments, launch == 0, &mut record)?;
+    }
+    record.machine.load_after = machine::load();
+    Ok(record)
+}
+
+/// One start of the program. Later ones have nothing new to say of devices and what is skipped.
+fn start(program: &Path, arguments: &Arguments, is_first: bool, record: &mut Record) -> Result<()> {
+    let mut command = Command::new(program);
     let both = |command: &mut Command, flag: &str, values: &[String]| {
         values.iter().for_each(|value| {
             command.args([flag, value]);
@@ -177,19 +190,19 @@ fn measure(arguments: &Arguments) -> Result<Record> {
     };
     both(&mut command, "--suite", &arguments.suite);
     both(&mut command, "--backend", &arguments.backend);
-    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 9 } else { 15 });
+    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 4 } else { 7 });
     command.args(["--rounds", &rounds.to_string()]);
     if arguments.quick {
         command.args(["--quick", "--sample-ms", "10"]);
     }
-    let mut record = Record::here();
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start the benchmark")?;
     let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
     for line in lines {
         let line = line?;
         match serde_json::from_str(&line).with_context(|| format!("not understood: {line}"))? {
+            Line::Case(case) => record.add(case),
+            _ if !is_first => {}
             Line::Device(device) => record.devices.push(device),
-            Line::Case(case) => record.cases.push(case),
             Line::Skipped(skipped) => {
                 eprintln!("skipped: {}: {}", skipped.what, skipped.reason);
                 record.skipped.push(skipped);
@@ -199,8 +212,7 @@ fn measure(arguments: &Arguments) -> Result<Record> {
     let status = child.wait()?;
     ensure!(status.success(), "the benchmark failed with {status}");
     ensure!(!record.cases.is_empty(), "no case was measured");
-    record.machine.load_after = machine::load();
-    Ok(record)
+    Ok(())
 }
 
 fn build(features: &[String]) -> Result<PathBuf> {

@@ -53,7 +53,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for recipe in ["unit-fp8-bf16-states.toml", "bf16-states.toml"] {
         fs::copy(root().join("benches/recipes").join(recipe), folder.join(recipe))?;
     }
-    fs::write(folder.join("run.sh"), include_str!("bundle/run.sh"))?;
+    for (name, text) in [
+        ("run.sh", include_str!("bundle/run.sh")),
+        ("pretrain.py", include_str!("bundle/pretrain.py")),
+    ] {
+        fs::write(folder.join(name), text)?;
+    }
     let out = root().join(&arguments.out);
     if let Some(parent) = out.parent() {
         fs::create_dir_all(parent)?;
@@ -75,7 +80,7 @@ fn executables(command: &[&str], profile: &str) -> Result<Vec<(String, PathBuf)>
     let output = cargo.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     ensure!(
         output.status.success(),
-        "`cargo {}` failed; building needs libtorch 2.11: set LIBTORCH to its folder, or \
+        "`cargo {}` failed (see above); if libtorch 2.11 is what it did not find, set LIBTORCH to its folder, or \
          LIBTORCH_USE_PYTORCH=1 with a Python that has torch 2.11",
         command.join(" ")
     );

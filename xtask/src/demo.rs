@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::plot::{self, Labels, Series};
+use crate::plot::{self, Chart, Curve, Point};
 use crate::process::{self, root};
 
 mod report;
@@ -67,14 +67,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             train(&onesigma, recipe, seed, arguments.steps, &folder)?;
             runs.push(summary(&folder)?);
             if seed == 0 {
-                curves.push(Series { label: recipe.into(), points: losses(&folder)? });
+                curves.push(Curve { label: recipe.into(), points: losses(&folder)? });
             }
         }
     }
     let chart = out.join("loss.svg");
-    let labels =
-        Labels { title: "Training loss (mean of 20 steps)", x: "step", y: "nats per byte" };
-    plot::lines(&chart, labels, &curves)?;
+    let [title, x, y] =
+        ["Training loss (mean of 20 steps)", "step", "nats per byte"].map(str::to_owned);
+    let drawn = plot::svg(&Chart { title, x, y, curves, ..Chart::default() });
+    fs::write(&chart, drawn.map_err(anyhow::Error::msg)?)
+        .with_context(|| format!("cannot write {}", chart.display()))?;
     println!("\n{}", report::table(&runs, REFERENCE));
     println!("chart: {}", arguments.out.join("loss.svg").display());
     println!("took {:.0} s, the release build included", started.elapsed().as_secs_f64());
@@ -104,7 +106,7 @@ fn summary(folder: &Path) -> Result<Summary> {
 }
 
 /// Training losses averaged over 20 steps, from `metrics.jsonl`.
-fn losses(folder: &Path) -> Result<Vec<(f64, f64)>> {
+fn losses(folder: &Path) -> Result<Vec<Point>> {
     let path = folder.join("metrics.jsonl");
     let text = fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
     let mut losses = Vec::new();
@@ -116,7 +118,7 @@ fn losses(folder: &Path) -> Result<Vec<(f64, f64)>> {
     }
     let mean = |(index, chunk): (usize, &[f64])| {
         let middle = index * 20 + chunk.len() / 2;
-        (middle as f64, chunk.iter().sum::<f64>() / chunk.len() as f64)
+        Point::from((middle as f64, chunk.iter().sum::<f64>() / chunk.len() as f64))
     };
     Ok(losses.chunks(20).enumerate().map(mean).collect())
 }

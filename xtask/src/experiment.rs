@@ -27,8 +27,13 @@ mod grid;
 mod numerics;
 mod report;
 mod runner;
+// What `onesigma sweep` does as well, without its dependencies.
+#[path = "../../crates/train/src/run_file/settings.rs"]
+mod settings;
 mod statistics;
 mod tune;
+#[path = "../../crates/onesigma/src/sweep/workers.rs"]
+mod workers;
 
 /// Arguments of `cargo xtask experiment`.
 #[derive(Debug, clap::Args)]
@@ -152,7 +157,7 @@ fn take(
     let tuned = tune::rates(experiment, mode, &points, source, runner, jobs)?;
     tune::apply(experiment, &tuned, &mut points)?;
     let runs = grid::runs(experiment, mode, &points, source)?;
-    let results = runner::parallel(jobs, runs.clone(), |run| runner.result(&run, experiment))?;
+    let results = workers::parallel(jobs, runs.clone(), |run| runner.result(&run, experiment))?;
     let results: Vec<_> = results.into_iter().flatten().collect();
     let report = Report::new(experiment, mode, &points, tuned, results, runs.len());
     report.write(&root(), &runner.folder(&experiment.name))?;

@@ -10,6 +10,7 @@ mod bench;
 mod bundle;
 mod ci;
 mod coverage;
+mod curves;
 mod demo;
 #[cfg(test)]
 mod docs;
@@ -20,6 +21,8 @@ mod libtorch;
 mod matrix;
 mod minilm;
 mod pictures;
+// Shared with `onesigma sweep`, without its dependencies.
+#[path = "../../crates/onesigma/src/chart.rs"]
 mod plot;
 mod process;
 mod release;

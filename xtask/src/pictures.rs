@@ -1,10 +1,12 @@
-//! `cargo xtask pictures`: the drawings of the book's chapter on unit scaling, computed anew.
+//! `cargo xtask pictures`: the drawings of the book's chapter on unit scaling, computed anew, and
+//! the curves of its page on NVIDIA GPUs.
 
 use std::fs;
 
 use anyhow::Result;
 use onesigma_format::{Format, Noise, philox};
 
+use crate::curves;
 use crate::process::root;
 use crate::svg::Svg;
 
@@ -20,7 +22,7 @@ pub fn run(_: &Arguments) -> Result<()> {
         fs::write(folder.join(format!("{name}.svg")), svg.file())?;
         println!("docs/src/images/unit-scaling/{name}.svg");
     }
-    Ok(())
+    curves::draw()
 }
 
 /// A node with its scales, forward and backward.

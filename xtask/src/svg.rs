@@ -27,11 +27,12 @@ svg{--page:#fff;--text:#1a1f27;--soft:#5a6472;--line:#dde1e8;--s0:#2456c9;--s1:#
 pub const COMMON: &str = "\
 .chart{font:13px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif}\
 .chart text{fill:var(--soft)}.chart .name{fill:var(--text)}.chart .title{fill:var(--text);font-weight:600;font-size:15px}\
+.chart .value{paint-order:stroke;stroke:var(--panel,var(--page));stroke-width:4px;stroke-linejoin:round}\
 .chart .axis{stroke:var(--line);fill:none}.chart .limit{stroke:var(--text);stroke-dasharray:4 3;fill:none}\
-.chart .band{opacity:.16}.chart .curve{fill:none;stroke-width:2}\
-.s0{fill:var(--s0);stroke:var(--s0)}.s1{fill:var(--s1);stroke:var(--s1)}.s2{fill:var(--s2);stroke:var(--s2)}\
-.s3{fill:var(--s3);stroke:var(--s3)}.s4{fill:var(--s4);stroke:var(--s4)}.s5{fill:var(--s5);stroke:var(--s5)}\
-.peer{fill:var(--peer);stroke:var(--peer)}.chart rect{stroke:none}.chart .curve{fill:none}";
+.chart .s0{fill:var(--s0);stroke:var(--s0)}.chart .s1{fill:var(--s1);stroke:var(--s1)}.chart .s2{fill:var(--s2);stroke:var(--s2)}\
+.chart .s3{fill:var(--s3);stroke:var(--s3)}.chart .s4{fill:var(--s4);stroke:var(--s4)}.chart .s5{fill:var(--s5);stroke:var(--s5)}\
+.chart .peer{fill:var(--peer);stroke:var(--peer)}.chart rect{stroke-width:0}\
+.chart .band{opacity:.16}.chart .curve{fill:none;stroke-width:2;stroke-dasharray:none}";
 
 /// For text and attributes.
 pub fn escape(text: &str) -> String {
@@ -132,7 +133,15 @@ pub fn bars(title: &str, groups: &[(String, Vec<Bar>)], limit: Option<(f64, &str
     let left = 28.0 + 7.4 * longest.max().unwrap_or(0) as f64;
     let values = groups.iter().flat_map(|(_, bars)| bars).map(|bar| bar.value);
     let largest = values.chain(limit.map(|(value, _)| value)).fold(0.0, f64::max).max(1e-300);
-    let scale = (WIDTH - left - 150.0) / largest;
+    // Nothing but a text stands to the right of a bar.
+    let after = |bar: &Bar| 24.0 + 7.2 * bar.text.chars().count() as f64;
+    let right = groups.iter().flat_map(|(_, bars)| bars).map(after).fold(110.0, f64::max);
+    let scale = (WIDTH - left - right) / largest;
+    if let Some((value, words)) = limit {
+        let x = left + value * scale;
+        svg.path(&[(x, top - 6.0), (x, height - 8.0)], "limit");
+        svg.text(x, top - 10.0, "limit-name", "middle", words);
+    }
     let mut y = top;
     for (name, bars) in groups {
         svg.text(16.0, y + 14.0, "name", "start", name);
@@ -146,11 +155,6 @@ pub fn bars(title: &str, groups: &[(String, Vec<Bar>)], limit: Option<(f64, &str
             y += ROW;
         }
         y += 8.0;
-    }
-    if let Some((value, words)) = limit {
-        let x = left + value * scale;
-        svg.path(&[(x, top - 6.0), (x, height - 8.0)], "limit");
-        svg.text(x, top - 10.0, "limit-name", "middle", words);
     }
     svg
 }
@@ -196,7 +200,10 @@ pub fn lines(
     for n in 0..=(roof / step).round() as usize {
         let y = at(low, n as f64 * step).1;
         svg.path(&[(left, y), (right, y)], "axis");
-        let value = crate::bench::record::quantity(n as f64 * step, "");
+        let value = match n {
+            0 => "0".to_owned(),
+            _ => crate::bench::record::quantity(n as f64 * step, ""),
+        };
         svg.text(left - 8.0, y + 4.0, "tick", "end", value.trim());
     }
     for (x, name) in ticks {

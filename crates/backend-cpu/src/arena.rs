@@ -22,6 +22,11 @@ pub(crate) struct Memory {
     bytes: usize,
 }
 
+// SAFETY: it is an address and a length; every access is `unsafe` with its own promise.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
 impl Arena {
     /// `None` if there is not so much memory.
     pub(crate) fn new(bytes: usize) -> Option<Self> {

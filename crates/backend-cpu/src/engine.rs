@@ -8,10 +8,11 @@ use onesigma_graph::{EntryId, Op, Place, Program, SlotId, SlotKind};
 
 use crate::arena::Arena;
 use crate::backend::NAME;
-use crate::execute::{StepKey, execute};
+use crate::execute::{StepKey, execute, execute_pass};
 use crate::instruction::{Instruction, compile};
 use crate::parallel::level_scratch;
 use crate::profile::Recorder;
+use crate::schedule::{Work, schedule};
 use crate::team::Team;
 
 struct Slot {
@@ -40,6 +41,8 @@ struct Write {
 
 struct Entry {
     instructions: Vec<Instruction>,
+    /// The order in which they run, and which run together.
+    work: Vec<Work>,
     writes: Vec<Write>,
     /// Some write takes what another write replaces: all are read before any is written.
     staged: bool,
@@ -102,7 +105,8 @@ impl CpuEngine {
                 let staged = writes.iter().enumerate().any(|(i, a)| {
                     writes.iter().enumerate().any(|(j, b)| i != j && a.from.overlaps(b.to))
                 });
-                Ok(Entry { instructions, writes, staged, inputs })
+                let work = schedule(&instructions);
+                Ok(Entry { instructions, work, writes, staged, inputs })
             })
             .collect::<Result<Vec<_>>>()?;
         let slots = program
@@ -164,16 +168,29 @@ impl CpuEngine {
         let [step] = self.words(self.step);
         let key = StepKey { seed: self.words(self.seed), step };
         let memory = self.arena.memory();
-        for instruction in &self.entries[entry].instructions {
-            let start = self.recorder.as_ref().map(|_| Instant::now());
-            // SAFETY: the arena belongs to `self`, which is borrowed mutably, and the program was
-            // validated when the engine was made.
-            unsafe { execute(instruction, memory, key) }.map_err(|error| Error::Device {
-                backend: NAME.to_owned(),
-                reason: format!("{}: {error}", instruction.label),
-            })?;
-            if let (Some(recorder), Some(start)) = (&mut self.recorder, start) {
+        let Entry { instructions, work, .. } = &self.entries[entry];
+        let failed = |(at, error): (usize, crate::Error)| Error::Device {
+            backend: NAME.to_owned(),
+            reason: format!("{}: {error}", instructions[at].label),
+        };
+        // SAFETY: for all calls, the arena belongs to `self`, which is borrowed mutably, and the
+        // program was validated when the engine was made.
+        let run = |at: usize| unsafe { execute(&instructions[at], memory, key) };
+        if let Some(recorder) = &mut self.recorder {
+            // One by one, so that each has a time of its own.
+            for (at, instruction) in instructions.iter().enumerate() {
+                let start = Instant::now();
+                run(at).map_err(|error| failed((at, error)))?;
                 recorder.add(EntryId::new(entry), instruction.node, start);
+            }
+        } else {
+            for work in work {
+                match work {
+                    Work::One(at) => run(*at).map_err(|error| (*at, error)),
+                    // SAFETY: as above.
+                    Work::Rows(pass) => unsafe { execute_pass(pass, instructions, memory, key) },
+                }
+                .map_err(failed)?;
             }
         }
         self.finish_writes(entry);
@@ -286,7 +303,16 @@ impl Engine for CpuEngine {
     fn report(&self) -> Report {
         let frames: usize = self.slots.iter().map(|slot| slot.frames.capacity()).sum();
         let scratch = crate::parallel::scratch_bytes();
-        let notes = vec![format!("kernels for {:?}", crate::Isa::current())];
+        let mut notes = vec![format!("kernels for {:?}", crate::Isa::current())];
+        let passes = |entry: &Entry| {
+            entry.work.iter().filter_map(Work::pass).fold((0, 0), |(passes, parts), pass| {
+                (passes + 1, parts + pass.parts.len() + usize::from(pass.product.is_some()))
+            })
+        };
+        let all = self.entries.iter().map(passes).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        if all.0 > 0 {
+            notes.push(format!("{} passes over rows join {} instructions", all.0, all.1));
+        }
         Report {
             planned_bytes: self.planned_bytes,
             allocated_bytes: self.planned_bytes + frames + self.staging.capacity() + scratch,

@@ -1,18 +1,23 @@
 //! Runs one instruction on the arena.
 
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
 use onesigma_backend::noise;
-use onesigma_graph::DType;
+use onesigma_graph::{DType, Place};
 
 use crate::adamw::AdamWStep;
 use crate::arena::Memory;
 use crate::attention::AttentionGradients;
 use crate::expression::Source;
-use crate::gemm::{Matrix, gemm};
+use crate::gemm::{After, Matrix, gemm_then};
 use crate::instruction::{Instruction, Kind, Operand, Target};
 use crate::movement::{Layout, copy_strided};
 use crate::norm::NormGradients;
+use crate::parallel::for_each_task;
 use crate::random::random;
 use crate::rows::{gather, scatter_add};
+use crate::schedule::{Pass, part};
 use crate::softmax::{Classification, softmax, softmax_gradient};
 use crate::{Error, Input, Output, map};
 
@@ -30,6 +35,8 @@ struct Run<'a> {
     instruction: &'a Instruction,
     memory: Memory,
     key: StepKey,
+    /// The rows that are done, and how many there are, if not all at once.
+    rows: Option<(Range<usize>, usize)>,
 }
 
 /// Runs an instruction.
@@ -42,14 +49,65 @@ pub(crate) unsafe fn execute(
     memory: Memory,
     key: StepKey,
 ) -> Result<(), Error> {
-    let run = Run { instruction, memory, key };
+    let run = Run { instruction, memory, key, rows: None };
     // SAFETY: as this function.
-    unsafe { run.dispatch() }
+    unsafe { run.dispatch(None) }
+}
+
+/// Runs the instructions of a pass; an error comes with the index of its instruction.
+///
+/// # Safety
+/// As [`execute`], and the pass is one of [`schedule`](crate::schedule::schedule).
+pub(crate) unsafe fn execute_pass(
+    pass: &Pass,
+    instructions: &[Instruction],
+    memory: Memory,
+    key: StepKey,
+) -> Result<(), (usize, Error)> {
+    let failed = Mutex::new(None);
+    let block = |rows: Range<usize>| {
+        for &part in &pass.parts {
+            let instruction = &instructions[part];
+            let run = Run { instruction, memory, key, rows: Some((rows.clone(), pass.rows)) };
+            // SAFETY: blocks of rows are disjoint, and within one the parts run in order; what a
+            // part touches beyond its rows no part of the pass writes.
+            if let Err(error) = unsafe { run.dispatch(None) } {
+                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                failed.get_or_insert((part, error));
+                return;
+            }
+        }
+    };
+    if let Some(product) = pass.product {
+        let run = Run { instruction: &instructions[product], memory, key, rows: None };
+        // SAFETY: as this function; rows of the product are read only after they are stored.
+        unsafe { run.dispatch(Some(&block)) }.map_err(|error| (product, error))?;
+    } else {
+        let rows = |i: usize| i * pass.block..pass.rows.min((i + 1) * pass.block);
+        for_each_task(pass.rows.div_ceil(pass.block), |i| block(rows(i)));
+    }
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failed.map_or(Ok(()), Err)
 }
 
 impl<'a> Run<'a> {
     fn operand(&self, at: usize) -> Operand {
         self.instruction.inputs[at]
+    }
+
+    /// The place of a tensor that is taken by rows.
+    fn rows_of(&self, place: Place) -> Place {
+        self.rows.as_ref().map_or(place, |(rows, total)| part(place, rows, *total))
+    }
+
+    /// [`Run::input`], of the rows that are done.
+    ///
+    /// # Safety
+    /// As [`execute`].
+    unsafe fn input_rows(&self, at: usize) -> Input<'a> {
+        let operand = self.operand(at);
+        // SAFETY: as this function.
+        Input::new(unsafe { self.memory.read(self.rows_of(operand.place)) }, operand.format())
     }
 
     /// # Safety
@@ -66,16 +124,21 @@ impl<'a> Run<'a> {
         Input::new(unsafe { self.bytes(at) }, self.operand(at).format())
     }
 
+    /// A result, of the rows that are done.
+    ///
     /// # Safety
     /// As [`execute`]; once for each result.
     unsafe fn output(&self, at: usize) -> Output<'a> {
         let target: &Target = &self.instruction.outputs[at];
+        let place = self.rows_of(target.place);
+        let mut noise = noise(self.key.seed, self.key.step, self.instruction.stream, at);
+        noise.offset += ((place.offset - target.place.offset) / target.dtype.bytes()) as u64;
         Output {
             // SAFETY: results overlap nothing that is in use.
-            bytes: unsafe { self.memory.write(target.place) },
+            bytes: unsafe { self.memory.write(place) },
             format: target.format(),
             how: target.how,
-            noise: noise(self.key.seed, self.key.step, self.instruction.stream, at),
+            noise,
         }
     }
 
@@ -98,15 +161,15 @@ impl<'a> Run<'a> {
     ///
     /// # Safety
     /// As [`execute`].
-    unsafe fn source(&self, at: usize) -> Source<'a> {
-        match self.instruction.inputs.get(at) {
-            None => Source::Iota,
-            // SAFETY: as this function.
-            Some(operand) if operand.dtype == DType::U32 => unsafe {
-                Source::Integer(self.bytes(at))
-            },
-            // SAFETY: as this function.
-            Some(_) => Source::Float(unsafe { self.input(at) }),
+    unsafe fn source(&self, at: usize, by_rows: bool) -> Source<'a> {
+        let Some(operand) = self.instruction.inputs.get(at) else { return Source::Iota };
+        let place = if by_rows { self.rows_of(operand.place) } else { operand.place };
+        // SAFETY: as this function.
+        let bytes = unsafe { self.memory.read(place) };
+        if operand.dtype == DType::U32 {
+            Source::Integer(bytes)
+        } else {
+            Source::Float(Input::new(bytes, operand.format()))
         }
     }
 
@@ -116,12 +179,13 @@ impl<'a> Run<'a> {
         &self,
         count: usize,
         in_place: impl Fn(usize) -> bool,
+        by_rows: impl Fn(usize) -> bool,
         body: impl FnOnce(&[Source<'_>]) -> T,
     ) -> T {
         let source = |at| match in_place(at) {
             true => Source::InPlace,
             // SAFETY: as this function; operands in place are not touched here.
-            false => unsafe { self.source(at) },
+            false => unsafe { self.source(at, by_rows(at)) },
         };
         if count <= FEW {
             let mut few = [Source::Iota; FEW];
@@ -134,7 +198,7 @@ impl<'a> Run<'a> {
 
     /// # Safety
     /// As [`execute`].
-    unsafe fn dispatch(&self) -> Result<(), Error> {
+    unsafe fn dispatch(&self, after: Option<After<'_>>) -> Result<(), Error> {
         let alpha = self.alpha(0);
         // SAFETY: for the whole body, as this function: each operand is read and each result
         // written by one kernel, and they do not overlap.
@@ -145,13 +209,15 @@ impl<'a> Run<'a> {
                         let matrix = Matrix::new(self.input(at), columns[at]);
                         if transposed[at] { matrix.transposed() } else { matrix }
                     });
-                    gemm(*shape, alpha, a, b, batch, self.output(0))
+                    gemm_then(*shape, alpha, a, b, batch, self.output(0), after)
                 }
                 Kind::Map { expression, space, in_place } => {
                     let mut out = self.output(0);
                     let replaced = |at: usize| in_place.get(at) == Some(&true);
+                    let by_rows = |at: usize| space.operands[at].is_contiguous();
+                    let len = out.len();
                     let bases = [0; FEW];
-                    self.with_sources(space.operands.len(), replaced, |sources| {
+                    self.with_sources(space.operands.len(), replaced, by_rows, |sources| {
                         let many;
                         let bases = if sources.len() <= FEW {
                             &bases[..sources.len()]
@@ -159,7 +225,7 @@ impl<'a> Run<'a> {
                             many = vec![0; sources.len()];
                             &many
                         };
-                        map::map(expression, space, sources, bases, alpha, out.share());
+                        map::map(expression, space, len, sources, bases, alpha, out.share());
                     });
                     Ok(())
                 }
@@ -169,6 +235,7 @@ impl<'a> Run<'a> {
                     self.with_sources(
                         count,
                         |_| false,
+                        |_| false,
                         |sources| {
                             reduction.run(sources, alpha, out.share());
                         },
@@ -176,7 +243,8 @@ impl<'a> Run<'a> {
                     Ok(())
                 }
                 Kind::Gather { width } => {
-                    gather(self.input(0), *width, self.bytes(1), alpha, self.output(0))
+                    let ids = self.memory.read(self.rows_of(self.operand(1).place));
+                    gather(self.input(0), *width, ids, alpha, self.output(0))
                 }
                 Kind::ScatterAdd { width } => {
                     scatter_add(self.input(0), *width, self.bytes(1), alpha, self.output(0))
@@ -188,19 +256,19 @@ impl<'a> Run<'a> {
                     random(*draw, noise, alpha, out)
                 }
                 Kind::Softmax { width, mult } => {
-                    softmax(self.input(0), *width, *mult, alpha, self.output(0))
+                    softmax(self.input_rows(0), *width, *mult, alpha, self.output(0))
                 }
                 Kind::SoftmaxGrad { width, mult, y_scale } => softmax_gradient(
-                    self.input(0),
+                    self.input_rows(0),
                     *y_scale,
-                    self.input(1),
+                    self.input_rows(1),
                     *width,
                     alpha * mult,
                     self.output(0),
                 ),
                 Kind::Norm(norm) => {
                     let [weight, bias] = [1, 2].map(|at| self.optional(at));
-                    norm.forward(self.input(0), weight, bias, alpha, self.output(0))
+                    norm.forward(self.input_rows(0), weight, bias, alpha, self.output(0))
                 }
                 Kind::NormGrad(norm) => {
                     let result = |at: usize| {
@@ -209,7 +277,8 @@ impl<'a> Run<'a> {
                     };
                     let gradients =
                         NormGradients { x: result(0), weight: result(1), bias: result(2) };
-                    norm.backward(self.input(0), self.optional(2), self.input(1), gradients)
+                    let [x, dy] = [0, 1].map(|at| self.input_rows(at));
+                    norm.backward(x, self.optional(2), dy, gradients)
                 }
                 Kind::Attention(attention) => {
                     let [q, k, v] = [0, 1, 2].map(|at| self.input(at));

@@ -125,6 +125,16 @@ impl Access {
     pub(crate) fn is_uniform(&self) -> bool {
         self.kind == AccessKind::Uniform
     }
+
+    pub(crate) fn is_contiguous(&self) -> bool {
+        self.kind == AccessKind::Contiguous
+    }
+
+    /// Whether runs of `row` elements of the space of `dims` all read the same elements.
+    pub(crate) fn repeats(&self, dims: &[usize], row: usize) -> bool {
+        let period: usize = dims.iter().skip(1).product();
+        self.is_uniform() || self.strides.first() == Some(&0) && row.is_multiple_of(period.max(1))
+    }
 }
 
 /// Reads `out.len()` consecutive elements from element `at` on.

@@ -103,6 +103,8 @@ pub(crate) struct Instruction {
     pub(crate) inputs: Vec<Operand>,
     pub(crate) outputs: Vec<Target>,
     pub(crate) stream: u32,
+    /// Rows of the first result: the product of all axes but the last.
+    pub(crate) rows: usize,
     /// Index of the node in its graph.
     pub(crate) node: usize,
     /// Op, types and sizes, for messages and profiles.
@@ -204,7 +206,8 @@ pub(crate) fn compile(entry: &ProgramEntry, node: &Node) -> Result<Option<Instru
     let label = format!("{} {} {}", node.op.name(), node.op.attributes(), sizes.join(", "));
     let stream = node.stream;
     let node = graph.value(node.outputs[0]).producer.index();
-    Ok(Some(Instruction { kind, inputs, outputs, stream, node, label }))
+    let rows = result.rows();
+    Ok(Some(Instruction { kind, inputs, outputs, stream, rows, node, label }))
 }
 
 fn kind(

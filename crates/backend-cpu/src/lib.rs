@@ -27,6 +27,7 @@ mod profile;
 pub mod random;
 mod reduce;
 pub mod rows;
+mod schedule;
 mod simd;
 pub mod softmax;
 mod team;

@@ -5,16 +5,16 @@ use crate::parallel::{TASK_ELEMENTS, for_each_task};
 use crate::softmax::scale_by;
 use crate::tensor::SharedOutput;
 
-/// `out[i] = alpha · expression(operands at i)` for a whole space.
+/// `out[i] = alpha · expression(operands at i)` for the first `len` elements of a space.
 pub(crate) fn map(
     expression: &Expression,
     space: &Space,
+    len: usize,
     sources: &[Source<'_>],
     bases: &[usize],
     alpha: f32,
     out: SharedOutput<'_>,
 ) {
-    let len = space.len();
     for_each_task(len.div_ceil(TASK_ELEMENTS), |task| {
         let mut registers = expression.registers();
         let uniforms = expression.uniforms(sources, bases, Some(out));

@@ -83,6 +83,16 @@ fn agrees_with_f64_on_every_instruction_set() {
             }
             check((17, 33, 19), Format::E4M3, Format::F16, a);
         }
+        // A few rows have kernels of their own, over blocks of 64 along K.
+        for m in 1..=5 {
+            for k in [1, 40, 63, 64, 65, 200] {
+                for b in [Format::F32, Format::F16, Format::BF16, Format::E4M3, Format::E5M2] {
+                    check((m, 70, k), Format::F32, b, Format::F32);
+                    check((m, 70, k), b, b, Format::F32);
+                }
+                check((m, 70, k), Format::E5M2, Format::E4M3, Format::F16);
+            }
+        }
     }
 }
 

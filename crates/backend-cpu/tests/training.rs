@@ -115,6 +115,10 @@ fn fp8() -> Recipe {
 /// Losses of `steps` steps on one batch and the bits of all weights afterwards.
 fn run(training: &Training, backend: &CpuBackend, steps: usize) -> (Vec<f32>, Vec<u8>) {
     let mut engine = backend.compile(&training.program).unwrap();
+    run_on(training, &mut *engine, steps)
+}
+
+fn run_on(training: &Training, engine: &mut dyn Engine, steps: usize) -> (Vec<f32>, Vec<u8>) {
     let program = &training.program;
     let mut seed = 1_u32;
     for &slot in &training.weights {
@@ -158,6 +162,21 @@ fn a_step_is_the_same_for_any_number_of_threads() {
             let backend = CpuBackend::with_threads(threads).unwrap();
             assert_eq!(run(&training, &backend, 3), (losses.clone(), bits.clone()));
         }
+    }
+}
+
+/// A recorded run does one instruction after the other, others go through rows together.
+#[test]
+fn passes_over_rows_change_no_bit() {
+    for recipe in [Recipe::uniform("f32", Format::F32), fp8()] {
+        let training = training(&recipe);
+        let mut engine = CpuBackend::new().compile(&training.program).unwrap();
+        let notes = engine.report().notes;
+        assert!(notes.iter().any(|note| note.contains("passes over rows")), "{notes:?}");
+        let together = run_on(&training, &mut *engine, 3);
+        let mut engine = CpuBackend::new().compile(&training.program).unwrap();
+        assert!(engine.record());
+        assert!(run_on(&training, &mut *engine, 3) == together, "{}", recipe.name);
     }
 }
 

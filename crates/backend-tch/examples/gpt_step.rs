@@ -10,6 +10,7 @@ use std::time::Instant;
 use clap::Parser;
 use onesigma_backend::Backend;
 use onesigma_backend_tch::{TchBackend, cuda_memory, cuda_supports};
+use onesigma_models::config::Activation;
 use onesigma_ops::recipes;
 use onesigma_train::batch::Batch;
 use onesigma_train::config::ModelConfig;
@@ -73,7 +74,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let parametrisation = recipes::parametrisation(&recipe);
     let (layers, heads, hidden, seq) = (a.layers, a.heads, a.hidden, a.seq);
     let size = ModelConfig { layers, heads, hidden, seq, ..ModelConfig::default() };
-    let config = Gpt::architecture(&size, a.vocab, parametrisation);
+    let mut config = Gpt::architecture(&size, a.vocab, parametrisation);
+    // As in the peers' script: GELU in its form with tanh.
+    config.activation_function = Activation::GeluNew;
     let model = Gpt::from_config(config, parametrisation)?;
     let settings = Settings {
         batch: a.batch,

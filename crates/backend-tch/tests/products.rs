@@ -2,12 +2,15 @@
 //! at sizes that the conformance suite does not reach.
 //!
 //! Errors are relative, over the whole tensor: `|found - exact| / |exact|` in the Euclidean norm.
+#![allow(clippy::print_stdout)] // a skip says why
 
 use std::error::Error;
+use std::f64::consts::FRAC_2_PI;
 
 use onesigma_backend::{Backend, Engine, RefBackend};
 use onesigma_backend_tch::TchBackend;
 use onesigma_format::{Conversion, Format, Noise, decode_slice, encode_slice, philox};
+use onesigma_graph::expr::Expr;
 use onesigma_graph::{
     DType, EntryId, Graph, Module, Op, Program, Role, Shape, SlotId, SlotKind, ValueId,
 };
@@ -171,6 +174,70 @@ fn wide_products_of_every_layout_are_right() -> Outcome<()> {
                     let allowed = 1e-6 + format.epsilon() / 2.0;
                     assert!(error < allowed, "{format} {flags:?} {lead}: {error:e}");
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn products_that_share_an_operand_are_right() -> Outcome<()> {
+    for backend in devices(true)? {
+        for format in [Format::E4M3, Format::F16, Format::BF16] {
+            let x = (vec![128, 384], format);
+            let inputs = [x, (vec![256, 384], format), (vec![256, 384], format)];
+            let case = Case::new(&inputs, &move |graph, x| {
+                let op = || Op::MatMul { transpose_left: false, transpose_right: true };
+                let mut results = Vec::new();
+                for &weight in &x[1..] {
+                    let product = graph.op(op(), &[x[0], weight]).alpha(0.25);
+                    let to = DType::Float(Format::BF16);
+                    let product = product.stored_as(to, Conversion::SATURATE).one()?;
+                    // Results of a batch are temporary tensors.
+                    let to = DType::F32;
+                    let cast = graph.op(Op::Cast { to }, &[product]);
+                    results.push(cast.stored_as(to, Conversion::SATURATE).one()?);
+                }
+                Ok(results)
+            })?;
+            for (n, error) in case.errors(&backend)?.into_iter().enumerate() {
+                let allowed = FP8_ACCUMULATION + Format::BF16.epsilon() / 2.0;
+                assert!(error < allowed, "{format}, result {n}: {error:e}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gelu_within_a_product_is_right() -> Outcome<()> {
+    for backend in devices(false)? {
+        for format in [Format::F16, Format::BF16] {
+            let sizes = [vec![128, 384], vec![256, 384], vec![128, 64], vec![256, 64]];
+            let inputs = sizes.map(|size| (size, format));
+            let case = Case::new(&inputs, &move |graph, x| {
+                let (to, how) = (DType::Float(format), Conversion::SATURATE);
+                let mut products = Vec::new();
+                for operands in [&x[..2], &x[2..]] {
+                    let op = Op::MatMul { transpose_left: false, transpose_right: true };
+                    products.push(graph.op(op, operands).stored_as(to, how).one()?);
+                }
+                let gelu = Expr::new(1, |x| {
+                    let x = x[0].clone();
+                    let inner = x.clone() + x.square() * x.clone() * 0.044715;
+                    x * ((inner * FRAC_2_PI.sqrt()).tanh() + 1.0) * 0.5
+                });
+                let gradient = &gelu.gradients()[0];
+                let active =
+                    graph.map(&products[..1], |x| gelu.apply(x))?.stored_as(to, how).one()?;
+                let slope =
+                    graph.map(&products, |x| gradient.apply(x))?.stored_as(to, how).one()?;
+                Ok(vec![active, slope])
+            })?;
+            for (n, error) in case.errors(&backend)?.into_iter().enumerate() {
+                // The sums are rounded before the derivative is taken.
+                let allowed = 2.0 * format.epsilon();
+                assert!(error < allowed, "{format}, result {n}: {error:e}");
             }
         }
     }

@@ -364,6 +364,7 @@ impl<'a> Bert<'a> {
             heads: config.num_attention_heads,
             kv_heads: config.num_attention_heads,
             head_size: config.head_size(),
+            width: config.hidden_size,
             mask,
             rotary: None,
             options: config.attention(self.layers.training),

@@ -1,7 +1,9 @@
 //! Configuration of GPT, with the names of Hugging Face's `config.json`.
 
+use crate::cache::CacheStep;
 use crate::convert::{Epsilons, StreamScale};
 use crate::{Error, Result};
+use onesigma_graph::Graph;
 use onesigma_ops::{Attention, NormPlacement, Parametrisation, TransformerResidual};
 use serde::{Deserialize, Serialize};
 
@@ -263,6 +265,22 @@ impl GptConfig {
                 format!("1 to `n_positions`, {}", self.n_positions),
                 "shorten the sequence or raise n_positions".to_owned(),
             ));
+        }
+        Ok(())
+    }
+
+    /// Whether a step can go on from a cache.
+    pub(crate) fn validate_cache(&self, graph: &Graph, step: CacheStep<'_>) -> Result<()> {
+        let layers = step.caches.len();
+        if layers != self.n_layer {
+            let expected = format!("keys and values of {} layers", self.n_layer);
+            return Err(wrong("caches", layers, expected, "pass one pair a layer".to_owned()));
+        }
+        for &cache in step.caches.iter().flatten() {
+            match *graph.shape(cache).dims() {
+                [batch, seq, ..] => self.validate_batch(batch, seq)?,
+                _ => self.validate_batch(0, 0)?,
+            }
         }
         Ok(())
     }

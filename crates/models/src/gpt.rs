@@ -2,10 +2,12 @@
 //!
 //! Legend of shapes: B batch, T sequence, C width, H heads, D head size, F MLP width, V vocabulary.
 
+use crate::cache::{CacheStep, Cached, replaced};
 use crate::config::{NormPosition, Positions};
 use crate::convert::Epsilons;
 use crate::layers::{
     AttentionNames, AttentionShape, BranchNorm, Layers, MlpNames, Style, rotary_tables,
+    rotary_tables_at,
 };
 use crate::params::{ParamSpec, Params};
 use crate::{GptConfig, Result};
@@ -93,13 +95,55 @@ pub fn gpt_next(
     tokens: ValueId,
     last: ValueId,
 ) -> Result<ValueId> {
+    Ok(gpt_read(graph, params, config, p, tokens, last)?.logits)
+}
+
+/// [`gpt_next`] with the keys and values of all positions, from which [`gpt_step`] goes on. Those
+/// of the positions after a prompt mean nothing; the steps replace them.
+///
+/// # Errors
+/// As [`gpt`].
+pub fn gpt_read(
+    graph: &mut Graph,
+    params: &mut Params,
+    config: &GptConfig,
+    p: Parametrisation,
+    tokens: ValueId,
+    last: ValueId,
+) -> Result<Cached> {
     let mut model = Gpt::new(graph, params, config, p, false)?;
     let x = model.hidden(tokens)?; // (B, T, C)
     let graph = &mut *model.layers.graph;
     let rows = graph.shape(x).rows();
     let x = graph.reshape(x, [rows, config.n_embd])?; // (B T, C)
     let x = graph.op(Op::Gather, &[x, last]).named("last").one()?; // (B, C)
-    model.readout(x) // (B, V)
+    let logits = model.readout(x)?; // (B, V)
+    Ok(Cached { logits, caches: model.caches })
+}
+
+/// Logits `[B, V]` of the token after one more token, whose keys and values join those of the
+/// positions before. The same function as [`gpt_read`] of the whole text in a sequence of S
+/// positions: attention in unit scaling takes the scale of S keys, so a cache has to have the length
+/// of the sequences that the model was trained with.
+///
+/// # Errors
+/// As [`gpt`]; [`Error::Config`](crate::Error::Config) for a cache of another number of layers.
+pub fn gpt_step(
+    graph: &mut Graph,
+    params: &mut Params,
+    config: &GptConfig,
+    p: Parametrisation,
+    step: CacheStep<'_>,
+) -> Result<Cached> {
+    config.validate_cache(graph, step)?;
+    let mut model = Gpt::new(graph, params, config, p, false)?;
+    model.step = Some(step);
+    let x = model.hidden(step.token)?; // (B, 1, C)
+    let graph = &mut *model.layers.graph;
+    let rows = graph.shape(x).rows();
+    let x = graph.reshape(x, [rows, config.n_embd])?; // (B, C)
+    let logits = model.readout(x)?; // (B, V)
+    Ok(Cached { logits, caches: model.caches })
 }
 
 /// The model while it is built.
@@ -107,6 +151,10 @@ struct Gpt<'a> {
     layers: Layers<'a>,
     config: &'a GptConfig,
     epsilons: Epsilons,
+    /// The one token that is read, if it is not a whole sequence.
+    step: Option<CacheStep<'a>>,
+    /// Keys and values of the layers that are built.
+    caches: Vec<[ValueId; 2]>,
 }
 
 impl<'a> Gpt<'a> {
@@ -129,7 +177,8 @@ impl<'a> Gpt<'a> {
             dropout: config.resid_pdrop,
         };
         let epsilons = config.epsilons(p)?;
-        Ok(Self { layers: Layers { graph, params, p, style, training }, config, epsilons })
+        let layers = Layers { graph, params, p, style, training };
+        Ok(Self { layers, config, epsilons, step: None, caches: Vec::new() })
     }
 
     /// Hidden states after the last norm.
@@ -140,13 +189,15 @@ impl<'a> Gpt<'a> {
             _ => (0, 0),
         };
         config.validate_batch(batch, seq)?;
-        let mut x = self.layers.scoped("embedding", |layers| embed(layers, config, tokens, seq))?; // (B, T, C)
-        let rotary = match config.positions {
-            Positions::Learned => None,
-            Positions::Rotary => {
-                let (graph, theta) = (&mut *self.layers.graph, config.rope_theta);
-                Some(rotary_tables(graph, seq, config.head_size(), theta)?)
-            }
+        let position = self.step.map(|step| step.position);
+        let mut x = self
+            .layers
+            .scoped("embedding", |layers| embed(layers, config, tokens, seq, position))?; // (B, T, C)
+        let (graph, size, theta) = (&mut *self.layers.graph, config.head_size(), config.rope_theta);
+        let rotary = match (config.positions, position) {
+            (Positions::Learned, _) => None,
+            (Positions::Rotary, None) => Some(rotary_tables(graph, seq, size, theta)?),
+            (Positions::Rotary, Some(at)) => Some(rotary_tables_at(graph, at, size, theta)?),
         };
         for layer in 0..config.n_layer {
             x = self.layer(layer, x, rotary)?; // (B, T, C)
@@ -172,7 +223,8 @@ impl<'a> Gpt<'a> {
             heads: config.n_head,
             kv_heads: config.kv_heads(),
             head_size: config.head_size(),
-            mask: None,
+            width: config.n_embd,
+            mask: self.step.map(|step| step.seen),
             rotary,
             options: config.attention(self.layers.training),
         };
@@ -181,12 +233,20 @@ impl<'a> Gpt<'a> {
         let norms = [name("ln_1"), name("ln_2")];
         let (inner, activation) = (config.inner(), config.activation_function);
         let position = config.norm_position(self.layers.p);
-        let epsilons = &self.epsilons.sums[2 * layer..];
+        let epsilons = self.epsilons.sums[2 * layer..2 * layer + 2].to_vec();
         let at = |n: usize| BranchNorm { position, name: &norms[n], epsilon: epsilons[n] };
-        self.layers.in_layer(layer as u32, |layers| {
+        let before = self.step.map(|step| (step.caches[layer], step.position));
+        let Self { layers, caches, .. } = self;
+        layers.in_layer(layer as u32, |layers| {
             let x = layers.scoped("attention", |layers| {
                 layers.residual(x, attention_tau, at(0), index, |layers, x| {
-                    layers.attention(&names, index, x, shape)
+                    let [q, mut k, mut v] = layers.queries_keys_values(&names, index, x, shape)?;
+                    if let Some(([keys, values], position)) = before {
+                        k = replaced(layers.graph, keys, k, position)?; // (B, S, N, D)
+                        v = replaced(layers.graph, values, v, position)?;
+                    }
+                    caches.push([k, v]);
+                    layers.attend(&names, index, [q, k, v], shape)
                 })
             })?; // (B, T, C)
             layers.scoped("mlp", |layers| {
@@ -216,6 +276,7 @@ fn embed(
     config: &GptConfig,
     tokens: ValueId,
     seq: usize,
+    position: Option<ValueId>,
 ) -> Result<ValueId> {
     let (p, width) = (layers.p, config.n_embd);
     let learned = config.positions == Positions::Learned;
@@ -223,7 +284,10 @@ fn embed(
     let mut x = layers.lookup(tokens, wte)?; // (B, T, C)
     if learned {
         let wpe = layers.table("transformer.wpe.weight", config.n_positions, width)?; // (P, C)
-        let positions = layers.first_rows(wpe, seq)?; // (T, C)
+        let positions = match position {
+            None => layers.first_rows(wpe, seq)?, // (T, C)
+            Some(at) => layers.row_at(wpe, at)?,  // (1, C)
+        };
         // Both tables are cut edges, so each keeps its ideal scale.
         x = sum(layers.graph, p, &[x, positions])?; // (B, T, C)
     }

@@ -54,7 +54,9 @@ pub(crate) struct AttentionShape {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_size: usize,
-    /// `U32 [B, T]`, 0 for padding.
+    /// Width of the model.
+    pub width: usize,
+    /// `U32 [B, keys]`, 0 for keys that are not seen: padding, or what a cache does not hold yet.
     pub mask: Option<ValueId>,
     /// Cosines and sines of the rotation of queries and keys.
     pub rotary: Option<[ValueId; 2]>,
@@ -114,6 +116,13 @@ impl Layers<'_> {
             return Ok(table);
         }
         Ok(self.graph.op(Op::Slice { axis: 0, start: 0, len }, &[table]).one()?)
+    }
+
+    /// The row of a table at the position in `U32 [1]`, with the table's precision: as data, which
+    /// no recipe rounds, just as none rounds what [`first_rows`](Self::first_rows) cuts out.
+    pub fn row_at(&mut self, table: ValueId, position: ValueId) -> Result<ValueId> {
+        let row = self.graph.op(Op::Gather, &[table, position]);
+        Ok(row.role(Role::Data).named("position").one()?)
     }
 
     pub fn dropout(&mut self, x: ValueId, probability: f64) -> Result<ValueId> {
@@ -235,7 +244,19 @@ impl Layers<'_> {
         x: ValueId,
         shape: AttentionShape,
     ) -> Result<ValueId> {
-        let AttentionShape { heads, kv_heads, head_size, mask, rotary, options } = shape;
+        let qkv = self.queries_keys_values(names, layer, x, shape)?;
+        self.attend(names, layer, qkv, shape)
+    }
+
+    /// Queries `[B, T, H, D]`, keys and values `[B, T, N, D]` of `x [B, T, C]`.
+    pub fn queries_keys_values(
+        &mut self,
+        names: &AttentionNames,
+        layer: Index,
+        x: ValueId,
+        shape: AttentionShape,
+    ) -> Result<[ValueId; 3]> {
+        let AttentionShape { heads, kv_heads, head_size, rotary, .. } = shape;
         let dims = self.graph.shape(x).dims().to_vec();
         let mut qkv = [x; 3];
         let parts = [(&names.query, heads), (&names.key, kv_heads), (&names.value, kv_heads)];
@@ -248,9 +269,22 @@ impl Layers<'_> {
                 *value = rotate(self.graph, *value, tables)?;
             }
         }
+        Ok(qkv)
+    }
+
+    /// What queries `[B, T, H, D]` find, through the output projection: `[B, T, C]`.
+    pub fn attend(
+        &mut self,
+        names: &AttentionNames,
+        layer: Index,
+        qkv: [ValueId; 3],
+        shape: AttentionShape,
+    ) -> Result<ValueId> {
+        let AttentionShape { heads, head_size, width, mask, options, .. } = shape;
+        let dims = self.graph.shape(qkv[0]).dims().to_vec();
         let x = masked_attention(self.graph, self.p, qkv, mask, options)?; // (B, T, H, D)
         let x = self.graph.reshape(x, [dims[0], dims[1], heads * head_size])?;
-        self.branch_end(&names.output, layer, x, dims[2], self.p.hidden()) // (B, T, C)
+        self.branch_end(&names.output, layer, x, width, self.p.hidden()) // (B, T, C)
     }
 
     /// Feed-forward layers of `x [B, T, C]` with an inner width of F.
@@ -324,16 +358,37 @@ pub(crate) fn rotary_tables(
     head_size: usize,
     theta: f64,
 ) -> Result<[ValueId; 2]> {
-    let shape = [1, seq, 1, head_size / 2];
-    let angle = || {
-        let turn = (Term::index(3) * (-2.0 * theta.ln() / head_size as f64)).exp();
-        Term::index(1) * turn
+    turns(graph, &[], seq, head_size, theta)
+}
+
+/// [`rotary_tables`] of the one position in `U32 [1]`: `[1, 1, 1, D/2]`.
+pub(crate) fn rotary_tables_at(
+    graph: &mut Graph,
+    position: ValueId,
+    head_size: usize,
+    theta: f64,
+) -> Result<[ValueId; 2]> {
+    turns(graph, &[position], 1, head_size, theta)
+}
+
+fn turns(
+    graph: &mut Graph,
+    position: &[ValueId],
+    rows: usize,
+    head_size: usize,
+    theta: f64,
+) -> Result<[ValueId; 2]> {
+    let shape = [1, rows, 1, head_size / 2];
+    let turn = (Term::index(3) * (-2.0 * theta.ln() / head_size as f64)).exp();
+    let mut table = |name, of: fn(&Term) -> Term| {
+        let expr = Expr::new(position.len(), |x| {
+            let position = x.first().cloned().unwrap_or(Term::index(1));
+            of(&(position * turn.clone()))
+        });
+        let op = Op::Map { expr, shape: shape.into() };
+        graph.op(op, position).named(name).role(Role::Data).one()
     };
-    let mut table = |name, value: Term| {
-        let op = Op::Map { expr: Expr::new(0, |_| value), shape: shape.into() };
-        graph.op(op, &[]).named(name).role(Role::Data).one()
-    };
-    Ok([table("rotary_cos", angle().cos())?, table("rotary_sin", angle().sin())?])
+    Ok([table("rotary_cos", Term::cos)?, table("rotary_sin", Term::sin)?])
 }
 
 /// Turns the pairs `(j, j + D/2)` of every head of `x [B, T, H, D]`; a rotation, so that the

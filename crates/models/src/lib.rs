@@ -2,7 +2,8 @@
 //! configured and named as on Hugging Face.
 //!
 //! A model is a function over a [`Graph`](onesigma_graph::Graph): [`gpt_loss`] for training and
-//! evaluation, [`gpt_next`] for generation; [`bert_masked_lm_loss`] and its siblings for the heads
+//! evaluation, [`gpt_next`] for the token after a text, [`gpt_read`] and [`gpt_step`] for a text that
+//! grows token by token; [`bert_masked_lm_loss`] and its siblings for the heads
 //! of BERT, [`bert`] for its hidden states. The caller owns the parameters: it declares a slot for
 //! each [`ParamSpec`] and passes the values that it reads from them as [`Params`].
 //!
@@ -38,6 +39,7 @@
 
 mod bert;
 mod bert_config;
+mod cache;
 pub mod config;
 mod convert;
 mod error;
@@ -56,10 +58,11 @@ pub use bert::{
     bert_embedding, bert_masked_lm_loss, bert_pre_training_loss, bert_span, bert_span_loss,
 };
 pub use bert_config::{BertConfig, BertTask};
+pub use cache::{CacheStep, Cached};
 pub use config::GptConfig;
 pub use convert::StreamScale;
 pub use error::{Error, Result};
-pub use gpt::{GptLoss, gpt, gpt_loss, gpt_next};
+pub use gpt::{GptLoss, gpt, gpt_loss, gpt_next, gpt_read, gpt_step};
 pub use hits::hits;
 pub use hugging_face::Loaded;
 pub use onesigma_ops::ParamKind;

@@ -25,6 +25,7 @@ pub use onesigma_ops as ops;
 pub use onesigma_train as train;
 
 pub mod backends;
+mod chart;
 #[cfg(feature = "download")]
 pub mod download;
 pub mod embed;

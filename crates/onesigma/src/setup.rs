@@ -1,5 +1,6 @@
 //! From a configuration to a compiled session.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use onesigma_backend::{Backend, Device};
@@ -11,6 +12,7 @@ use onesigma_train::bert::Bert;
 use onesigma_train::checkpoint::Tensor;
 use onesigma_train::config::Config;
 use onesigma_train::config::ModelType;
+use onesigma_train::generator::Generator;
 use onesigma_train::memory::Budget;
 use onesigma_train::model::{self, Gpt};
 use onesigma_train::program::{self, Model, Proven, Settings, Target, TrainingProgram};
@@ -173,6 +175,73 @@ fn compile(config: &Config, parts: Parts) -> Result<Session> {
         tracing::debug!(%rewrite, "rewritten for the backend");
     }
     Ok(Session::new(program, engine))
+}
+
+/// What writes text with the model of a configuration and parameters by name: only their forward
+/// pass is compiled, with a cache of keys and values.
+///
+/// ```
+/// use onesigma::setup;
+/// use onesigma::train::config::{Config, ModelConfig};
+/// use onesigma::train::generate::{Sampling, generate};
+///
+/// let model = ModelConfig { layers: 1, heads: 1, hidden: 8, seq: 16, ..ModelConfig::default() };
+/// let config = Config { recipe: "unit-fp8".into(), batch: 1, model, ..Config::default() };
+/// let mut session = setup::session(&config)?;
+/// session.init(1)?;
+/// let state = session.state()?;
+/// let weights = state.iter().filter_map(|t| Some((t.name.clone(), t.to_f32()?))).collect();
+///
+/// let mut model = setup::generator(&config, &weights)?;
+/// let sampling = Sampling { temperature: 0.8, top_k: 40, seed: 1 };
+/// let mut text = Vec::new();
+/// generate(&mut model, &[72, 105], 10, sampling, |token| {
+///     text.push(token);
+///     true
+/// })?;
+/// assert_eq!((text.len(), model.reads().windows, model.reads().tokens), (10, 1, 9));
+/// # Ok::<(), onesigma::train::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`session()`]; [`Error::Setting`] for a model that predicts no next token;
+/// [`Error::CheckpointMismatch`] for parameters of another model.
+pub fn generator(config: &Config, values: &BTreeMap<String, Vec<f32>>) -> Result<Generator> {
+    compile_generator(config, Parts::new(config)?, values)
+}
+
+/// As [`generator()`], on a backend of the caller's: the configuration's own is not looked at.
+///
+/// # Errors
+/// As [`generator()`].
+pub fn generator_on(
+    config: &Config,
+    backend: Box<dyn Backend>,
+    values: &BTreeMap<String, Vec<f32>>,
+) -> Result<Generator> {
+    compile_generator(config, Parts::on(config, || Ok(backend))?, values)
+}
+
+fn compile_generator(
+    config: &Config,
+    parts: Parts,
+    values: &BTreeMap<String, Vec<f32>>,
+) -> Result<Generator> {
+    let started = Instant::now();
+    let supports = |op: &_, inputs: &[_], output| parts.backend.supports(op, inputs, output);
+    let target = Target { supports: &supports, strict: parts.strict };
+    let Parts { model, recipe, settings, backend, .. } = &parts;
+    let sizes = [settings.seq, settings.vocabulary];
+    let program = program::build_generation(&**model, recipe, sizes, target)?;
+    let engine = backend.compile(&program.program)?;
+    tracing::info!(
+        recipe = config.recipe,
+        backend = backend.name(),
+        arena_bytes = program.program.arena_bytes(),
+        compiled = ?started.elapsed(),
+        "program for generation"
+    );
+    Generator::new(program, engine, values, config.seed)
 }
 
 /// Counts the gradients that a configuration's formats flush to zero, for one batch at a state.

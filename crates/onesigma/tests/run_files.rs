@@ -78,14 +78,41 @@ fn a_dry_run_shows_plan_numerics_and_cost_and_writes_nothing() {
     for more in [&["--dry-run"][..], &["--dry-run", "--accumulate", "3", "--clip", "1"]] {
         let outcome = train(&file, &out, more);
         assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-        for word in ["arena", "parameters", "steps       4", "at risk", "GFLOP a step", "ms a step"]
-        {
+        for word in [
+            "arena",
+            "parameters",
+            "steps       4",
+            "at risk",
+            "GFLOP a step",
+            "ms a step and about",
+            "timed and thrown away",
+        ] {
             assert!(outcome.stdout.contains(word), "no `{word}` in: {}", outcome.stdout);
         }
     }
     assert_eq!(fs::read_dir(dir.path()).expect("the folder").count(), before);
     let missing = train(&file, &out, &["--dry-run", "--data", "no/such/text"]);
     assert_eq!(missing.code, Some(2), "{}", missing.stderr);
+}
+
+#[test]
+fn a_run_from_other_weights_has_their_sequences_unless_told_otherwise() {
+    let dir = folder();
+    let file = run_file(dir.path(), "");
+    let (first, text) = (dir.path().join("first"), text_file(dir.path()));
+    assert_eq!(train(&file, &first, &[]).code, Some(0));
+    let utf8 = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let (source, text) = (utf8(&first), utf8(&text));
+    for (more, seq) in [(&[][..], 32), (&["--seq", "16"], 16), (&["--set", "model.seq=8"], 8)] {
+        let out = dir.path().join(seq.to_string());
+        let base = ["train", "--init-from", &source, "--data", &text, "--recipe", "f32"];
+        let rest = ["--steps", "1", "--batch", "2", "--eval-batches", "1", "--quiet", "--out"];
+        let outcome = onesigma(&[&base[..], more, &rest, &[&utf8(&out)]].concat());
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        assert_eq!(RunDir::config::<Config>(&out).expect("its settings").model.seq, seq);
+        let is_said = outcome.stderr.contains("sequences of 32 tokens, as in");
+        assert_eq!(is_said, seq == 32, "{}", outcome.stderr);
+    }
 }
 
 #[test]

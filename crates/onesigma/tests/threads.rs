@@ -1,4 +1,4 @@
-//! The number of threads changes no bit of a training run.
+//! Neither the number of threads nor instructions that run together change a bit of a training run.
 
 use onesigma::backend::{Backend, Engine};
 use onesigma::graph::{Program, SlotId, SlotKind};
@@ -7,8 +7,11 @@ use onesigma::train::config::{Config, ModelConfig};
 use onesigma_backend_cpu::CpuBackend;
 
 /// Every state after `init` and three steps on the same tokens, and the losses.
-fn run(program: &Program, threads: usize) -> Vec<(String, Vec<u8>)> {
+fn run(program: &Program, threads: usize, one_by_one: bool) -> Vec<(String, Vec<u8>)> {
     let mut engine = CpuBackend::with_threads(threads).unwrap().compile(program).unwrap();
+    if one_by_one {
+        assert!(engine.record());
+    }
     let write = |engine: &mut dyn Engine, name: &str, words: Vec<u32>| {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         engine.write(program.find_slot(name).unwrap(), &bytes).unwrap();
@@ -38,15 +41,19 @@ fn run(program: &Program, threads: usize) -> Vec<(String, Vec<u8>)> {
 /// Rows, columns and sequences that are no multiples of any tile or block.
 #[test]
 fn one_two_three_and_seven_threads_give_the_same_bits() {
-    for recipe in ["unit-fp8", "f32", "fp16-loss-scale"] {
+    for recipe in ["unit-fp8", "u-mup-fp8", "f32", "fp16-loss-scale"] {
         let model = ModelConfig { layers: 2, heads: 3, hidden: 78, seq: 67, ..Default::default() };
         let config = Config { recipe: recipe.to_owned(), batch: 3, model, ..Config::default() };
         let program = setup::program(&config).unwrap().program;
-        let expected = run(&program, 1);
+        let expected = run(&program, 1, false);
         assert!(expected.iter().any(|(name, bytes)| name == "loss" && *bytes != [0; 4]));
-        for threads in [2, 3, 7] {
-            for (expected, found) in expected.iter().zip(run(&program, threads)) {
-                assert!(*expected == found, "{recipe}, {threads} threads: {} differs", found.0);
+        for (threads, one_by_one) in [(2, false), (3, false), (7, false), (2, true)] {
+            for (expected, found) in expected.iter().zip(run(&program, threads, one_by_one)) {
+                assert!(
+                    *expected == found,
+                    "{recipe}, {threads} threads, one by one {one_by_one}: {} differs",
+                    found.0
+                );
             }
         }
     }

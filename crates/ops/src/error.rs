@@ -1,5 +1,7 @@
 //! The error type of this crate.
 
+use crate::nearest::did_you_mean;
+
 /// What can go wrong while rules are evaluated, layers built or recipes read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -66,10 +68,15 @@ pub enum Error {
         expected: String,
     },
     /// No recipe has this name.
-    #[error("no recipe named `{name}`; there are: {known}; or give the path of a .toml file")]
+    #[error(
+        "no recipe named `{name}`{} there are: {known}; or give the path of a .toml file",
+        did_you_mean(near.as_deref())
+    )]
     UnknownRecipe {
         /// The name that was given.
         name: String,
+        /// The name that may have been meant.
+        near: Option<String>,
         /// The built-in names.
         known: String,
     },

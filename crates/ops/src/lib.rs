@@ -38,6 +38,7 @@ mod learning_rate;
 mod linear;
 mod loss;
 mod masked_loss;
+mod nearest;
 mod norm;
 mod parametrisation;
 pub mod recipes;
@@ -67,6 +68,7 @@ pub use learning_rate::{LearningRateRule, ParamKind, RateFactor};
 pub use linear::{Linear, linear, linear_readout, matmul, matmul_scales};
 pub use loss::{cross_entropy, cross_entropy_scales, mse_loss, mse_loss_scales};
 pub use masked_loss::{masked_cross_entropy, masked_cross_entropy_scales};
+pub use nearest::nearest;
 pub use norm::{layer_norm, norm_scales, rms_norm};
 pub use parametrisation::{NormPlacement, OpScales, Parametrisation, Scheme};
 pub use residual::{

@@ -6,7 +6,7 @@
 //! # Ok::<(), onesigma_ops::Error>(())
 //! ```
 
-use crate::{Error, Parametrisation, Result};
+use crate::{Error, Parametrisation, Result, nearest};
 use onesigma_graph::Recipe;
 use onesigma_graph::recipe::Scaling;
 use std::path::Path;
@@ -35,7 +35,11 @@ pub fn by_name(name: &str) -> Result<Recipe> {
         Some((name, text)) => from_toml(text, name),
         None => {
             let known: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-            Err(Error::UnknownRecipe { name: name.to_owned(), known: known.join(", ") })
+            // `fp8` is an ending that several have, and nearer to `f32` than to any of them.
+            let ending = format!("-{name}");
+            let ends = known.iter().copied().find(|known| known.ends_with(&ending));
+            let near = ends.or_else(|| nearest(name, &known)).map(str::to_owned);
+            Err(Error::UnknownRecipe { name: name.to_owned(), near, known: known.join(", ") })
         }
     }
 }
@@ -104,6 +108,18 @@ mod tests {
             }
         }
         Ok(())
+    }
+
+    #[test]
+    fn what_may_have_been_meant_is_said() {
+        for (given, near) in
+            [("fp8", "unit-fp8"), ("unit-bf16", "unit-fp16"), ("u-mup-pf8", "u-mup-fp8")]
+        {
+            let message = by_name(given).expect_err(given).to_string();
+            assert!(message.contains(&format!("`{given}`, did you mean `{near}`?")), "{message}");
+        }
+        let message = by_name("colourful").expect_err("no recipe").to_string();
+        assert!(message.contains("there are: f32") && !message.contains("mean"), "{message}");
     }
 
     #[test]

@@ -21,8 +21,10 @@ use crate::Error;
 
 mod cargo;
 mod read;
+mod stream;
 
 pub use cargo::PACKAGES;
+pub use stream::{Sink, Split, Streamed};
 
 /// From this many files on, the split is by whole files.
 pub const SPLIT_FILES: usize = 20;

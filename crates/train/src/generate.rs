@@ -61,28 +61,79 @@ impl Sampling {
     }
 }
 
+/// What knows how likely each next token is.
+pub trait NextToken {
+    /// Most tokens that it sees.
+    fn context(&self) -> usize;
+
+    /// Logits of the token after `window`, which has 1 to [`context`](Self::context) tokens.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    fn logits(&mut self, window: &[u32]) -> Result<Vec<f32>, Error>;
+}
+
+/// Evaluates the whole window for every token.
+impl NextToken for Session {
+    fn context(&self) -> usize {
+        self.program().settings.seq
+    }
+
+    fn logits(&mut self, window: &[u32]) -> Result<Vec<f32>, Error> {
+        let mut padded = window.to_vec();
+        padded.resize(self.context().max(window.len()), 0);
+        self.next_logits(&padded, window.len().saturating_sub(1))
+    }
+}
+
 /// Continues `prompt` by `count` tokens and hands each to `each` as it is drawn; `each` returns
-/// false to stop. The model sees the last `seq` tokens; an empty prompt starts from token 10, the
-/// end of a line.
+/// false to stop. The model sees the last tokens that fit into its context; an empty prompt starts
+/// from token 10, the end of a line.
 ///
 /// # Errors
 /// [`Error::Setting`] as [`Sampling::validate`]; those of the backend.
 pub fn generate(
-    session: &mut Session,
+    model: &mut dyn NextToken,
     prompt: &[u32],
     count: usize,
+    sampling: Sampling,
+    each: impl FnMut(u32) -> bool,
+) -> Result<(), Error> {
+    generate_shifting(model, prompt, count, 1, sampling, each)
+}
+
+/// [`generate`] with `shift` tokens forgotten at once where the text outgrows the context. With 1
+/// the model always sees as much as it can; but a window that moves changes the position of every
+/// token, so a cache is of no use then and each token costs a whole evaluation. With more, `shift`
+/// tokens follow from the cache before the next evaluation, and see up to `shift - 1` tokens less.
+///
+/// # Errors
+/// [`Error::Setting`] for a shift of 0 or of more than the context, and as [`generate`].
+pub fn generate_shifting(
+    model: &mut dyn NextToken,
+    prompt: &[u32],
+    count: usize,
+    shift: usize,
     sampling: Sampling,
     mut each: impl FnMut(u32) -> bool,
 ) -> Result<(), Error> {
     sampling.validate()?;
-    let seq = session.program().settings.seq;
+    let context = model.context();
+    if !(1..=context).contains(&shift) {
+        return Err(Error::Setting {
+            name: "--shift",
+            given: shift.to_string(),
+            expected: format!("1 to the context of {context} tokens"),
+        });
+    }
     let mut text = if prompt.is_empty() { vec![10] } else { prompt.to_vec() };
+    // A prompt that is too long loses no more than it must.
+    let mut start = text.len().saturating_sub(context);
     for index in 0..count as u64 {
-        let start = text.len().saturating_sub(seq);
-        let mut window = text[start..].to_vec();
-        let position = window.len() - 1;
-        window.resize(seq, 0);
-        let logits = session.next_logits(&window, position)?;
+        if text.len() - start > context {
+            start += shift;
+        }
+        let logits = model.logits(&text[start..])?;
         let token = sampling.draw(&logits, index);
         text.push(token);
         if !each(token) {
@@ -122,6 +173,38 @@ mod tests {
         let weights: Vec<f64> = [0.0f64, 3.0, 2.0, -1.0].map(f64::exp).into();
         let expected = weights[1] / weights.iter().sum::<f64>();
         assert!((ones as f64 / count as f64 - expected).abs() < 0.015);
+    }
+
+    /// Notes what it is shown; the next token is always 7.
+    struct Windows(Vec<Vec<u32>>);
+
+    impl NextToken for Windows {
+        fn context(&self) -> usize {
+            4
+        }
+
+        fn logits(&mut self, window: &[u32]) -> Result<Vec<f32>, Error> {
+            self.0.push(window.to_vec());
+            Ok((0..9).map(|token| f32::from(token == 7_u8)).collect())
+        }
+    }
+
+    fn windows(shift: usize) -> Result<Vec<Vec<u32>>, Error> {
+        let mut model = Windows(Vec::new());
+        let sampling = Sampling { temperature: 0.0, top_k: 0, seed: 0 };
+        generate_shifting(&mut model, &[1, 2, 3], 5, shift, sampling, |_| true)?;
+        Ok(model.0)
+    }
+
+    #[test]
+    fn a_full_window_slides_or_jumps() -> Result<(), Error> {
+        let whole = [vec![1, 2, 3], vec![1, 2, 3, 7]];
+        let slides = [vec![2, 3, 7, 7], vec![3, 7, 7, 7], vec![7, 7, 7, 7]];
+        assert_eq!(windows(1)?, [&whole[..], &slides].concat());
+        let jumps = [vec![3, 7, 7], vec![3, 7, 7, 7], vec![7, 7, 7]];
+        assert_eq!(windows(2)?, [&whole[..], &jumps].concat());
+        assert!(windows(0).is_err() && windows(5).is_err());
+        Ok(())
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod config;
 pub mod corpus;
 mod error;
 pub mod generate;
+pub mod generator;
 pub mod loader;
 pub mod memory;
 pub mod model;

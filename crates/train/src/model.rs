@@ -3,7 +3,10 @@
 
 use onesigma_graph::{Graph, ValueId};
 use onesigma_models::config::Norm;
-use onesigma_models::{GptConfig, ParamKind, ParamSpec, Params, gpt_loss, gpt_next};
+use onesigma_models::{
+    CacheStep, Cached, GptConfig, ParamKind, ParamSpec, Params, gpt_loss, gpt_next, gpt_read,
+    gpt_step,
+};
 use onesigma_ops::Parametrisation;
 
 use crate::Result;
@@ -181,5 +184,27 @@ impl Model for Gpt {
         let mut params = self.params(parameters);
         let (config, p) = (&self.config, self.parametrisation);
         Ok(gpt_next(graph, &mut params, config, p, tokens, position)?)
+    }
+
+    fn read(
+        &self,
+        graph: &mut Graph,
+        parameters: &[ValueId],
+        tokens: ValueId,
+        position: ValueId,
+    ) -> Result<Option<Cached>> {
+        let mut params = self.params(parameters);
+        let (config, p) = (&self.config, self.parametrisation);
+        Ok(Some(gpt_read(graph, &mut params, config, p, tokens, position)?))
+    }
+
+    fn step(
+        &self,
+        graph: &mut Graph,
+        parameters: &[ValueId],
+        step: CacheStep<'_>,
+    ) -> Result<Option<Cached>> {
+        let mut params = self.params(parameters);
+        Ok(Some(gpt_step(graph, &mut params, &self.config, self.parametrisation, step)?))
     }
 }

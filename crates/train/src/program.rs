@@ -14,7 +14,8 @@
 //! it tells right predictions from wrong ones, `generate_step` if it predicts a next token.
 //!
 //! With one pass per optimiser step there is `train_step`, with several `accumulate` and `apply`.
-//! [`build_measuring`] makes a second program that looks at the gradients of the same model.
+//! [`build_measuring`] makes a second program that looks at the gradients of the same model,
+//! [`build_generation`] one that writes text with a cache.
 
 use onesigma_graph::expr::{Expr, Term};
 use onesigma_graph::passes::apply_recipe::apply_recipe;
@@ -26,17 +27,19 @@ use onesigma_graph::{
     DType, EntryId, Graph, Module, Op, Program, ReduceKind, Role, Shape, SlotId, SlotKind, ValueId,
     autodiff,
 };
-use onesigma_models::ParamSpec;
+use onesigma_models::{CacheStep, Cached, ParamSpec};
 
 use crate::Result;
 use crate::memory::MemoryFit;
 use crate::optimizer::{Optimizer, Rule, StepScalars};
 
 mod clip;
+mod generation;
 mod measure;
 mod prove;
 mod step;
 
+pub use generation::{GenerationProgram, WritingSlots, build_generation};
 pub use measure::{Measured, MeasuringProgram, build_measuring};
 pub use prove::{Proven, prove};
 pub use step::{StepGraph, build_step};
@@ -140,6 +143,36 @@ pub trait Model {
         tokens: ValueId,
         position: ValueId,
     ) -> Result<ValueId>;
+
+    /// [`next_logits`](Self::next_logits) with keys and values of every position; `None` for a
+    /// model that keeps none, whose texts are then read as a whole for every token.
+    ///
+    /// # Errors
+    /// Those of building the nodes.
+    fn read(
+        &self,
+        graph: &mut Graph,
+        parameters: &[ValueId],
+        tokens: ValueId,
+        position: ValueId,
+    ) -> Result<Option<Cached>> {
+        let _ = (graph, parameters, tokens, position);
+        Ok(None)
+    }
+
+    /// One token more after [`read`](Self::read).
+    ///
+    /// # Errors
+    /// Those of building the nodes.
+    fn step(
+        &self,
+        graph: &mut Graph,
+        parameters: &[ValueId],
+        step: CacheStep<'_>,
+    ) -> Result<Option<Cached>> {
+        let _ = (graph, parameters, step);
+        Ok(None)
+    }
 }
 
 /// The sizes and constants of a training program.

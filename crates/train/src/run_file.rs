@@ -19,6 +19,11 @@ use toml::{Table, Value};
 use crate::Error;
 use crate::config::Config;
 
+mod settings;
+
+pub use onesigma_ops::nearest;
+pub use settings::{digest, overlay, set_path};
+
 /// The table of a file.
 ///
 /// # Errors
@@ -81,35 +86,6 @@ pub fn set(table: &mut Table, setting: &str) -> Result<(), Error> {
     }
 }
 
-/// Puts a value at a path of keys, such as `model.hidden`; false if something on the way is no
-/// table.
-pub fn set_path(table: &mut Table, path: &str, value: Value) -> bool {
-    match path.split_once('.') {
-        None => {
-            table.insert(path.into(), value);
-            true
-        }
-        Some((first, rest)) => {
-            match table.entry(first).or_insert_with(|| Value::Table(Table::new())) {
-                Value::Table(inner) => set_path(inner, rest, value),
-                _ => false,
-            }
-        }
-    }
-}
-
-/// Puts `over` over `base`, table by table.
-pub fn overlay(base: &mut Table, over: &Table) {
-    for (key, value) in over {
-        match (base.get_mut(key), value) {
-            (Some(Value::Table(inner)), Value::Table(value)) => overlay(inner, value),
-            _ => {
-                base.insert(key.clone(), value.clone());
-            }
-        }
-    }
-}
-
 /// The configuration of a table; `origin` names it in messages.
 ///
 /// # Errors
@@ -141,57 +117,9 @@ fn with_nearest(message: &str) -> String {
     }
 }
 
-/// The known name that is nearest to `given`, if one is near enough to be meant.
-pub fn nearest<'a, S: AsRef<str>>(given: &str, known: &'a [S]) -> Option<&'a str> {
-    let plain = |text: &str| text.to_lowercase().replace(['-', ' '], "_");
-    let given = plain(given);
-    let near = known.iter().map(AsRef::as_ref).map(|name| (edits(&given, &plain(name)), name));
-    let (distance, name) = near.min_by_key(|(distance, _)| *distance)?;
-    let limit = (given.chars().count() / 3).max(1) + 1;
-    (distance <= limit).then_some(name)
-}
-
-/// Insertions, deletions, replacements and swaps of neighbours that make one text of another
-/// (optimal string alignment).
-fn edits(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-                let mut least = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                    least = least.min(rows[i - 2][j - 2] + 1);
-                }
-                least
-            };
-        }
-    }
-    rows[a.len()][b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn edits_count_letters_and_swaps() {
-        assert_eq!(edits("", "abc"), 3);
-        assert_eq!(edits("steps", "stpes"), 1);
-        assert_eq!(edits("kitten", "sitting"), 3);
-    }
-
-    #[test]
-    fn the_nearest_name_is_found_or_none() {
-        let known = ["steps", "steps_per_call", "seed", "warmup"];
-        assert_eq!(nearest("stepz", &known), Some("steps"));
-        assert_eq!(nearest("warm-up", &known), Some("warmup"));
-        assert_eq!(nearest("steps-per-cal", &known), Some("steps_per_call"));
-        assert_eq!(nearest("colour", &known), None);
-    }
 
     #[test]
     fn unknown_keys_are_refused_with_the_nearest_one_at_any_depth() {

@@ -1,7 +1,7 @@
 //! The tokeniser of a language model: bytes, or what a file holds.
 
 use crate::Error;
-use crate::tokenizer::{Bytes, Subwords};
+use crate::tokenizer::{Bytes, Subwords, whole_parts};
 
 /// A tokeniser.
 #[derive(Clone, Debug)]
@@ -56,6 +56,12 @@ impl Tokenizer {
         }
     }
 
+    /// A document whose text comes in parts; its tokens are those of
+    /// [`encode_document`](Self::encode_document).
+    pub fn begin(&self) -> Encoding<'_> {
+        Encoding { tokenizer: self, bytes: Vec::new(), text: String::new() }
+    }
+
     /// What it is, for the identity of tokens: `bytes`, or SHA-256 of its file.
     ///
     /// # Errors
@@ -80,5 +86,100 @@ impl Tokenizer {
             }
             Self::Subwords(pieces) => pieces.decode(tokens),
         }
+    }
+}
+
+/// A document that is encoded while its text comes, see [`Tokenizer::begin`]. It keeps a few
+/// megabytes; more only of a text without line ends, which is cut nowhere.
+#[derive(Clone, Debug)]
+pub struct Encoding<'a> {
+    tokenizer: &'a Tokenizer,
+    /// What came since the last line end.
+    bytes: Vec<u8>,
+    /// Whole lines that are not encoded yet.
+    text: String,
+}
+
+/// Bytes that are kept before it is tried to encode some of them.
+const KEPT: usize = 2 << 20;
+
+impl Encoding<'_> {
+    /// Takes more of the text and hands tokens to `each`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`]; those of `each`.
+    pub fn push(
+        &mut self,
+        text: &[u8],
+        each: &mut dyn FnMut(&[u32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Tokenizer::Subwords(pieces) = self.tokenizer else {
+            return self.tokenizer.encode_document(text, each);
+        };
+        self.bytes.extend_from_slice(text);
+        if self.bytes.len() < KEPT {
+            return Ok(());
+        }
+        // A line end is never within a character, so the lines before it are what they would be
+        // in the whole text, damaged characters included.
+        let Some(end) = self.bytes.iter().rposition(|&byte| byte == b'\n') else { return Ok(()) };
+        self.text.push_str(&String::from_utf8_lossy(&self.bytes[..=end]));
+        self.bytes.drain(..=end);
+        let whole = whole_parts(&self.text);
+        pieces.encode_parts(&self.text[..whole], each)?;
+        self.text.drain(..whole);
+        Ok(())
+    }
+
+    /// Ends the document, and is ready for the next.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn end(&mut self, each: &mut dyn FnMut(&[u32]) -> Result<(), Error>) -> Result<(), Error> {
+        let Tokenizer::Subwords(pieces) = self.tokenizer else { return Ok(()) };
+        self.text.push_str(&String::from_utf8_lossy(&self.bytes));
+        self.bytes.clear();
+        pieces.encode_parts(&self.text, each)?;
+        self.text.clear();
+        pieces.end_document(each)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_in_parts_has_the_tokens_of_the_whole() -> Result<(), Error> {
+        let mut text: Vec<u8> =
+            (0..120_000).flat_map(|n: u64| format!("{n} is {}\n", n * n).into_bytes()).collect();
+        assert!(text.len() > KEPT);
+        // Bytes that are no UTF-8, one of them before a line end.
+        text[1000] = 0xff;
+        let line = text.iter().skip(5000).position(|&byte| byte == b'\n').expect("a line");
+        text[5000 + line - 1] = 0xc3;
+        let words = ["one two", "0 1 2 3 4 5 6 7 8 9 is"];
+        let pieces = Subwords::train(words.into_iter(), 60, true)?;
+        for tokenizer in [Tokenizer::Bytes, Some(pieces).into()] {
+            let mut expected = Vec::new();
+            tokenizer.encode_document(&text, &mut |ids| {
+                expected.extend_from_slice(ids);
+                Ok(())
+            })?;
+            let mut encoding = tokenizer.begin();
+            for size in [700, 1_000_003] {
+                let mut found = Vec::new();
+                let mut each = |ids: &[u32]| {
+                    found.extend_from_slice(ids);
+                    Ok(())
+                };
+                for part in text.chunks(size) {
+                    encoding.push(part, &mut each)?;
+                }
+                encoding.end(&mut each)?;
+                assert!(found == expected, "{} and {} tokens", found.len(), expected.len());
+            }
+        }
+        Ok(())
     }
 }

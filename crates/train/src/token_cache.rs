@@ -18,8 +18,8 @@ use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::corpus::{Corpus, Stamp, hex};
-use crate::text::Tokenizer;
+use crate::corpus::{Sink, Split, Stamp, Streamed, hex};
+use crate::text::{Encoding, Tokenizer};
 use crate::tokens::{Shard, Tokens};
 use crate::{Error, atomic};
 
@@ -70,7 +70,7 @@ pub struct Index {
     pub version: u32,
     /// What it was made from.
     pub source: Source,
-    /// Identity of the text, see [`Corpus::sha256`].
+    /// Identity of the text, see [`Corpus::sha256`](crate::corpus::Corpus::sha256).
     pub corpus_sha256: String,
     /// Bytes of text.
     pub text_bytes: u64,
@@ -197,20 +197,21 @@ fn map(path: &Path, first: usize, checksum: Option<u32>) -> Result<Shard, String
     Ok(Shard { map, header: HEADER, width: width as usize, first, count: count as usize })
 }
 
-/// Makes the cache of a source below `root` from its text, in place of the one that is there.
+/// Makes the cache of a source below `root` from its text, in place of the one that is there. The
+/// text is read in parts, so that it may be larger than the memory.
 ///
 /// # Errors
 /// [`Error::Io`], for example on a full disk: then nothing is left; [`Error::Tokenizer`].
 pub fn build(
     root: &Path,
     source: &Source,
-    corpus: &Corpus,
+    text: &Streamed,
     tokenizer: &Tokenizer,
     shard_bytes: usize,
 ) -> Result<Cached, Error> {
     let folder = root.join(source.folder_name());
     let beside = root.join(format!("{}.{}.tmp", source.folder_name(), std::process::id()));
-    let result = fill(&beside, source, corpus, tokenizer, shard_bytes).and_then(|()| {
+    let result = fill(&beside, source, text, tokenizer, shard_bytes).and_then(|()| {
         // What is there is older. Another process may be faster: then its cache is as good.
         let _ = fs::remove_dir_all(&folder);
         match fs::rename(&beside, &folder) {
@@ -224,10 +225,30 @@ pub fn build(
     read(&folder).map_err(|reason| Error::Config { path: folder, reason })
 }
 
+/// Both splits while they are written.
+struct Filler<'a> {
+    encodings: [Encoding<'a>; 2],
+    writers: [ShardWriter<'a>; 2],
+    documents: u64,
+}
+
+impl Sink for Filler<'_> {
+    fn text(&mut self, split: Split, text: &[u8]) -> Result<(), Error> {
+        let writer = &mut self.writers[split as usize];
+        self.encodings[split as usize].push(text, &mut |ids| writer.write(ids))
+    }
+
+    fn end(&mut self, split: Split) -> Result<(), Error> {
+        let writer = &mut self.writers[split as usize];
+        self.documents += 1;
+        self.encodings[split as usize].end(&mut |ids| writer.write(ids))
+    }
+}
+
 fn fill(
     folder: &Path,
     source: &Source,
-    corpus: &Corpus,
+    text: &Streamed,
     tokenizer: &Tokenizer,
     shard_bytes: usize,
 ) -> Result<(), Error> {
@@ -238,38 +259,35 @@ fn fill(
         0x101..=0x1_0000 => 2,
         _ => 4,
     };
-    let mut checksums = Vec::new();
-    let mut totals = [0, 0];
-    let splits = [
-        ("training", &corpus.training, &corpus.training_ends),
-        ("validation", &corpus.validation, &corpus.validation_ends),
-    ];
-    for ((name, text, ends), total) in splits.into_iter().zip(&mut totals) {
-        let mut writer = ShardWriter {
-            folder,
-            name,
-            width,
-            capacity: (shard_bytes / width).max(1),
-            open: None,
-            checksums: &mut checksums,
-            shards: 0,
-            total: 0,
-        };
-        for document in Corpus::documents_of(text, ends) {
-            tokenizer.encode_document(document, &mut |ids| writer.write(ids))?;
-        }
-        *total = writer.end()?;
-    }
-    let documents = corpus.training_ends.len() + corpus.validation_ends.len();
+    let writer = |name| ShardWriter {
+        folder,
+        name,
+        width,
+        capacity: (shard_bytes / width).max(1),
+        open: None,
+        checksums: Vec::new(),
+        shards: 0,
+        total: 0,
+    };
+    let mut filler = Filler {
+        encodings: [tokenizer.begin(), tokenizer.begin()],
+        writers: ["training", "validation"].map(writer),
+        documents: 0,
+    };
+    let corpus_sha256 = text.read(&mut filler)?;
+    let [training, validation] = filler.writers;
+    let (training, mut checksums) = training.end()?;
+    let (validation, more) = validation.end()?;
+    checksums.extend(more);
     let mut index = Index {
         version: VERSION,
         source: source.clone(),
-        corpus_sha256: corpus.sha256.clone(),
-        text_bytes: corpus.len() as u64,
-        documents: documents as u64,
+        corpus_sha256,
+        text_bytes: text.bytes(),
+        documents: filler.documents,
         vocabulary: vocabulary as u64,
-        training: totals[0],
-        validation: totals[1],
+        training,
+        validation,
         checksums,
         crc32: 0,
     };
@@ -287,7 +305,7 @@ struct ShardWriter<'a> {
     width: usize,
     capacity: usize,
     open: Option<OpenShard>,
-    checksums: &'a mut Vec<u32>,
+    checksums: Vec<u32>,
     shards: usize,
     total: u64,
 }
@@ -357,9 +375,10 @@ impl ShardWriter<'_> {
         Ok(())
     }
 
-    fn end(mut self) -> Result<u64, Error> {
+    /// Number of tokens, and the checksums of the files.
+    fn end(mut self) -> Result<(u64, Vec<u32>), Error> {
         self.close()?;
-        Ok(self.total)
+        Ok((self.total, self.checksums))
     }
 }
 
@@ -389,7 +408,7 @@ pub fn list(root: &Path) -> Result<Vec<(PathBuf, Result<Index, String>)>, Error>
 mod tests {
     use super::*;
     use crate::batch::Sampler;
-    use crate::corpus::{Document, FIELD, stamps};
+    use crate::corpus::{Corpus, Document, FIELD, stamps};
 
     fn text() -> String {
         (0..4000).map(|n| format!("{n} and {}\n", n * n)).collect()
@@ -405,6 +424,10 @@ mod tests {
         }
     }
 
+    fn streamed(path: &Path) -> Streamed {
+        Streamed::survey(path, None, FIELD).expect("text")
+    }
+
     #[test]
     fn a_cache_gives_the_batches_of_the_text_across_shards() {
         let dir = tempfile::tempdir().expect("a temporary folder");
@@ -414,7 +437,8 @@ mod tests {
         let root = dir.path().join("cache");
         assert!(matches!(open(&root, &source(&path)), Found::Nothing));
         // Shards of a prime length, so that windows cross their edges.
-        let built = build(&root, &source(&path), &corpus, &Tokenizer::Bytes, 997).expect("room");
+        let built = build(&root, &source(&path), &streamed(&path), &Tokenizer::Bytes, 997);
+        let built = built.expect("room");
         assert!(built.index.checksums.len() > 20);
         let Found::Whole(cached) = open(&root, &source(&path)) else { panic!("no cache") };
         assert_eq!(cached.index, built.index);
@@ -435,10 +459,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("text.txt");
         fs::write(&path, text()).expect("room");
-        let corpus = Corpus::from_path(&path, FIELD).expect("text");
         let root = dir.path().join("cache");
-        let make =
-            || build(&root, &source(&path), &corpus, &Tokenizer::Bytes, 1 << 20).expect("room");
+        let make = || {
+            build(&root, &source(&path), &streamed(&path), &Tokenizer::Bytes, 1 << 20)
+                .expect("room")
+        };
         make();
         let folder = root.join(source(&path).folder_name());
         for name in ["training-00000.tokens", "validation-00000.tokens", INDEX] {

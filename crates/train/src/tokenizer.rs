@@ -276,14 +276,31 @@ impl Subwords {
         text: &[u8],
         each: &mut dyn FnMut(&[u32]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let text = String::from_utf8_lossy(text);
-        let parts: Vec<&str> = parts(&text, PART).collect();
+        self.encode_parts(&String::from_utf8_lossy(text), each)?;
+        self.end_document(each)
+    }
+
+    /// The tokens of a text, without the one that ends a document.
+    pub(crate) fn encode_parts(
+        &self,
+        text: &str,
+        each: &mut dyn FnMut(&[u32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let parts: Vec<&str> = parts(text, PART).collect();
         for block in parts.chunks(64) {
             let encodings = self.inner.encode_batch(block.to_vec(), false).map_err(|error| {
                 Error::Tokenizer { origin: "the text".into(), reason: error.to_string() }
             })?;
             encodings.iter().try_for_each(|one| each(one.get_ids()))?;
         }
+        Ok(())
+    }
+
+    /// The token that ends a document, if the vocabulary has one.
+    pub(crate) fn end_document(
+        &self,
+        each: &mut dyn FnMut(&[u32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let end = END_OF_TEXT.iter().find_map(|token| self.inner.token_to_id(token));
         end.map_or(Ok(()), |end| each(&[end]))
     }
@@ -326,6 +343,15 @@ fn parts(text: &str, least: usize) -> impl Iterator<Item = &str> {
         start = at;
         part
     })
+}
+
+/// Bytes of the parts of a text that are whole however it goes on.
+pub(crate) fn whole_parts(text: &str) -> usize {
+    let mut ends = (0, 0);
+    for part in parts(text, PART) {
+        ends = (ends.1, ends.1 + part.len());
+    }
+    ends.0
 }
 
 /// Letters that a vocabulary keeps at most, the most frequent ones.

@@ -62,7 +62,7 @@ impl Comparison {
                     name: name(case),
                     old_ms: other.median_ms(),
                     new_ms: case.median_ms(),
-                    interval: ratio_interval(&other.times_ms, &case.times_ms),
+                    interval: ratio_interval(other.samples(), case.samples()),
                 }),
                 None => alone.push(format!("{} (new)", name(case))),
             }

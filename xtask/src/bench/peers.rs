@@ -43,6 +43,10 @@ pub fn run(python: Option<&Path>, only: Option<&str>, rounds: usize) -> Result<(
                 let mut command = Command::new(program);
                 command.args(before).args(sizes.split(' '));
                 command.args(["--threads", &threads.to_string()]);
+                // Some of their kernels ask the environment, not the pool that the peer makes.
+                for variable in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"] {
+                    command.env(variable, threads.to_string());
+                }
                 command
             };
             let mut commands: Vec<(String, Result<Command>)> = Vec::new();
@@ -112,15 +116,17 @@ fn measure(
             (server.median(), server.step_ms.iter().copied().fold(f64::INFINITY, f64::min));
         let peak = server.finish()?;
         println!(
-            "  {name:<24} {median:9.3} ms median {least:9.3} ms least {:7.1} MiB peak, others used \
-             {:.0} %",
+            "  {name:<24} {median:9.3} ms median {least:9.3} ms least {:7.1} MiB peak, {:.2} \
+             processors, others used {:.0} %",
             peak as f64 / 1_048_576.0,
+            server.processors,
             server.others * 100.0
         );
         rows.push(json!({
             "name": name, "version": server.about["version"], "step_ms_median": round3(median),
             "step_ms_least": round3(least), "steps": server.step_ms.len(),
-            "peak_resident_bytes": peak, "others_used_at_most": round3(server.others),
+            "peak_resident_bytes": peak, "processors_used": round3(server.processors),
+            "others_used_at_most": round3(server.others),
         }));
     }
     let ratios = ratios(&rows);

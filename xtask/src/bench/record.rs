@@ -67,8 +67,11 @@ pub struct Case {
     pub unit: String,
     /// Items of one run.
     pub items: f64,
-    /// Time of one run in milliseconds, one number a sample.
+    /// Time of one run in milliseconds, one number a sample, one start after another.
     pub times_ms: Vec<f64>,
+    /// How often the program was started, each time for as many samples.
+    #[serde(default = "once")]
+    pub launches: usize,
     /// The least time that the device's measured rates allow.
     pub limit_ms: Option<f64>,
     /// Bytes of the plan.
@@ -98,7 +101,16 @@ pub enum Line {
     Skipped(Skipped),
 }
 
+fn once() -> usize {
+    1
+}
+
 impl Case {
+    /// Its times with where they come from.
+    pub fn samples(&self) -> statistics::Samples<'_> {
+        statistics::Samples { times: &self.times_ms, launches: self.launches }
+    }
+
     /// What names it in another record.
     pub fn key(&self) -> (&str, &str, &str) {
         (&self.group, &self.case, &self.backend)
@@ -121,6 +133,18 @@ impl Case {
 }
 
 impl Record {
+    /// Adds what another start of the program measured; a case that is there gets more samples.
+    pub fn add(&mut self, case: Case) {
+        let known = self.cases.iter_mut().find(|other| other.key() == case.key());
+        match known {
+            Some(known) => {
+                known.times_ms.extend(case.times_ms);
+                known.launches += case.launches;
+            }
+            None => self.cases.push(case),
+        }
+    }
+
     /// An empty one of this machine, commit and moment.
     pub fn here() -> Self {
         let git = |words: &[&str]| crate::release::git(words).ok();
@@ -279,6 +303,7 @@ pub mod tests {
             unit: "tokens".into(),
             items: 2048.0,
             times_ms: times_ms.to_vec(),
+            launches: 1,
             limit_ms: Some(50.0),
             planned_bytes: 1 << 20,
             allocated_bytes: 2 << 20,

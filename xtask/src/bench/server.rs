@@ -26,6 +26,8 @@ pub struct Server {
     pub step_ms: Vec<f64>,
     /// The largest part of the machine that others used in a turn that counts.
     pub others: f64,
+    /// Most processors that it used itself in one, on average over the turn.
+    pub processors: f64,
 }
 
 impl Server {
@@ -35,8 +37,9 @@ impl Server {
         let mut child = command.spawn().context("cannot be started")?;
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().context("no output")?);
+        let (about, step_ms) = (Value::Null, Vec::new());
         let mut server =
-            Self { child, input, output, about: Value::Null, step_ms: Vec::new(), others: 0.0 };
+            Self { child, input, output, about, step_ms, others: 0.0, processors: 0.0 };
         server.about = server.line()?;
         if let Some(reason) = server.about["skipped"].as_str() {
             bail!("{reason}");
@@ -59,27 +62,28 @@ impl Server {
 
     /// Takes a turn of some steps, again if something else ran at the same time.
     pub fn turn(&mut self, steps: usize) -> Result<()> {
-        let mut best: Option<(f64, Vec<f64>)> = None;
+        let mut best: Option<(f64, f64, Vec<f64>)> = None;
         for attempt in 0..TRIES {
             let watch = Watch::new(self.child.id());
             let input = self.input.as_mut().context("it has ended")?;
             writeln!(input, "{steps}")?;
             input.flush()?;
             let answer = self.line()?;
-            let others = watch.others();
+            let (others, used) = (watch.others(), watch.used());
             let times = answer["step_ms"].as_array().context("no times")?;
             let times: Vec<f64> = times.iter().filter_map(Value::as_f64).collect();
             if best.as_ref().is_none_or(|best| others < best.0) {
-                best = Some((others, times));
+                best = Some((others, used, times));
             }
             if others < QUIET {
                 break;
             }
             std::thread::sleep(Duration::from_millis(200 * attempt as u64));
         }
-        if let Some((others, times)) = best {
+        if let Some((others, used, times)) = best {
             self.step_ms.extend(times);
             self.others = self.others.max(others);
+            self.processors = self.processors.max(used);
         }
         Ok(())
     }

@@ -24,6 +24,11 @@ impl Watch {
         Self { pid, start: Instant::now(), busy: busy_seconds(), own: process_seconds(pid) }
     }
 
+    /// Processors that the measured process used since, on average.
+    pub fn used(&self) -> f64 {
+        (process_seconds(self.pid) - self.own) / self.start.elapsed().as_secs_f64().max(1e-9)
+    }
+
     /// Part of the machine that others used since, from 0 to 1.
     pub fn others(&self) -> f64 {
         let busy = busy_seconds() - self.busy;

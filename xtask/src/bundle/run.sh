@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks and measures Onesigma on this machine's GPU. Needs a Python with PyTorch 2.11 for CUDA 13.
 #
-#   bash run.sh [all|check|sanitize|kernels|step|small|train|pretrain] ...
+#   bash run.sh [all|check|errors|cache|sanitize|kernels|step|small|train|tune|gpt|rates|bert] ...
 #
 # Results go to $OUT (default: results), one file for each part. A torchao wheel in this folder is
 # used for the peers with `fp8` in their names; kernels are kept in ./cache.
@@ -10,6 +10,8 @@ cd "$(dirname "$0")"
 export OUT=${OUT:-results}
 mkdir -p "$OUT"
 LIBTORCH=$(python3 -c 'import os, torch; print(os.path.dirname(torch.__file__))') || exit 1
+export RUNS=${RUNS:-runs}
+mkdir -p "$RUNS"
 export ONESIGMA_CACHE=${ONESIGMA_CACHE:-$PWD/cache}
 for wheel in torchao-*.whl; do
   [ -e "$wheel" ] || continue
@@ -28,13 +30,64 @@ check() {
   echo "step: exit $?, $(grep 'test result' "$OUT/step.log")"
 }
 
-# A part of the suite, as the sanitizer is slow: every kind of kernel once.
+# What is said where a library, a GPU or memory is missing. Libraries are hidden by mounts of this
+# process alone, which needs root.
+errors() {
+  local hide='for file in $(find / -xdev -name "$HIDE*" 2>/dev/null); do
+    mount --bind /dev/null "$file"; done; ./onesigma train --backend cuda --data run.sh --steps 1 --out "$RUNS/e"'
+  {
+    for name in libtorch_cuda.so libnvrtc.so libcublasLt.so; do
+      echo "== without $name"
+      HIDE=$name timeout 100 unshare -m bash -c "$hide" 2>&1 | tail -3
+    done
+    echo "== without a GPU"
+    CUDA_VISIBLE_DEVICES= ./onesigma train --backend cuda --data run.sh --steps 1 --out "$RUNS/e" 2>&1 | tail -3
+    echo "== a limit below what a step needs"
+    ./onesigma train --backend cuda --memory 20MB --data run.sh --steps 1 --out "$RUNS/e" 2>&1 |
+      tail -3
+    echo "== more than the GPU has"
+    ./onesigma train --backend cuda --layers 16 --hidden 8192 --heads 64 --seq 64 --batch 64 \
+      --data run.sh --steps 1 --out "$RUNS/e" 2>&1 | tail -3
+  } > "$OUT/errors.txt"
+  cat "$OUT/errors.txt"
+}
+
+# Kernels come from the disk the second time, and damaged files are made anew.
+cache() {
+  local small="--hidden 256 --layers 2 --heads 4 --seq 256 --batch 8 --vocab 256 --calls 1"
+  local kept=$RUNS/kept
+  rm -rf "$kept"
+  for round in empty full damaged; do
+    if [ $round = damaged ]; then
+      find "$kept" -name '*.cubin' | sort | sed -n '1~3p' | xargs truncate -s 100
+      find "$kept" -name '*.cubin' | sort | sed -n '2~3p' |
+        xargs -I{} dd if=/dev/zero of={} bs=1 seek=500 count=64 conv=notrunc status=none
+    fi
+    # shellcheck disable=SC2086 # words are arguments
+    ONESIGMA_CACHE=$kept ./gpt_step $small | head -1 |
+      python3 -c 'import json, sys
+d = json.load(sys.stdin)
+print(json.dumps({"cache": sys.argv[1], "prepared_s": d["prepared_s"], "losses": d["losses"][-3:]}))' \
+        $round
+  done | tee "$OUT/cache.jsonl"
+  echo "files kept: $(find "$kept" -name '*.cubin' | wc -l)"
+}
+
+# The whole suite under the sanitizer, in parts side by side (the sanitizer is slow, and mostly waits
+# for the host); run `check` first, so that no kernel is compiled under it.
 sanitize() {
-  for tool in memcheck racecheck; do
-    compute-sanitizer --tool $tool --error-exitcode 9 ./conformance -q --test-threads 1 \
-      "${SANITIZE:-op::}" > "$OUT/$tool.log" 2>&1
-    echo "$tool: exit $?, $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$OUT/$tool.log" | tail -1)"
+  local tool=${TOOL:-memcheck} pids=() name
+  for name in ${PARTS:-op::a op::c op::g op::l op::m op::p op::r op::s format::a format::c format::g format::l \
+    format::m format::p format::r format::s rest}; do
+    local words=("$name")
+    [ "$name" = rest ] && words=(--skip op:: --skip format::)
+    timeout "${SANITIZE_S:-500}" compute-sanitizer --tool "$tool" --error-exitcode 9 ./conformance \
+      --test-threads 1 "${words[@]}" > "$OUT/$tool-${name//::/-}.log" 2>&1 &
+    pids+=($!)
   done
+  for pid in "${pids[@]}"; do wait "$pid" || echo "$tool: a part ended with $?"; done
+  cat "$OUT/$tool"-*.log | grep -c '\.\.\. ok' | sed "s/^/$tool, cases passed: /"
+  grep -h -E 'ERROR SUMMARY|RACECHECK SUMMARY|test result' "$OUT/$tool"-*.log | sort | uniq -c
 }
 
 kernels() {
@@ -78,16 +131,17 @@ small() {
 
 # Equal runs on the GPU and on the CPU backend: the mean losses of the last 50 steps within 1 %.
 train() {
+  local data=${BOOKS:+$BOOKS/books.valid.txt}
   for backend in cuda cpu; do
-    ./onesigma train --recipe unit-fp8 --backend $backend --data "${DATA:-run.sh}" --steps 300 \
-      --out "$OUT/train-$backend" > "$OUT/train-$backend.log" 2>&1
+    ./onesigma train --recipe unit-fp8 --backend $backend --data "${data:-run.sh}" --steps 300 \
+      --out "$RUNS/train-$backend" > "$OUT/train-$backend.log" 2>&1
     echo "train on $backend: exit $?"
   done
-  python3 - "$OUT" <<'END'
+  python3 - "$OUT" "$RUNS" <<'END'
 import json, sys
 losses = {}
 for backend in ("cuda", "cpu"):
-    with open(f"{sys.argv[1]}/train-{backend}/metrics.jsonl") as lines:
+    with open(f"{sys.argv[2]}/train-{backend}/metrics.jsonl") as lines:
         records = [json.loads(line) for line in lines]
     losses[backend] = [r["loss"] for r in records if r["kind"] == "train"]
 with open(f"{sys.argv[1]}/follow.csv", "w") as table:
@@ -102,46 +156,12 @@ END
   echo "follows the CPU: exit $?"
 }
 
-# One run of the command line in the background; what it says at the end goes to the screen.
-run() {
-  local name=$1
-  shift
-  ./onesigma train -q --backend cuda --save-every 0 --keep 1 --seed 0 --out "$OUT/$name" "$@" \
-    > "$OUT/$name.log" 2>&1
-  echo "$name: exit $?, $(grep -h validation "$OUT/$name.log" | head -2 | paste -sd ' ')"
-}
-
-# A GPT of 97 million parameters on bytes, and a BERT on masked tokens, then fine-tuned on SST-2:
-# unit-fp8 (and u-mup-fp8) against bf16, same data and seed, side by side on one GPU. Expects
-# $BOOKS (books.train.txt, books.valid.txt), $SST2 (train.tsv, dev.tsv) and a vocab.txt.
-pretrain() {
-  local pair recipe rate
-  for pair in unit-fp8:0.03 u-mup-fp8:1 bf16:0.0006; do
-    recipe=${pair%:*} rate=${pair#*:}
-    run "gpt-$recipe" --recipe "$recipe" --lr "$rate" --data "$BOOKS/books.train.txt" \
-      --valid "$BOOKS/books.valid.txt" --layers 12 --hidden 768 --heads 12 --seq 512 --batch 32 \
-      --steps "${GPT_STEPS:-3000}" --warmup 150 --eval-every 500 --eval-batches 32 &
-  done
-  for pair in unit-fp8:0.012:0.004 bf16:0.0005:0.0002; do
-    IFS=: read -r recipe rate tuning <<< "$pair"
-    {
-      run "mlm-$recipe" --recipe "$recipe" --lr "$rate" --model-type bert --tokenizer vocab.txt \
-        --data "$BOOKS/books.train.txt" --valid "$BOOKS/books.valid.txt" --layers 6 --hidden 384 \
-        --heads 6 --seq 128 --batch 64 --steps "${BERT_STEPS:-6000}" --warmup 300 \
-        --eval-every 1000 --eval-batches 32
-      run "sst2-$recipe" --recipe "$recipe" --lr "$tuning" --model-type bert \
-        --task classification --data "$SST2" --init-from "$OUT/mlm-$recipe" --seq 64 --batch 64 \
-        --steps 2100 --warmup 200 --eval-every 0 --eval-batches 1000
-    } &
-  done
-  wait
-}
-
 [ $# -eq 0 ] && set -- all
 for part in "$@"; do
   case $part in
     all) check; kernels; step; small; train ;;
-    check | sanitize | kernels | step | small | train | pretrain) $part ;;
+    check | errors | cache | sanitize | kernels | step | small | train) $part ;;
+    tune | gpt | rates | bert) python3 pretrain.py "$part" ;;
     *) echo "unknown part: $part" >&2; exit 2 ;;
   esac
 done

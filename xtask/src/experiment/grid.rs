@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::config::{Axis, Choice, Experiment, Grid, Labels, Mode};
+use super::settings::{digest, overlay, set_path};
 
 /// One point of an experiment: everything but the seed.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,16 +87,10 @@ impl Run {
             id.push('-');
         }
         // Map order, so that equal settings have equal digests.
-        let digest = fnv1a(&serde_json::to_string(&settings).unwrap_or_default());
+        let digest = digest(&serde_json::to_string(&settings).unwrap_or_default());
         id.push_str(&format!("s{seed}-{digest:016x}"));
         Ok(Self { id, labels: point.labels.clone(), seed, settings })
     }
-}
-
-/// Fowler, Noll and Vo's hash 1a of 64 bits: stable, where the standard library's is not.
-fn fnv1a(text: &str) -> u64 {
-    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
 /// The runs of points, all points of one seed before the next.
@@ -194,35 +189,9 @@ fn resolve(axis: &Axis, choice: &Choice) -> Result<(String, Labels, Table)> {
                 other => other.to_string(),
             };
             let mut set = Table::new();
-            set_path(&mut set, key, value.clone());
+            let is_set = set_path(&mut set, key, value.clone());
+            ensure!(is_set, "axis `{}`: `{key}` leads through no tables", axis.name);
             Ok((label, Labels::new(), set))
-        }
-    }
-}
-
-/// Puts `over` over `base`, table by table.
-pub fn overlay(base: &mut Table, over: &Table) {
-    for (key, value) in over {
-        match (base.get_mut(key), value) {
-            (Some(Value::Table(inner)), Value::Table(value)) => overlay(inner, value),
-            _ => {
-                base.insert(key.clone(), value.clone());
-            }
-        }
-    }
-}
-
-/// Sets `model.hidden` and the like.
-pub fn set_path(table: &mut Table, path: &str, value: Value) {
-    match path.split_once('.') {
-        None => {
-            table.insert(path.into(), value);
-        }
-        Some((first, rest)) => {
-            let inner = table.entry(first).or_insert_with(|| Value::Table(Table::new()));
-            if let Value::Table(inner) = inner {
-                set_path(inner, rest, value);
-            }
         }
     }
 }
@@ -293,7 +262,7 @@ mod tests {
         };
         let mut other = point.clone();
         assert_eq!(run(point, None)?.id, run(&other, None)?.id);
-        set_path(&mut other.settings, "model.hidden", 17.into());
+        assert!(set_path(&mut other.settings, "model.hidden", 17.into()));
         assert_ne!(run(point, None)?.id, run(&other, None)?.id);
 
         // Seed 7 starts from the source's seed 7, whose labels are among its own.

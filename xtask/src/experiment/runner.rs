@@ -3,8 +3,6 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -268,58 +266,13 @@ pub fn write_whole(path: &Path, text: &str) -> Result<()> {
     fs::rename(&beside, path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// `work` on every item, `jobs` at a time; results in the order of the items. After an error no
-/// further item is begun.
-pub fn parallel<T: Send, R: Send>(
-    jobs: usize,
-    items: Vec<T>,
-    work: impl Fn(T) -> Result<R> + Sync,
-) -> Result<Vec<R>> {
-    let count = items.len();
-    let items: Vec<_> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
-    let results: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::with_capacity(count));
-    let failure = Mutex::new(None);
-    let next = AtomicUsize::new(0);
-    let each = || {
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let item = items.get(index).and_then(|item| item.lock().ok()?.take());
-            let Some(item) = item else { return };
-            match work(item) {
-                Ok(result) => {
-                    if let Ok(mut results) = results.lock() {
-                        results.push((index, result));
-                    }
-                }
-                Err(error) => {
-                    next.store(count, Ordering::Relaxed);
-                    if let Ok(mut failure) = failure.lock() {
-                        failure.get_or_insert(error);
-                    }
-                }
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.clamp(1, count.max(1)) {
-            scope.spawn(each);
-        }
-    });
-    if let Some(error) = failure.into_inner().ok().flatten() {
-        return Err(error);
-    }
-    let mut results = results.into_inner().unwrap_or_default();
-    ensure!(results.len() == count, "{} of {count} runs were lost", count - results.len());
-    results.sort_by_key(|(index, _)| *index);
-    Ok(results.into_iter().map(|(_, result)| result).collect())
-}
-
 #[cfg(all(test, unix))]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::experiment::grid::{Point, Stage, set_path};
+    use crate::experiment::grid::{Point, Stage};
+    use crate::experiment::settings::set_path;
 
     /// A stand-in for `onesigma` that notes its arguments, dies on the first call where `dies` is
     /// given, and else leaves what a run leaves.
@@ -346,8 +299,8 @@ END
 
     fn run(hidden: i64) -> Run {
         let mut point = Point { labels: Labels::new(), settings: toml::Table::new() };
-        set_path(&mut point.settings, "model.hidden", hidden.into());
-        set_path(&mut point.settings, "steps", 1.into());
+        assert!(set_path(&mut point.settings, "model.hidden", hidden.into()));
+        assert!(set_path(&mut point.settings, "steps", 1.into()));
         Run::new(&[], &point, 0, Stage::Main, None).expect("no source")
     }
 
@@ -410,19 +363,5 @@ END
         let [first, second] = &calls.lines().collect::<Vec<_>>()[..] else { panic!("{calls}") };
         assert!(first.contains("--config") && second.contains("--resume"), "{calls}");
         fs::remove_dir_all(folder).expect("its own folder");
-    }
-
-    #[test]
-    fn results_keep_their_order_and_the_first_error_stops() {
-        let squares = parallel(3, (0..20).collect(), |n| Ok(n * n)).expect("no error");
-        assert_eq!(squares, (0..20).map(|n| n * n).collect::<Vec<_>>());
-        let begun = AtomicUsize::new(0);
-        let error = parallel(1, (0..20).collect(), |n: usize| {
-            begun.fetch_add(1, Ordering::Relaxed);
-            ensure!(n < 3, "three");
-            Ok(n)
-        });
-        assert_eq!(error.expect_err("at 3").to_string(), "three");
-        assert_eq!(begun.into_inner(), 4);
     }
 }

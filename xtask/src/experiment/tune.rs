@@ -9,8 +9,10 @@ use serde::Serialize;
 use toml::Value;
 
 use super::config::{Experiment, Labels, Mode, Tune};
-use super::grid::{Point, Run, Source, Stage, overlay, set_path};
-use super::runner::{Runner, parallel};
+use super::grid::{Point, Run, Source, Stage};
+use super::runner::Runner;
+use super::settings::{overlay, set_path};
+use super::workers::parallel;
 
 /// Values that a search tries at most.
 const MOST: usize = 16;
@@ -68,11 +70,17 @@ pub fn apply(experiment: &Experiment, tuned: &[Tuned], points: &mut Vec<Point>) 
     for mut point in points.drain(..) {
         let own = group(tune, &point.labels)?;
         if let Some(found) = tuned.iter().find(|found| found.labels == own) {
-            set_path(&mut point.settings, &tune.key, Value::Float(found.best));
+            set_key(tune, &mut point, found.best)?;
             left.push(point);
         }
     }
     *points = left;
+    Ok(())
+}
+
+fn set_key(tune: &Tune, point: &mut Point, value: f64) -> Result<()> {
+    let is_set = set_path(&mut point.settings, &tune.key, Value::Float(value));
+    ensure!(is_set, "tune: `{}` leads through no tables", tune.key);
     Ok(())
 }
 
@@ -102,7 +110,7 @@ fn measure(
 ) -> Result<Option<Option<f64>>> {
     let mut point = point.clone();
     overlay(&mut point.settings, &tune.settings);
-    set_path(&mut point.settings, &tune.key, Value::Float(value));
+    set_key(tune, &mut point, value)?;
     let mut sum = Some(0.0);
     for &seed in &tune.seeds {
         let run = Run::new(&experiment.columns(), &point, seed, Stage::Tune, source)?;

@@ -7,6 +7,8 @@ use crate::svg::{self, Bar, Curve, Svg, bars, class, lines};
 
 use super::sources::{Sources, Step};
 
+mod products;
+
 /// A chart with what has to be said about it.
 #[derive(Debug)]
 pub struct Chart {
@@ -24,12 +26,14 @@ pub fn all(sources: &Sources) -> Vec<Chart> {
         throughput(sources),
         peers(sources),
         limit(sources),
+        products::products(sources),
         scaling(sources),
-        memory(sources),
-        history(sources),
     ]
     .into_iter()
     .flatten()
+    .chain(products::growth(sources))
+    .chain(memory(sources))
+    .chain(history(sources))
     .collect()
 }
 
@@ -211,8 +215,9 @@ fn memory(sources: &Sources) -> Option<Chart> {
     (!groups.is_empty()).then_some(())?;
     chart(
         "memory",
-        "Memory of a training step: ours as planned before the run, peers' as they report their \
-         peak. Bars are relative to the largest of their group.",
+        "Memory of a training step. On a processor the peak resident memory of the process, ours and \
+         peers'; on a GPU what ours allocates and the peak that peers report; in records ours as \
+         planned. Bars are relative to the largest of their group.",
         bars("Memory of a training step", &groups, None),
     )
 }

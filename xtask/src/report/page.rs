@@ -9,7 +9,11 @@ use super::charts::{Chart, cell, ratios};
 use super::sources::Sources;
 
 /// Sortable tables in the page.
-pub const TABLES: usize = 3;
+pub const TABLES: usize = 4;
+
+/// The pages of `onesigma numerics` begin alike.
+const HEAD: &str = include_str!("../../../crates/onesigma/src/numerics/page/head.html");
+const STYLE: &str = include_str!("../../../crates/onesigma/src/numerics/page/style.css");
 
 /// A cell: what is shown and, for numbers, what is sorted by.
 enum Cell {
@@ -42,9 +46,13 @@ pub fn html(sources: &Sources, charts: &[Chart]) -> String {
         .map(|chart| format!("<a href=\"#{}\">{}</a>", chart.name, cell(&chart.svg.title)))
         .collect();
     include_str!("page/page.html")
-        .replace("{{style}}", include_str!("../../../crates/onesigma/src/numerics/page/style.css"))
-        .replace("{{own}}", include_str!("page/style.css"))
-        .replace("{{charts}}", svg::COMMON)
+        .replace("{{head}}", HEAD)
+        .replace("{{title}}", "Onesigma benchmarks")
+        .replace("{{skip}}", "#main")
+        .replace("{{skip_words}}", "Skip to the charts")
+        .replace("{{brand}}", "benchmarks")
+        .replace("{{heading}}", "How fast, beside whom, and how near to the limit")
+        .replace("{{style}}", &[STYLE, svg::COMMON, include_str!("page/style.css")].join("\n"))
         .replace("{{script}}", include_str!("page/main.js"))
         .replace("{{machines}}", &machines(sources))
         .replace("{{links}}", &links)
@@ -112,6 +120,18 @@ fn tables(sources: &Sources) -> String {
             .into_iter()
             .map(move |(name, ratio)| vec![text(&name), number(ratio, 3), text(&group)])
     });
+    let products = sources.products.iter().map(|product| {
+        vec![
+            text(&product.sizes),
+            text(&product.operands),
+            Cell::Number(format!("{}/s", quantity(product.rate, "FLOP")), product.rate),
+            match product.of_limit {
+                Some(share) => number(share, 2),
+                None => Cell::Number("–".into(), -1.0),
+            },
+            text(&product.device),
+        ]
+    });
     let columns = [
         "Suite",
         "Measured together",
@@ -129,6 +149,12 @@ fn tables(sources: &Sources) -> String {
             "Training steps, ours and peers’",
             &["Step", "Model", "Device", "Median, ms", "Tokens/s", "Memory, MiB", "From"],
             steps.collect(),
+        )
+        + &table(
+            "products",
+            "Matrix products",
+            &["Sizes, m x k x n", "Operands", "Rate", "Over f32 FMA", "Device"],
+            products.collect(),
         )
         + &table(
             "ratios",

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::bench::record::Record;
+
+mod cpu;
 
 /// Everything that was found, oldest first.
 #[derive(Debug, Default)]
@@ -18,6 +21,40 @@ pub struct Sources {
     pub steps: Vec<Step>,
     /// Shares of a limit that was measured in the same run, from other machines.
     pub shares: Vec<Share>,
+    /// Matrix products.
+    pub products: Vec<Product>,
+    /// Training steps in series in which one size grows.
+    pub growth: Vec<Growth>,
+}
+
+/// The rate of a matrix product.
+#[derive(Clone, Debug)]
+pub struct Product {
+    /// On what.
+    pub device: String,
+    /// What for, and m x k x n.
+    pub sizes: String,
+    /// Their formats, or the peer.
+    pub operands: String,
+    /// FLOP a second.
+    pub rate: f64,
+    /// Over the rate of f32 multiply-adds in the same run.
+    pub of_limit: Option<f64>,
+}
+
+/// A training step of a series.
+#[derive(Clone, Debug)]
+pub struct Growth {
+    /// On what.
+    pub device: String,
+    /// What grows: width, depth or sequence.
+    pub series: String,
+    /// How far.
+    pub at: f64,
+    /// FLOP a second.
+    pub rate: f64,
+    /// Median.
+    pub ms: f64,
 }
 
 /// One timed training step.
@@ -37,7 +74,7 @@ pub struct Step {
     pub ms: f64,
     /// Tokens of a step.
     pub tokens: f64,
-    /// Peak memory: what we plan, what a peer says it used.
+    /// Peak memory: what we allocate or plan, what a peer says it used.
     pub memory_bytes: Option<f64>,
 }
 
@@ -67,8 +104,11 @@ struct StepLine {
     backend: Option<String>,
     peer: Option<String>,
     config: Option<String>,
+    allocated_gib: Option<f64>,
     planned_gib: Option<f64>,
     peak_gib: Option<f64>,
+    /// Tensors that are computed again for want of memory.
+    recomputed: Option<u64>,
 }
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
@@ -81,12 +121,15 @@ impl Sources {
             found.steps.extend(steps_of(&path, &record));
             found.records.push(record);
         }
+        cpu::read(&mut found, folder)?;
         let mut files = Vec::new();
-        json_lines(folder, &mut files);
+        files_below(folder, &mut files);
         for path in files {
-            found.lines(&path)?;
+            match path.extension().is_some_and(|extension| extension == "jsonl") {
+                true => found.lines(&path)?,
+                false => found.device_file(&path)?,
+            }
         }
-        found.cpu(&folder.join("step_cpu.json"))?;
         Ok(found)
     }
 
@@ -114,7 +157,7 @@ impl Sources {
         groups
     }
 
-    /// Takes in the lines of one file; lines of other kinds are left alone.
+    /// Takes in the lines of one file.
     fn lines(&mut self, path: &Path) -> Result<()> {
         let text = fs::read_to_string(path)?;
         let source = path.display().to_string();
@@ -125,70 +168,94 @@ impl Sources {
             if let Some(name) = value["device"].as_str() {
                 device = short(name);
             }
-            for (key, limit) in [("of_copy", "copy"), ("of_bare", "bare product")] {
-                if let (Some(share), Some(kernel)) = (value[key].as_f64(), value["kernel"].as_str())
-                {
-                    let sizes = ["fan_in", "fan_out"].map(|key| value[key].as_u64());
-                    let name = match sizes {
-                        [Some(a), Some(b)] => format!("{kernel}, {a} to {b}"),
-                        _ => kernel.to_owned(),
-                    };
-                    self.shares.push(Share { device: device.clone(), name, share, limit });
-                }
-            }
-            let Ok(line) = serde_json::from_value::<StepLine>(value) else { continue };
-            let name = match (&line.peer, &line.recipe) {
-                (Some(peer), _) => format!("{peer} {}", line.config.as_deref().unwrap_or("")),
-                (None, Some(recipe)) => {
-                    format!("{recipe} ({})", line.backend.as_deref().unwrap_or("onesigma"))
-                }
-                (None, None) => continue,
-            };
-            self.steps.push(Step {
-                source: source.clone(),
-                device: short(&line.device),
-                model: format!(
-                    "GPT of width {}, {} layers, {} x {} tokens",
-                    line.hidden, line.layers, line.batch, line.seq
-                ),
-                name: name.trim().into(),
-                is_peer: line.peer.is_some(),
-                ms: line.ms,
-                tokens: (line.batch * line.seq) as f64,
-                memory_bytes: line.planned_gib.or(line.peak_gib).map(|gib| gib * GIB),
-            });
+            self.row(&source, &device, value);
         }
         Ok(())
     }
 
-    /// The comparison with PyTorch on a processor.
-    fn cpu(&mut self, path: &Path) -> Result<()> {
-        let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
-        let value: Value = serde_json::from_str(&text)
-            .with_context(|| format!("{} is not JSON", path.display()))?;
-        let device = value["machine"].as_str().unwrap_or("processor").to_owned();
-        let run = &value["runs"][0];
-        for recipe in ["fp8", "f32"] {
-            let times = ["step_ms_median", "peer_ms_median"].map(|key| run[recipe][key].as_f64());
-            let [Some(own), Some(peer)] = times else { continue };
-            for (name, is_peer, ms) in [
-                (format!("{recipe} (cpu)"), false, own),
-                (format!("pytorch eager f32, beside {recipe}"), true, peer),
-            ] {
-                self.steps.push(Step {
-                    source: path.display().to_string(),
-                    device: device.clone(),
-                    model: "GPT of width 256, 4 layers, 8 x 256 tokens".into(),
-                    name,
-                    is_peer,
-                    ms,
-                    tokens: 2048.0,
-                    memory_bytes: None,
-                });
-            }
+    /// Takes in a file of the form `{"device": .., "rows": [..]}`; others are left alone.
+    fn device_file(&mut self, path: &Path) -> Result<()> {
+        let Some(mut value) = read_json::<Value>(path)? else { return Ok(()) };
+        let Some(device) = value["device"].as_str().map(short) else { return Ok(()) };
+        let source = path.display().to_string();
+        if let Value::Array(rows) = value["rows"].take() {
+            rows.into_iter().for_each(|row| self.row(&source, &device, row));
         }
         Ok(())
     }
+
+    /// Takes in one measurement on a device; of other kinds than these it is left alone.
+    fn row(&mut self, source: &str, device: &str, mut value: Value) {
+        let name = ["kernel", "name"].iter().find_map(|key| value[key].as_str());
+        for (key, limit) in [("of_copy", "copy"), ("of_bare", "bare product")] {
+            let (Some(share), Some(name)) = (value[key].as_f64(), name) else { continue };
+            let name = match ["fan_in", "fan_out"].map(|key| value[key].as_u64()) {
+                [Some(a), Some(b)] => format!("{name}, {a} to {b}"),
+                _ => name.to_owned(),
+            };
+            self.shares.push(Share { device: device.to_owned(), name, share, limit });
+        }
+        if let (Some(tflops), Some(format)) = (value["tflops"].as_f64(), value["format"].as_str()) {
+            let n = value["n"].as_u64().unwrap_or_default();
+            self.fastest(Product {
+                device: device.to_owned(),
+                sizes: format!("square {n}: {n} x {n} x {n}"),
+                operands: format.to_owned(),
+                rate: tflops * 1e12,
+                of_limit: None,
+            });
+        }
+        if value["device"].is_null() {
+            value["device"] = device.into();
+        }
+        let Ok(line) = serde_json::from_value::<StepLine>(value) else { return };
+        let name = match (&line.peer, &line.recipe) {
+            (Some(peer), _) => format!("{peer} {}", line.config.as_deref().unwrap_or("")),
+            (None, Some(recipe)) => {
+                let backend = line.backend.as_deref().unwrap_or("onesigma");
+                let less =
+                    line.recomputed.filter(|&count| count > 0).map_or("", |_| ", less memory");
+                format!("{recipe} ({backend}{less})")
+            }
+            (None, None) => return,
+        };
+        self.steps.push(Step {
+            source: source.to_owned(),
+            device: short(&line.device),
+            model: gpt(line.hidden, line.layers, line.batch, line.seq),
+            name: name.trim().into(),
+            is_peer: line.peer.is_some(),
+            ms: line.ms,
+            tokens: (line.batch * line.seq) as f64,
+            memory_bytes: line
+                .allocated_gib
+                .or(line.planned_gib)
+                .or(line.peak_gib)
+                .map(|gib| gib * GIB),
+        });
+    }
+
+    /// Keeps a product, of several tries of the same the fastest.
+    fn fastest(&mut self, product: Product) {
+        let of = |p: &Product| (p.device.clone(), p.sizes.clone(), p.operands.clone());
+        match self.products.iter_mut().find(|other| of(other) == of(&product)) {
+            Some(other) if other.rate < product.rate => *other = product,
+            Some(_) => {}
+            None => self.products.push(product),
+        }
+    }
+}
+
+/// The model of a step, in words.
+fn gpt(width: u64, layers: u64, batch: u64, seq: u64) -> String {
+    format!("GPT of width {width}, {layers} layers, {batch} x {seq} tokens")
+}
+
+/// A file, if it is there.
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let Ok(text) = fs::read(path) else { return Ok(None) };
+    let read = serde_json::from_slice(&text);
+    read.map(Some).with_context(|| format!("{} is not of the form expected", path.display()))
 }
 
 /// Without the version of a library, so that peers and we are on one device.
@@ -211,15 +278,24 @@ fn steps_of(path: &Path, record: &Record) -> Vec<Step> {
     steps.map(step).collect()
 }
 
-/// Every `*.jsonl` below a folder, in order.
-fn json_lines(folder: &Path, found: &mut Vec<PathBuf>) {
-    let mut entries: Vec<PathBuf> =
-        fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    entries.sort();
-    for path in entries {
-        if path.is_dir() {
-            json_lines(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "jsonl") {
+/// Folders of results that are not of one device.
+const OTHERS: [&str; 2] = ["bench", "experiments"];
+
+/// Every `*.jsonl` below a folder, and every `*.json` below one of its folders, in order.
+fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
+    let of = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut entries: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        entries.sort();
+        entries
+    };
+    let has = |path: &Path, extension: &str| path.extension().is_some_and(|own| own == extension);
+    for path in of(folder) {
+        let is_other = path.file_name().is_some_and(|name| OTHERS.iter().any(|o| name == *o));
+        if path.is_dir() && !is_other {
+            let own = of(&path).into_iter().filter(|path| has(path, "jsonl") || has(path, "json"));
+            found.extend(own);
+        } else if has(&path, "jsonl") {
             found.push(path);
         }
     }

@@ -36,6 +36,43 @@ fn results(folder: &Path) {
     ];
     fs::create_dir_all(folder.join("gpu")).expect("room");
     fs::write(folder.join("gpu/step.jsonl"), lines.join("\n")).expect("room");
+    let product = |tflops: f64| format!(r#"{{"format": "F16", "n": 64, "tflops": {tflops}}}"#);
+    let rows = [product(2.0), product(3.0), r#"{"name": "sum", "of_copy": 0.9}"#.into()];
+    let file = format!(r#"{{"device": "GPU Y", "rows": [{}]}}"#, rows.join(", "));
+    fs::write(folder.join("gpu/kernels.json"), file).expect("room");
+    processor(folder);
+}
+
+/// What programs that take turns on a processor leave.
+fn processor(folder: &Path) {
+    let write = |name: &str, rest: &str| {
+        let machine = r#""machine": {"processor": "CPU Z", "processors": 2}"#;
+        fs::write(folder.join(name), format!("{{{machine}, {rest}}}")).expect("room");
+    };
+    let contender = |name: &str, ms: f64| {
+        format!(r#"{{"name": "{name}", "step_ms_median": {ms}, "peak_resident_bytes": 1e8}}"#)
+    };
+    write(
+        "peers_cpu.json",
+        &format!(
+            r#""results": [{{"sizes": "--d-model 8 --layers 1 --heads 1 --seq 4 --batch 2",
+                "threads": 2, "contenders": [{}, {}]}}]"#,
+            contender("onesigma unit-fp8", 30.0),
+            contender("burn", 120.0)
+        ),
+    );
+    write(
+        "gemm_cpu.json",
+        r#""runs": [{"threads": 1, "cases": [{"case": "square 8", "operands": "f32", "m": 8,
+            "k": 8, "n": 8, "gflops": 90.0, "of_fma": 0.9}]}]"#,
+    );
+    let row = |width: u64, gflops: f64| {
+        format!(
+            r#"{{"series": "width", "width": {width}, "layers": 1, "seq": 4, "threads": 2,
+                "gflops": {gflops}, "step_ms_median": 3.0}}"#
+        )
+    };
+    write("scaling_cpu.json", &format!(r#""rows": [{}, {}]"#, row(8, 50.0), row(16, 60.0)));
 }
 
 fn made(name: &str) -> (PathBuf, Sources, Vec<charts::Chart>) {
@@ -53,10 +90,27 @@ fn every_chart_is_drawn_from_results_of_several_machines() {
     let (folder, sources, charts) = made("charts");
     fs::remove_dir_all(folder).expect("its own folder");
     let names: Vec<_> = charts.iter().map(|chart| chart.name).collect();
-    assert_eq!(names, ["throughput", "peers", "limit", "scaling", "memory", "history"]);
+    assert_eq!(
+        names,
+        [
+            "throughput",
+            "peers",
+            "limit",
+            "products",
+            "scaling",
+            "growth-width",
+            "memory",
+            "history"
+        ]
+    );
     let ratios = charts::ratios(&sources);
-    assert_eq!(ratios.len(), 1);
-    assert_eq!(ratios[0].1, [("unit-fp8 (cuda) over py<torch> bf16".to_owned(), 0.5)]);
+    assert_eq!(ratios.len(), 2);
+    assert_eq!(ratios[0].1, [("unit-fp8 (cpu) over burn".to_owned(), 0.25)]);
+    assert_eq!(ratios[1].1, [("unit-fp8 (cuda) over py<torch> bf16".to_owned(), 0.5)]);
+    // Of several tiles of one product the fastest counts.
+    let rates: Vec<f64> = sources.products.iter().map(|product| product.rate).collect();
+    assert_eq!(rates, [90e9, 3e12]);
+    assert_eq!(sources.shares.len(), 2);
     for chart in &charts {
         let svg = chart.svg.file();
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{}: {svg}", chart.name);

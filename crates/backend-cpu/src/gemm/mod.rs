@@ -13,6 +13,8 @@ mod micro;
 mod pack;
 mod units;
 
+use std::ops::Range;
+
 use onesigma_format::Format;
 
 use crate::parallel::{Scratch, Shared, for_each_task};
@@ -100,7 +102,25 @@ pub fn gemm(
     a: Matrix<'_>,
     b: Matrix<'_>,
     batch: &[GemmItem],
+    out: Output<'_>,
+) -> Result<(), Error> {
+    gemm_then(shape, alpha, a, b, batch, out, None)
+}
+
+/// What follows a product row by row: called for disjoint ranges of rows of C that together are
+/// all of them, each after its rows are stored, by the thread that stored them where that is one.
+pub(crate) type After<'a> = &'a (dyn Fn(Range<usize>) + Sync);
+
+/// [`gemm`], with what follows while the rows are in the cache. Rows count through the items of a
+/// batch.
+pub(crate) fn gemm_then(
+    shape: GemmShape,
+    alpha: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    batch: &[GemmItem],
     mut out: Output<'_>,
+    after: Option<After<'_>>,
 ) -> Result<(), Error> {
     let GemmShape { m, n, k } = shape;
     out.expect_rule()?;
@@ -125,23 +145,41 @@ pub fn gemm(
     let pairs = Isa::current() == Isa::Avx512Bf16
         && decoders[0].fits_bf16(a.bytes)
         && decoders[1].fits_bf16(b.bytes);
-    let run = |item: &GemmItem, tasks: bool| {
+    let run = |index: usize, tasks: bool| {
+        let item = &batch[index];
         let a = Operand { matrix: a, origin: item.a, decoder: decoders[0] };
         let b = Operand { matrix: b, origin: item.b, decoder: decoders[1] };
-        if few::suits(m, &b) {
-            few::few_rows(shape, alpha, a, b, item.c, out, tasks);
+        let shifted = |rows: Range<usize>| {
+            if let Some(after) = after {
+                after(index * m + rows.start..index * m + rows.end);
+            }
+        };
+        let then = after.map(|_| &shifted as After<'_>);
+        let done = if few::suits(m, &b) {
+            few::few_rows(shape, alpha, a, b, item.c, out, tasks, pairs);
+            false
         } else if pairs {
-            gemm_item::<u32>(shape, alpha, a, b, item.c, out, tasks);
+            gemm_item::<u32>(shape, alpha, a, b, item.c, out, tasks, then)
         } else {
-            gemm_item::<f32>(shape, alpha, a, b, item.c, out, tasks);
+            gemm_item::<f32>(shape, alpha, a, b, item.c, out, tasks, then)
+        };
+        if let Some(then) = then.filter(|_| !done) {
+            let block = block_rows(m);
+            let rows = |i: usize| i * block..m.min((i + 1) * block);
+            self::tasks(tasks, m.div_ceil(block), |i| then(rows(i)));
         }
     };
     if batch.len() > 1 && m * n * k <= SMALL_ITEM {
-        for_each_task(batch.len(), |i| run(&batch[i], false));
+        for_each_task(batch.len(), |i| run(i, false));
     } else {
-        batch.iter().for_each(|item| run(item, m * n * k > SERIAL));
+        (0..batch.len()).for_each(|i| run(i, m * n * k > SERIAL));
     }
     Ok(())
+}
+
+/// Rows of C in one task.
+fn block_rows(m: usize) -> usize {
+    if m >= 512 { 64 } else { 32 }
 }
 
 fn check(
@@ -174,6 +212,7 @@ fn tasks(parallel: bool, count: usize, task: impl Fn(usize) + Sync) {
     if parallel { for_each_task(count, task) } else { (0..count).for_each(task) }
 }
 
+/// One item. A task that has stored whole rows calls `then` with them; false if no task could.
 fn gemm_item<U: Unit>(
     shape: GemmShape,
     alpha: f32,
@@ -182,12 +221,14 @@ fn gemm_item<U: Unit>(
     c: usize,
     out: SharedOutput<'_>,
     parallel: bool,
-) {
+    then: Option<After<'_>>,
+) -> bool {
     let GemmShape { m, n, k } = shape;
     let units = k.div_ceil(U::PER);
     let widest = (PACKED_UNITS / units.max(1) / TILE_N).max(1) * TILE_N;
-    let block_rows = if m >= 512 { 64 } else { 32 };
+    let block_rows = block_rows(m);
     let block_columns = if m < 64 { 4 * TILE_N } else { BLOCK_COLUMNS };
+    let whole = n <= widest.min(block_columns);
     for first in (0..n).step_by(widest) {
         let columns = first..n.min(first + widest);
         let mut packed = Scratch::<U>::new(packed_len::<U>(k, columns.len()));
@@ -203,40 +244,21 @@ fn gemm_item<U: Unit>(
                 panels: columns.len().div_ceil(TILE_N),
                 packed: &packed,
             };
-            let whole_rows = block.columns.len() == n;
             let at = c + block.rows.start * n + first + block.columns.start;
-            let count = block.rows.len() * n;
-            // Sums that are added to several times stay in a cache better in scratch memory.
-            let once = k <= U::DEPTH * U::PER;
-            if whole_rows && once {
-                // SAFETY: this task alone writes these rows, and its columns are whole rows.
-                let direct = unsafe { out.as_f32(at, count) };
-                if let Some(direct) = direct {
-                    return block.multiply(a, k, alpha, direct, n);
-                }
-            }
-            let width = block.columns.len();
-            // Rows a multiple of 2 KiB apart would share a few sets of the L1 cache.
-            let stride = if width.is_multiple_of(512) { width + 16 } else { width };
-            let mut sums = Scratch::<f32>::new(block.rows.len() * stride);
-            block.multiply(a, k, alpha, &mut sums, stride);
-            if whole_rows && stride == width {
-                // SAFETY: this task alone writes these rows.
-                return unsafe { out.encode(at, &sums) };
-            }
-            for (i, row) in sums.chunks_exact(stride).enumerate() {
-                // SAFETY: this task alone writes these columns of these rows.
-                unsafe { out.encode(at + i * n, &row[..width]) };
+            block.store(a, k, alpha, at, n, out);
+            if let Some(then) = then.filter(|_| whole) {
+                then(block.rows);
             }
         });
     }
+    whole
 }
 
 /// Packs `columns` of B for all of K; a task packs some panels of one block of depth.
 fn pack_all<U: Unit>(
     b: Operand<'_>,
     k: usize,
-    columns: std::ops::Range<usize>,
+    columns: Range<usize>,
     packed: &mut [U],
     parallel: bool,
 ) {
@@ -262,13 +284,49 @@ fn pack_all<U: Unit>(
 
 /// A block of C that one task computes; columns count from the packed part's first.
 struct Block<'a, U> {
-    rows: std::ops::Range<usize>,
-    columns: std::ops::Range<usize>,
+    rows: Range<usize>,
+    columns: Range<usize>,
     panels: usize,
     packed: &'a [U],
 }
 
 impl<U: Unit> Block<'_, U> {
+    /// Computes this block and rounds it into C, whose rows have `n` elements; the block's first is
+    /// element `at`.
+    fn store(
+        &self,
+        a: Operand<'_>,
+        k: usize,
+        alpha: f32,
+        at: usize,
+        n: usize,
+        out: SharedOutput<'_>,
+    ) {
+        let width = self.columns.len();
+        let whole_rows = width == n;
+        // Sums that are added to several times stay in a cache better in scratch memory.
+        let once = k <= U::DEPTH * U::PER;
+        if whole_rows && once {
+            // SAFETY: this task alone writes these rows, and its columns are whole rows.
+            let direct = unsafe { out.as_f32(at, self.rows.len() * n) };
+            if let Some(direct) = direct {
+                return self.multiply(a, k, alpha, direct, n);
+            }
+        }
+        // Rows a multiple of 2 KiB apart would share a few sets of the L1 cache.
+        let stride = if width.is_multiple_of(512) { width + 16 } else { width };
+        let mut sums = Scratch::<f32>::new(self.rows.len() * stride);
+        self.multiply(a, k, alpha, &mut sums, stride);
+        if whole_rows && stride == width {
+            // SAFETY: this task alone writes these rows.
+            return unsafe { out.encode(at, &sums) };
+        }
+        for (i, row) in sums.chunks_exact(stride).enumerate() {
+            // SAFETY: this task alone writes these columns of these rows.
+            unsafe { out.encode(at + i * n, &row[..width]) };
+        }
+    }
+
     /// `c = alpha · A B` for this block; rows of `c` lie `stride` apart.
     fn multiply(&self, a: Operand<'_>, k: usize, alpha: f32, c: &mut [f32], stride: usize) {
         let width = self.columns.len();

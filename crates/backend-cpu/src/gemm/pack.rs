@@ -22,6 +22,12 @@ impl Operand<'_> {
         &self.matrix.bytes[at * width..(at + count) * width]
     }
 
+    /// The codes of a whole column, where its `depth` elements are neighbours in memory.
+    pub(super) fn column_codes(&self, column: usize, depth: usize) -> &[u8] {
+        debug_assert!(self.matrix.row_stride == 1);
+        self.codes(0, column, depth)
+    }
+
     /// The one-byte codes of a block whose columns are neighbours in memory, `depth` of them
     /// `stride` elements apart; only meaningful for one-byte formats.
     fn rows_of_codes(

@@ -188,6 +188,12 @@ impl Decoder {
         Self { format, bf16, planes, fits }
     }
 
+    /// Low and high bytes of each code's BF16 number; only meaningful for one-byte formats.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn planes(&self) -> &[[u8; 256]; 2] {
+        &self.planes
+    }
+
     /// Whether all of this operand is exact, and safe from flushing, as BF16.
     pub(super) fn fits_bf16(&self, bytes: &[u8]) -> bool {
         self.fits || self.format == Format::BF16 && bf16_is_safe(bytes)
@@ -250,6 +256,9 @@ macro_rules! look_up {
         );
     };
 }
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use {load_table, look_up};
 
 /// Pairs of rows looked up and interleaved, 64 columns at a time.
 ///

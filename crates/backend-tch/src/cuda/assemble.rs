@@ -34,6 +34,8 @@ pub(crate) enum Work {
         left: TensorId,
         right: TensorId,
         out: TensorId,
+        /// Of the product's epilogue.
+        more: Option<TensorId>,
     },
     Attention {
         spec: AttentionSpec,
@@ -292,7 +294,7 @@ impl Assembly<'_> {
         if node.makes().iter().all(|&tensor| self.entry.tensors[tensor].numel == 0) {
             return;
         }
-        match node {
+        match node.clone() {
             Node::Transpose { from, out, rows, columns } => {
                 let kernel = movement::transpose(rows, columns, &label(&[&name]));
                 self.push(kernel, vec![from], vec![out], Vec::new());
@@ -315,10 +317,10 @@ impl Assembly<'_> {
                 self.push(kernels.parts, loads, vec![parts], Vec::new());
                 self.push(kernels.finish, vec![parts], vec![out], Vec::new());
             }
-            Node::MatMul { product, left, right, out, tensor_cores } => {
+            Node::MatMul { product, left, right, out, more, tensor_cores } => {
                 if tensor_cores {
-                    let work = Work::Product { product, left, right, out };
-                    let (reads, makes) = (vec![left, right], vec![out]);
+                    let work = Work::Product { product, left, right, out, more };
+                    let (reads, makes) = (node.reads(), node.makes());
                     let in_place = Vec::new();
                     let label = label(&[&name]);
                     self.instructions.push(Instruction { work, reads, makes, in_place, label });

@@ -8,7 +8,9 @@ use onesigma_backend::{Result, inputs_read};
 use onesigma_graph::{Program, Role, SlotId, SlotKind};
 
 use super::assemble::{Instruction, assemble};
+use super::batch::batch;
 use super::derived::{Derived, derive};
+use super::epilogue::absorb;
 use super::fuse::fuse;
 use super::ir::{Entry as Lowered, Home, TensorId};
 use super::lower::{Abilities, lower};
@@ -148,7 +150,11 @@ pub(crate) fn compile(
     for (at, lowered) in lowered.into_iter().enumerate() {
         let own = program.entries().get(at);
         let name = own.map_or_else(|| "refresh".to_owned(), |entry| entry.name.clone());
-        let (entry, recomputed) = fitted(name, lowered, room);
+        let schedule = |lowered: &Lowered, batches: bool| {
+            let offsets = batches.then_some(&offsets[..]);
+            scheduled(&name, lowered.clone(), abilities, offsets)
+        };
+        let (entry, recomputed) = fitted(&schedule, lowered, room);
         memory.temporaries = memory.temporaries.max(entry.plan.bytes);
         memory.library = memory.library.max(WORKSPACE_BYTES + entry.plan.library_bytes);
         memory.recomputed += recomputed;
@@ -161,9 +167,13 @@ pub(crate) fn compile(
 
 /// The instructions of an entry whose temporary tensors and libraries fit `room`, if that can be
 /// had; with the number of tensors that are computed again for it.
-fn fitted(name: String, mut lowered: Lowered, room: Option<usize>) -> (CompiledEntry, usize) {
+fn fitted(
+    schedule: &dyn Fn(&Lowered, bool) -> CompiledEntry,
+    mut lowered: Lowered,
+    room: Option<usize>,
+) -> (CompiledEntry, usize) {
     let bytes = |entry: &CompiledEntry| entry.plan.bytes + entry.plan.library_bytes;
-    let mut best = (scheduled(&name, lowered.clone()), 0);
+    let mut best = (schedule(&lowered, true), 0);
     let Some(room) = room else { return best };
     let mut count = 0;
     let mut entry = best.0.clone();
@@ -174,7 +184,12 @@ fn fitted(name: String, mut lowered: Lowered, room: Option<usize>) -> (CompiledE
             break;
         }
         count += more;
-        entry = scheduled(&name, lowered.clone());
+        entry = schedule(&lowered, true);
+        if bytes(&entry) > room {
+            // What a batch keeps in a row lives as long as any of it.
+            let apart = schedule(&lowered, false);
+            entry = if bytes(&apart) < bytes(&entry) { apart } else { entry };
+        }
         if bytes(&entry) < bytes(&best.0) {
             best = (entry.clone(), count);
         }
@@ -182,9 +197,19 @@ fn fitted(name: String, mut lowered: Lowered, room: Option<usize>) -> (CompiledE
     best
 }
 
-fn scheduled(name: &str, mut lowered: Lowered) -> CompiledEntry {
+/// With `offsets` of the slots, alike products are batches.
+fn scheduled(
+    name: &str,
+    mut lowered: Lowered,
+    abilities: &dyn Abilities,
+    offsets: Option<&[usize]>,
+) -> CompiledEntry {
+    absorb(&mut lowered, abilities);
     let tasks = fuse(&lowered);
     let mut instructions = assemble(&mut lowered, &tasks);
+    if let Some(offsets) = offsets {
+        batch(&mut lowered, &mut instructions, offsets);
+    }
     hoist_updates(&lowered, &mut instructions);
     let plan = plan(&mut lowered, &mut instructions);
     let (inputs, outputs, copies_read) = (Vec::new(), Vec::new(), Vec::new());

@@ -54,12 +54,16 @@ pub(crate) trait Device: Abilities {
     /// Queues a kernel.
     fn launch(&self, function: Function, kernel: &Kernel, arguments: &[u64]) -> Result<()>;
 
-    /// Prepares products and finds their fastest algorithms, on the operands at these addresses,
-    /// whose content and results are lost.
-    fn prepare(&self, product: &Product, left: u64, right: u64, out: u64) -> Result<Prepared>;
+    /// Queues filling with codes of no special values, on which products can be timed: on zeros
+    /// they would be faster than on data.
+    fn scramble(&self, address: u64, bytes: usize) -> Result<()>;
+
+    /// Prepares products and finds their fastest algorithms. Left and right operand, result and the
+    /// tensor of the epilogue are at these addresses; content and results are lost.
+    fn prepare(&self, product: &Product, at: [u64; 4]) -> Result<Prepared>;
 
     /// Queues a product.
-    fn multiply(&self, prepared: Prepared, left: u64, right: u64, out: u64) -> Result<()>;
+    fn multiply(&self, prepared: Prepared, at: [u64; 4]) -> Result<()>;
 
     /// Queues attention: output and log-sum-exp, in the library's memory.
     fn attention(&self, spec: &AttentionSpec, inputs: [u64; 3]) -> Result<[Rc<dyn Held>; 2]>;

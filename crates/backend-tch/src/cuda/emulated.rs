@@ -19,7 +19,7 @@ use super::NAME;
 use super::device::{Device, Function, Held, Prepared, Replay};
 use super::ir::AttentionSpec;
 use super::lower::{Abilities, is_fp8};
-use super::source::matmul::Product;
+use super::source::matmul::{Epilogue, Product};
 use super::source::{Kernel, PRELUDE};
 
 const EMULATE: &str = include_str!("kernels/emulate.h");
@@ -142,7 +142,8 @@ impl Abilities for Emulated {
     /// As the tensor cores, so that transposed copies are tested.
     fn runs_product(&self, product: &Product) -> bool {
         let sizes = [product.m, product.n, product.k];
-        is_fp8(product) && product.batch == 1 && sizes.iter().all(|size| size.is_multiple_of(16))
+        let plain = product.batch == 1 && product.epilogue == Epilogue::None;
+        is_fp8(product) && plain && sizes.iter().all(|size| size.is_multiple_of(16))
     }
 
     fn runs_attention(&self, _: &AttentionSpec) -> bool {
@@ -244,13 +245,17 @@ impl Device for Emulated {
         Ok(())
     }
 
-    fn prepare(&self, product: &Product, _: u64, _: u64, _: u64) -> Result<Prepared> {
+    fn scramble(&self, _: u64, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn prepare(&self, product: &Product, _: [u64; 4]) -> Result<Prepared> {
         let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
         products.push(*product);
         Ok(Prepared(products.len() - 1))
     }
 
-    fn multiply(&self, prepared: Prepared, left: u64, right: u64, out: u64) -> Result<()> {
+    fn multiply(&self, prepared: Prepared, [left, right, out, _]: [u64; 4]) -> Result<()> {
         let product = self.products.lock().unwrap_or_else(PoisonError::into_inner)[prepared.0];
         let Product { m, n, k, left: a, right: b, result, .. } = product;
         let decoded = |dtype: DType, address: u64, numel: usize| -> Result<Vec<f32>> {
@@ -261,17 +266,24 @@ impl Device for Emulated {
             onesigma_format::decode_slice(format, codes, &mut values).map_err(failed)?;
             Ok(values)
         };
-        let (a, b) = (decoded(a, left, m * k)?, decoded(b, right, n * k)?);
         let format = result.dtype.format().ok_or_else(|| failed("no float"))?;
-        // SAFETY: as `upload`.
-        let codes = unsafe { self.bytes(out, m * n * format.bytes()) };
-        for row in 0..m {
-            for column in 0..n {
-                let sum: f32 = (0..k).map(|p| a[row * k + p] * b[column * k + p]).sum();
-                let how = Conversion { ..result.how };
-                let code = encode(sum * result.alpha as f32, format, how, 0).to_le_bytes();
-                let at = (row * n + column) * format.bytes();
-                codes[at..at + format.bytes()].copy_from_slice(&code[..format.bytes()]);
+        let steps = product.batch_steps();
+        let sizes = [a, b, result.dtype].map(DType::bytes);
+        for item in 0..product.batch {
+            let place =
+                |which: usize, from: u64| from + (item * steps[which] * sizes[which]) as u64;
+            let a = decoded(a, place(0, left), m * k)?;
+            let b = decoded(b, place(1, right), n * k)?;
+            // SAFETY: as `upload`.
+            let codes = unsafe { self.bytes(place(2, out), m * n * format.bytes()) };
+            for row in 0..m {
+                for column in 0..n {
+                    let sum: f32 = (0..k).map(|p| a[row * k + p] * b[column * k + p]).sum();
+                    let how = Conversion { ..result.how };
+                    let code = encode(sum * result.alpha as f32, format, how, 0).to_le_bytes();
+                    let at = (row * n + column) * format.bytes();
+                    codes[at..at + format.bytes()].copy_from_slice(&code[..format.bytes()]);
+                }
             }
         }
         Ok(())

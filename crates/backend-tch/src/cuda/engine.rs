@@ -183,11 +183,14 @@ impl DeviceEngine {
                         Some(function) => Ready::Kernel(function),
                         None => Ready::Other,
                     },
-                    Work::Product { product, left, right, out } => {
-                        tuned = true;
-                        let [left, right, out] =
-                            [left, right, out].map(|tensor| self.address(entry, *tensor, &held));
-                        Ready::Product(self.device.prepare(product, left, right, out)?)
+                    Work::Product { product, left, right, out, more } => {
+                        if !std::mem::replace(&mut tuned, true) {
+                            self.device.scramble(self.arena.0, self.arena.1)?;
+                        }
+                        let at = [Some(*left), Some(*right), Some(*out), *more].map(|tensor| {
+                            tensor.map_or(0, |tensor| self.address(entry, tensor, &held))
+                        });
+                        Ready::Product(self.device.prepare(product, at)?)
                     }
                     _ => Ready::Other,
                 });
@@ -256,9 +259,9 @@ impl DeviceEngine {
                     .collect();
                 self.device.launch(function, kernel, &arguments)
             }
-            (Work::Product { left, right, out, .. }, Ready::Product(prepared)) => {
-                let [left, right, out] = [*left, *right, *out].map(address);
-                self.device.multiply(prepared, left, right, out)
+            (Work::Product { left, right, out, more, .. }, Ready::Product(prepared)) => {
+                let tensors = [Some(*left), Some(*right), Some(*out), *more];
+                self.device.multiply(prepared, tensors.map(|one| one.map_or(0, address)))
             }
             (Work::Attention { spec, inputs, out, lse }, _) => {
                 let made = self.device.attention(spec, inputs.map(address))?;

@@ -7,7 +7,7 @@ use onesigma_graph::{DType, ReduceKind};
 
 use super::source::cross_entropy::CrossEntropy;
 use super::source::group::{Access, Compute, Rounded};
-use super::source::matmul::Product;
+use super::source::matmul::{Epilogue, Product};
 use super::source::movement::Copy;
 use super::source::rows::RowKind;
 use super::source::scatter::Scatter;
@@ -106,8 +106,16 @@ pub(crate) enum Node {
         result: Rounded,
         out: TensorId,
     },
-    /// A matrix product; `tensor_cores` if the device's library runs it.
-    MatMul { product: Product, left: TensorId, right: TensorId, out: TensorId, tensor_cores: bool },
+    /// A matrix product; `tensor_cores` if the device's library runs it. `more` belongs to the
+    /// product's epilogue: the sums that it keeps, or where it takes a derivative.
+    MatMul {
+        product: Product,
+        left: TensorId,
+        right: TensorId,
+        out: TensorId,
+        more: Option<TensorId>,
+        tensor_cores: bool,
+    },
     /// A movement of elements, in parts.
     Move { parts: Vec<(TensorId, Copy)>, out: TensorId },
     /// The gradient of an embedding.
@@ -141,7 +149,10 @@ impl Node {
                 operands.iter().map(|operand| operand.tensor).chain(ids).collect()
             }
             Self::Transpose { from, .. } => vec![*from],
-            Self::MatMul { left, right, .. } => vec![*left, *right],
+            Self::MatMul { product, left, right, more, .. } => {
+                let more = more.filter(|_| product.epilogue == Epilogue::GeluGrad);
+                [*left, *right].into_iter().chain(more).collect()
+            }
             Self::Move { parts, .. } => parts.iter().map(|(from, _)| *from).collect(),
             Self::Scatter { updates, ids, .. } => vec![*updates, *ids],
             Self::CrossEntropy { logits, targets, upstream, .. } => {
@@ -175,10 +186,13 @@ impl Node {
                 each(from, read);
                 each(out, made);
             }
-            Self::MatMul { left, right, out, .. } => {
+            Self::MatMul { product, left, right, out, more, .. } => {
                 each(left, read);
                 each(right, read);
                 each(out, made);
+                if let Some(more) = more {
+                    each(more, if product.epilogue == Epilogue::Gelu { made } else { read });
+                }
             }
             Self::Move { parts, out } => {
                 parts.iter_mut().for_each(|(from, _)| each(from, read));
@@ -213,9 +227,12 @@ impl Node {
             Self::Element { out, .. }
             | Self::Transpose { out, .. }
             | Self::Reduce { out, .. }
-            | Self::MatMul { out, .. }
             | Self::Move { out, .. }
             | Self::Scatter { out, .. } => vec![*out],
+            Self::MatMul { product, out, more, .. } => {
+                let more = more.filter(|_| product.epilogue == Epilogue::Gelu);
+                std::iter::once(*out).chain(more).collect()
+            }
             Self::Row { out, statistics, .. } => {
                 std::iter::once(*out).chain(statistics.iter().copied()).collect()
             }
@@ -237,6 +254,8 @@ pub(crate) struct Entry {
     pub names: Vec<String>,
     /// Slots that are written at the end.
     pub writes: Vec<(usize, TensorId)>,
+    /// Temporary tensors of one size that lie one behind the other.
+    pub rows: Vec<Vec<TensorId>>,
 }
 
 impl Entry {

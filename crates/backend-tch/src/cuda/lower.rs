@@ -10,7 +10,7 @@ use onesigma_graph::{DType, Graph, Node as Source, Op, ReduceKind, Shape, ValueI
 use super::ir::{AttentionSpec, Entry, Home, Node, Operand, TensorId};
 use super::source::cross_entropy::{CrossEntropy, Gradient};
 use super::source::group::{Access, Compute, Rounded};
-use super::source::matmul::Product;
+use super::source::matmul::{Epilogue, Product};
 use super::source::movement::Copy;
 use super::source::rows::{self, RowKind};
 use super::source::scatter::Scatter;
@@ -365,6 +365,8 @@ impl Lowering<'_> {
             left_by_k: !transpose_left,
             right_by_k: transpose_right,
             result: self.rounded(node, 0),
+            steps: None,
+            epilogue: Epilogue::None,
         };
         let [mut left, mut right] = [0, 1].map(|at| self.tensor_of(node.inputs[at]));
         let mut wanted = product;
@@ -382,7 +384,7 @@ impl Lowering<'_> {
             product = wanted;
         }
         let out = self.result(node.outputs[0]);
-        self.emit(&node.name, Node::MatMul { product, left, right, out, tensor_cores });
+        self.emit(&node.name, Node::MatMul { product, left, right, out, more: None, tensor_cores });
     }
 
     fn transposed_copy(&mut self, of: TensorId, rows: usize, columns: usize) -> TensorId {
@@ -610,8 +612,8 @@ impl Lowering<'_> {
             let name = maker.map_or_else(String::new, |maker| entry.names[maker].clone());
             before[at].push((Node::Transpose { from, out, rows, columns }, name));
         }
-        let Entry { tensors, nodes, names, writes } = entry;
-        let mut result = Entry { tensors, writes, ..Entry::default() };
+        let Entry { tensors, nodes, names, writes, rows } = entry;
+        let mut result = Entry { tensors, writes, rows, ..Entry::default() };
         let mut all: Vec<(Node, String)> = Vec::new();
         for (at, own) in nodes.into_iter().zip(names).enumerate() {
             all.append(&mut before[at]);

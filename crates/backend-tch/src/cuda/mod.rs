@@ -6,12 +6,14 @@
 //! which there are two: the GPU, and an emulation on the host for tests.
 
 mod assemble;
+mod batch;
 pub(crate) mod compiled;
 mod derived;
 pub(crate) mod device;
 #[cfg(feature = "emulate")]
 pub(crate) mod emulated;
 pub(crate) mod engine;
+mod epilogue;
 mod fuse;
 pub(crate) mod gpu;
 mod ir;
@@ -38,4 +40,5 @@ pub(crate) fn supports(op: &Op, inputs: &[DType], output: DType) -> Support {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stdout)] // a skip says why
 mod tests;

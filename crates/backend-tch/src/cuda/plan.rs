@@ -147,16 +147,29 @@ fn pack(entry: &Entry, instructions: &[Instruction]) -> Plan {
             last[tensor] = Some(at);
         }
     }
+    let alive = first.clone();
     let temporary =
-        |tensor: TensorId| entry.tensors[tensor].home == Home::Temporary && first[tensor].is_some();
+        |tensor: TensorId| entry.tensors[tensor].home == Home::Temporary && alive[tensor].is_some();
+    // Tensors in a row are one block, as long as any of them lives.
+    let mut heads: Vec<Option<TensorId>> = vec![None; count];
+    let (mut first, mut ends) = (first, last.clone());
+    let mut blocks = vec![1; count];
+    for row in &entry.rows {
+        let head = row[0];
+        blocks[head] = row.len();
+        first[head] = row.iter().filter_map(|&tensor| first[tensor]).min();
+        ends[head] = row.iter().filter_map(|&tensor| last[tensor]).max();
+        row.iter().for_each(|&tensor| heads[tensor] = Some(head));
+    }
     // A result takes the place of an operand that dies with it.
     let mut root: Vec<TensorId> = (0..count).collect();
-    let mut ends = last.clone();
     for (at, instruction) in instructions.iter().enumerate() {
         let mut taken: Vec<TensorId> = Vec::new();
         for &(from, to) in &instruction.in_place {
             let fits = temporary(from)
                 && temporary(to)
+                && heads[from].is_none()
+                && heads[to].is_none()
                 && last[from] == Some(at)
                 && first[to] == Some(at)
                 && root[to] == to
@@ -169,9 +182,11 @@ fn pack(entry: &Entry, instructions: &[Instruction]) -> Plan {
             }
         }
     }
-    let mut own: Vec<TensorId> =
-        (0..count).filter(|&tensor| temporary(tensor) && root[tensor] == tensor).collect();
-    let size = |tensor: TensorId| aligned(entry.tensors[tensor].bytes());
+    let is_own = |tensor: TensorId| {
+        temporary(tensor) && root[tensor] == tensor && heads[tensor].is_none_or(|h| h == tensor)
+    };
+    let mut own: Vec<TensorId> = (0..count).filter(|&tensor| is_own(tensor)).collect();
+    let size = |tensor: TensorId| blocks[tensor] * aligned(entry.tensors[tensor].bytes());
     own.sort_by_key(|&tensor| (std::cmp::Reverse(size(tensor)), first[tensor]));
     let mut offsets = vec![0; count];
     let mut placed: Vec<TensorId> = Vec::new(); // by offset
@@ -194,6 +209,11 @@ fn pack(entry: &Entry, instructions: &[Instruction]) -> Plan {
     }
     for tensor in 0..count {
         offsets[tensor] = offsets[root[tensor]];
+    }
+    for row in &entry.rows {
+        for (at, &tensor) in row.iter().enumerate() {
+            offsets[tensor] = offsets[row[0]] + at * aligned(entry.tensors[tensor].bytes());
+        }
     }
     Plan { offsets, bytes, library_bytes: library_bytes(entry, &lives), last }
 }

@@ -5,27 +5,39 @@ use std::ffi::CString;
 
 use cudarc::nvrtc::result as nvrtc;
 use onesigma_graph::Program;
+use onesigma_models::config::Activation;
 use onesigma_ops::recipes;
 use onesigma_train::config::ModelConfig;
+use onesigma_train::model::Gpt;
 use onesigma_train::optimizer::Optimizer;
 use onesigma_train::program::{Settings, Target};
 
 use super::assemble::{Instruction, Work, assemble};
-use super::derived::derive;
+use super::batch::batch;
+use super::derived::{Derived, derive};
+use super::epilogue::absorb;
 use super::fuse::fuse;
 use super::gpu::Libraries;
 use super::ir::Entry;
 use super::lower::{is_fp8, lower};
-use super::plan::plan;
+use super::plan::{aligned, plan};
 use super::schedule::hoist_updates;
 use super::source::PRELUDE;
+use super::source::matmul::Epilogue;
 
 type Outcome = Result<(), Box<dyn StdError>>;
 
 fn step(recipe: &str) -> Result<Program, Box<dyn StdError>> {
+    step_with(recipe, Activation::Gelu)
+}
+
+fn step_with(recipe: &str, activation: Activation) -> Result<Program, Box<dyn StdError>> {
     let recipe = recipes::load(recipe)?;
     let size = ModelConfig { layers: 2, heads: 4, hidden: 256, seq: 128, ..ModelConfig::default() };
-    let model = onesigma_train::model::Gpt::new(&size, recipes::parametrisation(&recipe))?;
+    let parametrisation = recipes::parametrisation(&recipe);
+    let mut config = Gpt::architecture(&size, 256, parametrisation);
+    config.activation_function = activation;
+    let model = Gpt::from_config(config, parametrisation)?;
     let settings = Settings {
         batch: 2,
         seq: 128,
@@ -43,10 +55,20 @@ fn train_step(program: &Program) -> Result<(Entry, Vec<Instruction>), Box<dyn St
     let entry = program.find_entry("train_step")?;
     let entries = program.entries().iter();
     let mut all = entries.map(|e| lower(&e.graph, &Libraries)).collect::<Result<Vec<_>, _>>()?;
-    derive(&mut all, program.slots().len());
+    let (copies, _) = derive(&mut all, program.slots().len());
+    let sizes =
+        program.slots().iter().map(|slot| slot.bytes()).chain(copies.iter().map(Derived::bytes));
+    let offsets: Vec<usize> = sizes
+        .scan(0, |at, bytes| {
+            *at += aligned(bytes);
+            Some(*at - aligned(bytes))
+        })
+        .collect();
     let mut lowered = all.swap_remove(entry.index());
+    absorb(&mut lowered, &Libraries);
     let tasks = fuse(&lowered);
     let mut instructions = assemble(&mut lowered, &tasks);
+    batch(&mut lowered, &mut instructions, &offsets);
     hoist_updates(&lowered, &mut instructions);
     plan(&mut lowered, &mut instructions);
     Ok((lowered, instructions))
@@ -66,8 +88,9 @@ fn an_fp8_step_runs_its_products_on_tensor_cores() -> Outcome {
             |work| matches!(work, Work::Product { product, .. } if is_fp8(product) == fp8),
         )
     };
-    // Per layer 6 linear layers, forward and two gradients each; the readout in F16.
-    assert_eq!((products(true), products(false)), (2 * 6 * 3, 3));
+    // Per layer 4 linear layers, as queries, keys and values are one batch, forward and two
+    // gradients each; the readout in F16.
+    let counted = (products(true), products(false));
     assert_eq!(count(&instructions, |work| matches!(work, Work::Attention { .. })), 2);
     assert_eq!(count(&instructions, |work| matches!(work, Work::AttentionGrad { .. })), 2);
     let kernels = count(&instructions, |work| matches!(work, Work::Kernel { .. }));
@@ -89,6 +112,24 @@ fn an_fp8_step_runs_its_products_on_tensor_cores() -> Outcome {
         }
     }
     println!("{kernels} kernels");
+    assert_eq!(counted, (2 * 4 * 3, 3));
+    Ok(())
+}
+
+#[test]
+fn gelu_runs_within_products_of_16_bits() -> Outcome {
+    for (recipe, activation, expected) in [
+        ("bf16", Activation::GeluNew, 2),
+        ("bf16", Activation::Gelu, 0),
+        ("unit-fp8", Activation::GeluNew, 0),
+    ] {
+        let (_, instructions) = train_step(&step_with(recipe, activation)?)?;
+        for epilogue in [Epilogue::Gelu, Epilogue::GeluGrad] {
+            let with = |work: &Work| matches!(work, Work::Product { product, .. } if product.epilogue == epilogue);
+            let found = count(&instructions, with);
+            assert_eq!(found, expected, "{recipe} {activation:?} {epilogue:?}");
+        }
+    }
     Ok(())
 }
 

@@ -1,7 +1,8 @@
-//! `onesigma train --dry-run`: what a run would be, without taking a step.
+//! `onesigma train --dry-run`: what a run would be. A few steps are taken to time them and thrown
+//! away.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use onesigma::backend::null::{Cost, Device, NullBackend};
@@ -17,7 +18,7 @@ use onesigma::train::task::Data;
 use super::compile;
 
 /// Prints plan, memory, schedule, predicted numerics and cost of a run whose data is read already.
-pub fn report(out: &mut impl Write, config: &Config, data: &Data) -> Result<()> {
+pub fn report(out: &mut impl Write, config: &Config, data: Data) -> Result<()> {
     let training = setup::program(config)?;
     let program = &training.program;
     writeln!(out, "backend     {}", config.backend)?;
@@ -48,16 +49,17 @@ pub fn report(out: &mut impl Write, config: &Config, data: &Data) -> Result<()> 
         Request { name: config.recipe.clone(), config, start: Start::Init, data: None, after: &[] };
     writeln!(out, "numerics    predicted; `onesigma numerics` measures too")?;
     super::numerics::at_risk(out, &numerics::model(&request, &Options::default())?)?;
-    cost(out, config, &training, data.validation.count())
+    cost(out, config, &training, data)
 }
 
-/// Operations and bytes of a step, and the least time that the device's limits allow.
+/// Operations and bytes of a step, the time it takes, and the least that the device's limits allow.
 fn cost(
     out: &mut impl Write,
     config: &Config,
     training: &TrainingProgram,
-    batches: usize,
+    data: Data,
 ) -> Result<()> {
+    let batches = data.validation.count();
     let limits = backends::open(&config.backend)?.limits();
     let device = limits.clone().unwrap_or_else(|| Device::server_core(0));
     let null = NullBackend::new(device);
@@ -81,24 +83,72 @@ fn cost(
     writeln!(
         out,
         "            {:.3} TFLOP for the whole run, evaluations included",
-        whole.flops / 1e12
+        whole.flops / 1e12,
     )?;
-    match limits {
-        Some(device) => {
-            let rate = device.matmul.last().map_or(0.0, |rate| rate.flops);
-            writeln!(
-                out,
-                "time        at least {:.1} ms a step and {} for the run, at the limits measured \
-                 here ({:.0} GFLOP/s, copy {:.1} GB/s)",
-                1e3 * step.seconds,
-                clock(whole.seconds),
-                rate / 1e9,
-                device.bytes_per_second / 1e9,
-            )?;
-        }
-        None => writeln!(out, "time        unknown: the backend does not measure its limits")?,
+    let timed = timed(config, data)?;
+    let evaluating = passes * timed.evaluation_s;
+    writeln!(
+        out,
+        "time        {:.1} ms a step and about {} for the run: {} steps were timed and thrown away",
+        1e3 * timed.step_s,
+        clock(config.steps as f64 * timed.step_s + evaluating),
+        timed.steps,
+    )?;
+    if let Some(device) = limits {
+        let rate = device.matmul.last().map_or(0.0, |rate| rate.flops);
+        writeln!(
+            out,
+            "            at least {:.1} ms a step at the limits measured here ({:.0} GFLOP/s, copy \
+             {:.1} GB/s)",
+            1e3 * step.seconds,
+            rate / 1e9,
+            device.bytes_per_second / 1e9,
+        )?;
     }
     Ok(())
+}
+
+/// What steps took.
+struct Timed {
+    /// How many.
+    steps: usize,
+    /// Median.
+    step_s: f64,
+    /// Of one batch.
+    evaluation_s: f64,
+}
+
+/// Most steps that are timed, and how long they may take.
+const STEPS: u64 = 20;
+const SECONDS: f64 = 2.0;
+
+/// Takes steps from new weights until there are enough of them; the first one warms up.
+fn timed(config: &Config, mut data: Data) -> Result<Timed> {
+    let mut session = setup::session(config)?;
+    session.init(config.seed)?;
+    let accumulate = config.accumulate.max(1) as u64;
+    let started = Instant::now();
+    let mut times = Vec::new();
+    for step in 0..=STEPS {
+        let first = step * accumulate;
+        let passes: Vec<_> = (first..first + accumulate).map(|n| data.training.batch(n)).collect();
+        let start = Instant::now();
+        session.train(step, &[1e-6], &passes)?;
+        times.push(start.elapsed().as_secs_f64());
+        if step > 0 && started.elapsed().as_secs_f64() > SECONDS {
+            break;
+        }
+    }
+    let warm = &mut times[1..];
+    warm.sort_by(f64::total_cmp);
+    let (steps, step_s) = (warm.len(), warm[warm.len() / 2]);
+    let mut evaluate = || -> Result<f64> {
+        let start = Instant::now();
+        session.evaluate(std::iter::once(data.validation.batch(0)))?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    evaluate()?;
+    Ok(Timed { steps, step_s, evaluation_s: evaluate()? })
 }
 
 /// `times` of one cost.

@@ -50,7 +50,12 @@ struct Start {
 
 /// Reads what a configuration names. `run` is the run folder, if it exists already: then its
 /// tokeniser is used.
-pub fn prepare(mut config: Config, run: Option<&Path>) -> Result<Prepared> {
+pub fn prepare(config: Config, run: Option<&Path>) -> Result<Prepared> {
+    prepare_with(config, run, false)
+}
+
+/// [`prepare`]; with `is_seq_open` sequences are as long as those of what a run starts from.
+pub fn prepare_with(mut config: Config, run: Option<&Path>, is_seq_open: bool) -> Result<Prepared> {
     let start = match &config.init_from {
         Some(path) => Some(start(path, &config)?),
         None => None,
@@ -61,6 +66,11 @@ pub fn prepare(mut config: Config, run: Option<&Path>) -> Result<Prepared> {
         None => None,
     };
     if let Some(start) = &start {
+        let own = start.old.model.seq;
+        if is_seq_open && own != config.model.seq {
+            eprintln!("sequences of {own} tokens, as in {}", start.weights.origin);
+            config.model.seq = own;
+        }
         adopt(&mut config, &start.old, &start.model)?;
         pieces = pieces.or_else(|| start.pieces.clone());
     }

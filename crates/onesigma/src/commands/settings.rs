@@ -129,7 +129,7 @@ pub struct Settings {
     /// Width of the residual stream [default: 128]
     #[arg(long)]
     hidden: Option<usize>,
-    /// Tokens in one sequence [default: 128]
+    /// Tokens in one sequence [default: 128, with --init-from as there]
     #[arg(long)]
     seq: Option<usize>,
     /// Steps between evaluations, 0 for the end alone [default: 100]
@@ -176,6 +176,19 @@ enum DecayName {
 impl Settings {
     /// The configuration that the flags and the file make, checked.
     pub fn config(&self) -> Result<Config> {
+        let (table, origin) = self.table()?;
+        self.over(run_file::config(table, &origin)?)
+    }
+
+    /// Whether nothing says how long sequences are.
+    pub fn is_seq_open(&self) -> Result<bool> {
+        let (table, _) = self.table()?;
+        let named = table.get("model").and_then(|model| model.get("seq"));
+        Ok(self.seq.is_none() && named.is_none())
+    }
+
+    /// The run file with `--set` over it, and what to call it in messages.
+    fn table(&self) -> Result<(toml::Table, String)> {
         let mut table = toml::Table::new();
         let mut origin = "--set".to_owned();
         if let Some(path) = self.file.as_ref().or(self.config.as_ref()) {
@@ -187,7 +200,7 @@ impl Settings {
         for setting in &self.set {
             run_file::set(&mut table, setting)?;
         }
-        self.over(run_file::config(table, &origin)?)
+        Ok((table, origin))
     }
 
     /// The configuration of a run that is continued with other flags.

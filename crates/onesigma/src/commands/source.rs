@@ -1,13 +1,13 @@
 //! From a run folder or a checkpoint file to a trained session.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use onesigma::setup;
 use onesigma::train::Error;
 use onesigma::train::checkpoint::Checkpoint;
 use onesigma::train::config::Config;
-use onesigma::train::corpus::Corpus;
+use onesigma::train::corpus::{Corpus, Streamed};
 use onesigma::train::session::Session;
 
 /// The newest whole checkpoint of a run folder, or the file itself; warnings go to standard error.
@@ -53,9 +53,21 @@ pub fn corpus(config: &Config) -> Result<Corpus> {
         (path, None) => Corpus::from_path(Path::new(path), field)?,
         (path, Some(valid)) => Corpus::from_paths(Path::new(path), Path::new(valid), field)?,
     };
-    if let Some(first) = corpus.skipped.first() {
-        let count = corpus.skipped.len();
+    warn(&corpus.skipped);
+    Ok(corpus)
+}
+
+/// The files that a configuration names, looked through and not kept; says which were left out.
+pub fn streamed(config: &Config) -> Result<Streamed> {
+    let valid = config.valid.as_deref().map(Path::new);
+    let text = Streamed::survey(Path::new(&config.data), valid, &config.field)?;
+    warn(&text.skipped);
+    Ok(text)
+}
+
+fn warn(skipped: &[PathBuf]) {
+    if let Some(first) = skipped.first() {
+        let count = skipped.len();
         eprintln!("warning: left out {count} file(s) that are not text, {} first", first.display());
     }
-    Ok(corpus)
 }

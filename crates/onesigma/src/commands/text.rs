@@ -59,8 +59,9 @@ pub fn read(config: &Config, pieces: Option<Subwords>) -> Result<Text> {
             if let Found::Useless(reason) = missing {
                 eprintln!("cache {}: {reason}; making it anew", folder.display());
             }
-            let corpus = corpus.map_or_else(|| source::corpus(config), Ok)?;
-            let cached = token_cache::build(&root, &source, &corpus, &tokenizer, SHARD_BYTES)?;
+            drop(corpus);
+            let text = source::streamed(config)?;
+            let cached = token_cache::build(&root, &source, &text, &tokenizer, SHARD_BYTES)?;
             let tokens = cached.index.training + cached.index.validation;
             tracing::info!(tokens, cache = %folder.display(), "tokenised");
             cached

@@ -21,7 +21,7 @@ use onesigma::train::telemetry::{End, Event, Observer};
 use onesigma::train::trainer::{Summary, Trainer};
 use onesigma::train::{Error, atomic};
 
-use super::prepare::{Prepared, TOKENIZER, prepare};
+use super::prepare::{Prepared, TOKENIZER, prepare, prepare_with};
 use super::settings::Settings;
 use super::{Interrupted, dry_run};
 use crate::progress::Progress;
@@ -58,7 +58,8 @@ pub struct Arguments {
     /// Continue the run in this folder; with --steps for longer, or watched otherwise
     #[arg(long, value_name = "DIR", conflicts_with = "out")]
     resume: Option<PathBuf>,
-    /// Show plan, memory, predicted numerics and cost; take no step and write nothing
+    /// Show plan, memory, predicted numerics and cost, and how long a step takes: a few are taken
+    /// and thrown away; nothing is written
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
     /// At the end, count the gradients that the recipe's formats flush to zero
@@ -76,8 +77,10 @@ pub struct Arguments {
 /// Trains, and leaves a run folder.
 pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.dry_run {
-        let Prepared { config, data, .. } = prepare(arguments.settings.config()?, None)?;
-        return dry_run::report(&mut io::stdout().lock(), &config, &data);
+        let settings = &arguments.settings;
+        let is_seq_open = settings.is_seq_open()?;
+        let Prepared { config, data, .. } = prepare_with(settings.config()?, None, is_seq_open)?;
+        return dry_run::report(&mut io::stdout().lock(), &config, data);
     }
     let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(Progress::new(arguments.quiet))];
     let Started { config, mut trainer, mut run } = match &arguments.resume {
@@ -151,7 +154,8 @@ fn start(arguments: &Arguments) -> Result<Started> {
         return Err(Error::RunExists { path: root }.into());
     }
     // The text first: it is what is most often wrong, and reading it is cheap.
-    let Prepared { config, data, pieces, weights } = prepare(config, None)?;
+    let is_seq_open = arguments.settings.is_seq_open()?;
+    let Prepared { config, data, pieces, weights } = prepare_with(config, None, is_seq_open)?;
     let mut trainer = trainer(&config, data)?;
     if let Some(weights) = weights {
         weights.load(trainer.session())?;

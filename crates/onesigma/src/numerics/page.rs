@@ -5,6 +5,8 @@ use onesigma_train::{Error, Result};
 
 use super::report::Report;
 
+/// Down to the end of the page's header; the report of `cargo xtask report` begins with it too.
+const HEAD: &str = include_str!("page/head.html");
 const MARKUP: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/style.css");
 
@@ -29,8 +31,14 @@ pub fn page(report: &Report) -> Result<String> {
         expected: "one that JSON can hold".into(),
     })?;
     let title: Vec<&str> = report.models.iter().map(|model| &model.name[..]).collect();
+    let heading = escape(&title.join(", "));
     Ok(MARKUP
-        .replace("{{title}}", &escape(&title.join(", ")))
+        .replace("{{head}}", HEAD)
+        .replace("{{title}}", &format!("Numerics: {heading}"))
+        .replace("{{skip}}", "#table-title")
+        .replace("{{skip_words}}", "Skip to the table")
+        .replace("{{brand}}", "numerics")
+        .replace("{{heading}}", &heading)
         .replace("{{style}}", STYLE)
         .replace("{{script}}", &SCRIPTS.concat())
         // Last, so that nothing in the data is taken for a place to fill.
@@ -56,7 +64,7 @@ mod tests {
         let mut report = Report::new(&[onesigma_format::Format::E4M3], Vec::new());
         report.producer = "a </script><!-- {{style}} \"name\"".into();
         let page = page(&report).expect("JSON");
-        for hole in ["{{title}}", "{{script}}", "{{data}}"] {
+        for hole in ["{{head}}", "{{title}}", "{{skip", "{{heading}}", "{{script}}", "{{data}}"] {
             assert!(!page.contains(hole), "{hole}");
         }
         // What was text stays text: the two scripts of the page end, no other does.

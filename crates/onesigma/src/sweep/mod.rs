@@ -8,5 +8,6 @@ pub mod figure;
 pub mod report;
 pub mod runner;
 mod spec;
+mod workers;
 
 pub use spec::{Draw, Figure, Metric, Random, Run, Spec};

@@ -1,10 +1,10 @@
 //! Takes the runs of a sweep, one process each.
 
+use std::convert::Infallible;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use onesigma_train::telemetry::End;
@@ -13,6 +13,7 @@ use onesigma_train::{Error, atomic};
 use serde::Serialize;
 
 use super::spec::{Metric, Run};
+use super::workers::parallel;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -68,32 +69,23 @@ impl Runner<'_> {
         runs: &[Run],
         each: &(dyn Fn(usize, &Outcome, bool) + Sync),
     ) -> Vec<Outcome> {
-        let outcomes = Mutex::new(vec![Outcome::Open; runs.len()]);
-        let next = AtomicUsize::new(0);
-        let work = || {
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(run) = runs.get(index) else { return };
-                let before = self.read(run);
-                let is_old = before != Outcome::Open;
-                let outcome = match self.program {
-                    Some(program) if !is_old && !self.stop.load(Ordering::Relaxed) => {
-                        self.run(program, run)
-                    }
-                    _ => before,
-                };
-                if outcome != Outcome::Open {
-                    each(index, &outcome, is_old);
+        let one = |index: usize| -> Result<Outcome, Infallible> {
+            let run = &runs[index];
+            let before = self.read(run);
+            let is_old = before != Outcome::Open;
+            let outcome = match self.program {
+                Some(program) if !is_old && !self.stop.load(Ordering::Relaxed) => {
+                    self.run(program, run)
                 }
-                outcomes.lock().unwrap_or_else(PoisonError::into_inner)[index] = outcome;
+                _ => before,
+            };
+            if outcome != Outcome::Open {
+                each(index, &outcome, is_old);
             }
+            Ok(outcome)
         };
-        std::thread::scope(|scope| {
-            for _ in 0..self.jobs.clamp(1, runs.len().max(1)) {
-                scope.spawn(work);
-            }
-        });
-        outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
+        let Ok(outcomes) = parallel(self.jobs, (0..runs.len()).collect(), one);
+        outcomes
     }
 
     /// What a run has left.

@@ -187,7 +187,8 @@ impl Spec {
                 }
                 let config: Config = run_file::config(settings.clone(), &origin.to_string_lossy())?;
                 config.validate()?;
-                let id = digest(&settings);
+                // Tables are in the order of their keys, so equal settings have equal digests.
+                let id = format!("{:016x}", run_file::digest(&settings.to_string()));
                 runs.push(Run { id, point: point.clone(), seed, settings });
             }
         }
@@ -265,14 +266,6 @@ fn unit(seed: u64, draw: u64, number: u32) -> f64 {
     );
     let bits = u64::from(words[0]) << 21 ^ u64::from(words[1]) >> 11;
     bits as f64 / (1u64 << 53) as f64
-}
-
-/// Fowler, Noll and Vo's hash 1a of 64 bits over the settings: stable, where the standard
-/// library's is not. Tables are in the order of their keys, so equal settings have equal digests.
-fn digest(settings: &Table) -> String {
-    let text = settings.to_string();
-    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, mix))
 }
 
 /// A value as tables and labels show it.

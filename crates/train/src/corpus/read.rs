@@ -1,7 +1,7 @@
 //! Files as documents: text and JSON lines, plain or compressed.
 
-use std::fs;
-use std::io::{self, Read};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
@@ -34,31 +34,113 @@ pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     if meta.is_dir() { files_below(path) } else { Ok(vec![path.into()]) }
 }
 
-/// The documents at a path, in their order, and the files that are not text. `field` is that of
-/// JSON lines which holds the text.
-pub(super) fn documents(path: &Path, field: &str) -> Result<(Vec<Document>, Vec<PathBuf>), Error> {
+/// A file of text.
+#[derive(Clone, Debug)]
+pub(super) struct TextFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its name in the corpus.
+    pub name: String,
+    /// Whether its documents are lines of JSON.
+    is_lines: bool,
+    /// Whether it is no document where it is empty.
+    may_be_empty: bool,
+}
+
+/// What a file consists of.
+pub(super) enum Part<'a> {
+    /// A document of this name begins.
+    Start(&'a str),
+    /// More of its text.
+    Text(&'a [u8]),
+    /// It ends.
+    End,
+}
+
+/// Bytes that are read at once.
+const PART: usize = 1 << 20;
+
+/// The files at a path with their names.
+pub(super) fn text_files(path: &Path) -> Result<Vec<TextFile>, Error> {
     let is_folder = path.is_dir();
-    let mut documents = Vec::new();
-    let mut skipped = Vec::new();
-    for file in files(path)? {
-        let text = contents(&file)?;
-        if let Some(offset) = text.iter().position(|&byte| byte == 0) {
-            if !is_folder {
-                return Err(Error::DataBinary { path: path.into(), offset });
-            }
-            skipped.push(file);
-            continue;
-        }
+    let of = |file: PathBuf| {
         let name = match is_folder {
             true => relative_name(path, &file),
             false => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         };
         let plain = name_of(&file);
         let plain = COMPRESSED.iter().find_map(|end| plain.strip_suffix(end)).unwrap_or(&plain);
-        if JSON_LINES.iter().any(|end| plain.ends_with(end)) {
-            json_lines(&file, &name, &text, field, &mut documents)?;
-        } else if !text.is_empty() || !is_folder {
-            documents.push(Document { name, text });
+        let is_lines = JSON_LINES.iter().any(|end| plain.ends_with(end));
+        TextFile { path: file, name, is_lines, may_be_empty: is_folder }
+    };
+    Ok(files(path)?.into_iter().map(of).collect())
+}
+
+impl TextFile {
+    /// Hands its documents to `each`, part by part. `field` is that of JSON lines which holds the
+    /// text.
+    ///
+    /// # Errors
+    /// [`Error::DataBinary`] for a NUL byte; [`Error::Io`]; [`Error::Examples`]; those of `each`.
+    pub fn parts(
+        &self,
+        field: &str,
+        each: &mut dyn FnMut(Part<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut lines = Lines { file: self, field, pending: Vec::new(), count: 0 };
+        let mut read = 0;
+        if !self.is_lines && !self.may_be_empty {
+            each(Part::Start(&self.name))?;
+        }
+        stream(&self.path, &mut |part| {
+            if let Some(at) = part.iter().position(|&byte| byte == 0) {
+                return Err(Error::DataBinary { path: self.path.clone(), offset: read + at });
+            }
+            let is_first = read == 0;
+            read += part.len();
+            if self.is_lines {
+                return lines.push(part, each);
+            }
+            if is_first && self.may_be_empty {
+                each(Part::Start(&self.name))?;
+            }
+            each(Part::Text(part))
+        })?;
+        match (self.is_lines, read) {
+            (true, _) => lines.end(each),
+            (false, 0) if self.may_be_empty => Ok(()),
+            _ => each(Part::End),
+        }
+    }
+}
+
+/// The documents at a path, in their order, and the files that are not text. `field` is that of
+/// JSON lines which holds the text.
+pub(super) fn documents(path: &Path, field: &str) -> Result<(Vec<Document>, Vec<PathBuf>), Error> {
+    let mut documents: Vec<Document> = Vec::new();
+    let mut skipped = Vec::new();
+    for file in text_files(path)? {
+        let known = documents.len();
+        let read = file.parts(field, &mut |part| {
+            match (part, documents.last_mut()) {
+                (Part::Start(name), _) => {
+                    documents.push(Document { name: name.to_owned(), text: Vec::new() });
+                }
+                (Part::Text(text), Some(last)) => last.text.extend_from_slice(text),
+                _ => {}
+            }
+            Ok(())
+        });
+        match read {
+            Ok(()) => {}
+            Err(Error::DataBinary { .. }) if path.is_dir() => {
+                documents.truncate(known);
+                skipped.push(file.path);
+            }
+            Err(Error::DataBinary { offset, .. }) => {
+                return Err(Error::DataBinary { path: path.into(), offset });
+            }
+            Err(error) => return Err(error),
         }
     }
     if documents.iter().all(|document| document.text.is_empty()) {
@@ -67,83 +149,137 @@ pub(super) fn documents(path: &Path, field: &str) -> Result<(Vec<Document>, Vec<
     Ok((documents, skipped))
 }
 
-/// The bytes of a file, decompressed.
-fn contents(path: &Path) -> Result<Vec<u8>, Error> {
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+/// The bytes of a file, decompressed, in parts.
+fn stream(path: &Path, each: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let mut input = BufReader::with_capacity(PART, file);
     let name = name_of(path);
     if name.ends_with(".gz") {
-        let mut text = Vec::new();
-        MultiGzDecoder::new(&bytes[..])
-            .read_to_end(&mut text)
-            .map_err(Error::io("decompress", path))?;
-        return Ok(text);
+        return pump(&mut MultiGzDecoder::new(input), Error::io("decompress", path), each);
     }
     if name.ends_with(".zst") || name.ends_with(".zstd") {
-        return zstd(&bytes).map_err(Error::io("decompress", path));
+        return zstd(&mut input, path, each);
     }
-    Ok(bytes)
+    pump(&mut input, Error::io("read", path), each)
+}
+
+/// Everything that a reader has, in parts.
+fn pump(
+    input: &mut dyn Read,
+    failed: impl FnOnce(io::Error) -> Error,
+    each: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut buffer = vec![0; PART];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => each(&buffer[..count])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
 }
 
 /// Every frame of a file (RFC 8878, section 3.1), skippable ones left out.
-fn zstd(mut bytes: &[u8]) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    while !bytes.is_empty() {
-        let word = |at: usize| {
-            let four = bytes.get(at..at + 4).and_then(|four| four.try_into().ok());
-            four.map(u32::from_le_bytes).ok_or(io::ErrorKind::UnexpectedEof)
-        };
-        if word(0)? & 0xffff_fff0 == 0x184d_2a50 {
-            let end = 8 + word(4)? as usize;
-            bytes = bytes.get(end..).ok_or(io::ErrorKind::UnexpectedEof)?;
+fn zstd(
+    input: &mut dyn BufRead,
+    path: &Path,
+    each: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::io("decompress", path)(error);
+    while !input.fill_buf().map_err(failed)?.is_empty() {
+        let mut magic = [0; 4];
+        input.read_exact(&mut magic).map_err(failed)?;
+        if u32::from_le_bytes(magic) & 0xffff_fff0 == 0x184d_2a50 {
+            let mut length = [0; 4];
+            input.read_exact(&mut length).map_err(failed)?;
+            let length = u64::from(u32::from_le_bytes(length));
+            let skipped = io::copy(&mut input.take(length), &mut io::sink()).map_err(failed)?;
+            if skipped < length {
+                return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+            }
             continue;
         }
-        let mut frame = StreamingDecoder::new(&mut bytes).map_err(io::Error::other)?;
-        frame.read_to_end(&mut text)?;
+        let mut whole = Cursor::new(magic).chain(&mut *input);
+        let mut frame =
+            StreamingDecoder::new(&mut whole).map_err(|error| failed(io::Error::other(error)))?;
+        pump(&mut frame, failed, each)?;
         let stated = frame.decoder.get_checksum_from_data();
         if stated.is_some() && stated != frame.decoder.get_calculated_checksum() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "its checksum is wrong"));
+            let wrong = io::Error::new(io::ErrorKind::InvalidData, "its checksum is wrong");
+            return Err(failed(wrong));
         }
-    }
-    Ok(text)
-}
-
-/// Each line's text as a document of its own, closed by a line end.
-fn json_lines(
-    file: &Path,
-    name: &str,
-    text: &[u8],
-    field: &str,
-    documents: &mut Vec<Document>,
-) -> Result<(), Error> {
-    for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
-        if line.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
-        let wrong = |reason: String| Error::Examples { path: file.into(), line: index + 1, reason };
-        let value: serde_json::Value = serde_json::from_slice(line)
-            .map_err(|error| wrong(format!("not a line of JSON ({error})")))?;
-        let found = value.get(field).ok_or_else(|| {
-            let known = value.as_object().map(|object| {
-                object.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
-            });
-            wrong(format!(
-                "it has no field `{field}`, only {}; choose one with `--field`",
-                known.unwrap_or_else(|| "a value that is no object".into())
-            ))
-        })?;
-        let text = found
-            .as_str()
-            .ok_or_else(|| wrong(format!("its field `{field}` is {found}, expected a string")))?;
-        let mut text = text.as_bytes().to_vec();
-        if text.contains(&0) {
-            return Err(wrong(format!("its field `{field}` holds a NUL character, no text")));
-        }
-        if text.last().is_some_and(|&last| last != b'\n') {
-            text.push(b'\n');
-        }
-        documents.push(Document { name: format!("{name}#{}", index + 1), text });
     }
     Ok(())
+}
+
+/// Cuts lines of JSON out of parts; each line's text is a document of its own, closed by a line
+/// end.
+struct Lines<'a> {
+    file: &'a TextFile,
+    field: &'a str,
+    /// The line that is not whole yet.
+    pending: Vec<u8>,
+    /// Lines before it.
+    count: usize,
+}
+
+impl Lines<'_> {
+    fn push(
+        &mut self,
+        mut part: &[u8],
+        each: &mut dyn FnMut(Part<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        while let Some(at) = part.iter().position(|&byte| byte == b'\n') {
+            self.pending.extend_from_slice(&part[..at]);
+            self.end(each)?;
+            part = &part[at + 1..];
+        }
+        self.pending.extend_from_slice(part);
+        Ok(())
+    }
+
+    /// Takes the pending line as whole.
+    fn end(&mut self, each: &mut dyn FnMut(Part<'_>) -> Result<(), Error>) -> Result<(), Error> {
+        self.count += 1;
+        let line = std::mem::take(&mut self.pending);
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return Ok(());
+        }
+        let text = text_of_line(&self.file.path, self.count, &line, self.field)?;
+        each(Part::Start(&format!("{}#{}", self.file.name, self.count)))?;
+        if !text.is_empty() {
+            each(Part::Text(&text))?;
+        }
+        each(Part::End)
+    }
+}
+
+/// The text of a line of JSON.
+fn text_of_line(file: &Path, number: usize, line: &[u8], field: &str) -> Result<Vec<u8>, Error> {
+    let wrong = |reason: String| Error::Examples { path: file.into(), line: number, reason };
+    let value: serde_json::Value = serde_json::from_slice(line)
+        .map_err(|error| wrong(format!("not a line of JSON ({error})")))?;
+    let found = value.get(field).ok_or_else(|| {
+        let known = value.as_object().map(|object| {
+            object.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
+        });
+        wrong(format!(
+            "it has no field `{field}`, only {}; choose one with `--field`",
+            known.unwrap_or_else(|| "a value that is no object".into())
+        ))
+    })?;
+    let text = found
+        .as_str()
+        .ok_or_else(|| wrong(format!("its field `{field}` is {found}, expected a string")))?;
+    let mut text = text.as_bytes().to_vec();
+    if text.contains(&0) {
+        return Err(wrong(format!("its field `{field}` holds a NUL character, no text")));
+    }
+    if text.last().is_some_and(|&last| last != b'\n') {
+        text.push(b'\n');
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

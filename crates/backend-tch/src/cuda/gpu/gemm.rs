@@ -3,7 +3,7 @@
 //! cuBLASLt thinks in columns: the row-major `c [m, n] = a b` is its `c^T = b^T a^T`, so that its
 //! first operand is our right one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -18,10 +18,12 @@ use super::library::Gpu;
 use super::stream::Stream;
 use crate::cuda::compiled::WORKSPACE_BYTES;
 use crate::cuda::lower::is_fp8;
-use crate::cuda::source::matmul::Product;
+use crate::cuda::source::matmul::{Epilogue, Product};
 
 /// Algorithms that are timed.
-const CANDIDATES: usize = 8;
+const CANDIDATES: usize = 12;
+/// How often each is.
+const ROUNDS: usize = 5;
 
 fn data_type(dtype: DType) -> Option<sys::cudaDataType> {
     use sys::cudaDataType as Type;
@@ -59,7 +61,9 @@ pub(crate) fn runs(product: &Product) -> bool {
         [m, n, k].iter().all(|&extent| whole(extent, left) && extent > 0) && whole(n, out)
     };
     // Tiny products are faster in one kernel of our own than in a library's.
-    operands && result_fits && extents && m.min(n).min(k) >= 16
+    let epilogue = product.epilogue == Epilogue::None
+        || (product.batch == 1 && left == out && left != DType::F32 && product.result.alpha == 1.0);
+    operands && result_fits && extents && epilogue && m.min(n).min(k) >= 16
 }
 
 /// A layout descriptor.
@@ -108,6 +112,9 @@ pub(crate) struct Gemm {
     /// Of cuBLASLt's first, second and third matrix.
     layouts: [Layout; 3],
     algorithm: RefCell<Option<sys::cublasLtMatmulAlgo_t>>,
+    /// One item of a batch with steps, and whether the items run one by one.
+    item: Option<Box<Gemm>>,
+    apart: Cell<bool>,
 }
 
 impl Drop for Gemm {
@@ -118,24 +125,30 @@ impl Drop for Gemm {
 }
 
 /// What decides about the fastest algorithm.
-type Key = (usize, usize, usize, usize, [bool; 3], String);
+type Key = (usize, usize, usize, [usize; 4], [bool; 2], String);
 
 fn key(product: &Product) -> Key {
-    let Product { m, n, k, batch, right_batched, left_by_k, right_by_k, .. } = *product;
+    let Product { m, n, k, batch, left_by_k, right_by_k, .. } = *product;
     let types = format!("{} {} {}", product.left, product.right, product.result.dtype);
-    (m, n, k, batch, [right_batched, left_by_k, right_by_k], types)
+    let [left, right, out] = if batch > 1 { product.batch_steps() } else { [0; 3] };
+    let types = format!("{types} {:?}", product.epilogue);
+    (m, n, k, [batch, left, right, out], [left_by_k, right_by_k], types)
 }
 
-/// Fastest algorithms of this process.
-fn fastest() -> &'static Mutex<HashMap<Key, Algorithm>> {
-    static FASTEST: OnceLock<Mutex<HashMap<Key, Algorithm>>> = OnceLock::new();
+/// How products run fastest.
+fn fastest() -> &'static Mutex<HashMap<Key, Choice>> {
+    static FASTEST: OnceLock<Mutex<HashMap<Key, Choice>>> = OnceLock::new();
     FASTEST.get_or_init(Mutex::default)
 }
 
+/// How a product runs fastest.
 #[derive(Clone, Copy)]
-struct Algorithm(sys::cublasLtMatmulAlgo_t);
+struct Choice {
+    /// None if the items of the batch run one by one.
+    algorithm: Option<sys::cublasLtMatmulAlgo_t>,
+}
 // SAFETY: an opaque block of numbers.
-unsafe impl Send for Algorithm {}
+unsafe impl Send for Choice {}
 
 impl Gemm {
     pub(crate) fn new(gpu: &'static Gpu, product: &Product) -> Result<Self> {
@@ -165,59 +178,100 @@ impl Gemm {
             unsafe { lt::set_matmul_desc_attribute(description, attribute, value, 1) }
                 .map_err(|error| failed("product", error))?;
         }
+        let epilogue = match product.epilogue {
+            Epilogue::None => None,
+            Epilogue::Gelu => Some(sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_AUX),
+            Epilogue::GeluGrad => Some(sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DGELU),
+        };
+        if let Some(epilogue) = epilogue {
+            set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue as i32)?;
+            let row = n as i64;
+            let value = (&raw const row).cast::<c_void>();
+            let attribute = Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD;
+            // SAFETY: the description lives; the attribute is a 64-bit integer.
+            unsafe { lt::set_matmul_desc_attribute(description, attribute, value, 8) }
+                .map_err(|error| failed("product", error))?;
+        }
         let turned = |by_k: bool, extent: usize| if by_k { (k, extent) } else { (extent, k) };
         let (first, second) = (turned(product.right_by_k, n), turned(product.left_by_k, m));
-        let right_step = if product.right_batched { n * k } else { 0 };
+        let [left_step, right_step, out_step] = product.batch_steps();
         let layouts = [
             Layout::new(right, first.0, first.1, batch, right_step)?,
-            Layout::new(left, second.0, second.1, batch, m * k)?,
-            Layout::new(out, n, m, batch, m * n)?,
+            Layout::new(left, second.0, second.1, batch, left_step)?,
+            Layout::new(out, n, m, batch, out_step)?,
         ];
-        let algorithm = RefCell::new(None);
-        Ok(Self { gpu, product: *product, description, layouts, algorithm })
+        let item = match product.steps {
+            Some(_) => {
+                Some(Box::new(Self::new(gpu, &Product { batch: 1, steps: None, ..*product })?))
+            }
+            None => None,
+        };
+        let (algorithm, apart) = (RefCell::new(None), Cell::new(false));
+        Ok(Self { gpu, product: *product, description, layouts, algorithm, item, apart })
     }
 
     /// Finds the fastest algorithm, on operands whose content does not matter.
-    pub(crate) fn tune(&self, stream: &Stream, at: [u64; 3], workspace: u64) -> Result<()> {
+    pub(crate) fn tune(&self, stream: &Stream, at: [u64; 4], workspace: u64) -> Result<()> {
         let key = key(&self.product);
-        let known = |key| {
+        if let Some(item) = &self.item {
+            item.tune(stream, at, workspace)?;
+        }
+        let known = {
             let fastest = fastest().lock().unwrap_or_else(PoisonError::into_inner);
-            fastest.get(key).copied()
+            fastest.get(&key).copied()
         };
-        if let Some(Algorithm(algorithm)) = known(&key) {
-            *self.algorithm.borrow_mut() = Some(algorithm);
-            return Ok(());
-        }
-        let candidates = self.candidates()?;
-        let work = self.product.m * self.product.n * self.product.k * self.product.batch;
-        let mut best: Option<(f32, sys::cublasLtMatmulAlgo_t)> = None;
-        for algorithm in candidates {
-            *self.algorithm.borrow_mut() = Some(algorithm);
-            if self.run(stream, at, workspace).is_err() {
-                continue;
-            }
-            // Small products run at once; there the heuristic's order is as good.
-            let time = if work < 1 << 28 {
-                0.0
-            } else {
-                let mut least = f32::INFINITY;
-                for _ in 0..3 {
-                    let queue = &mut || self.run(stream, at, workspace);
-                    least = least.min(stream.time(queue)?);
-                }
-                least
-            };
-            if best.is_none_or(|(least, _)| time < least) {
-                best = Some((time, algorithm));
-            }
-        }
-        let Some((_, algorithm)) = best else {
-            return Err(failed("product", format!("cuBLASLt has no algorithm for {key:?}")));
+        let choice = match known {
+            Some(choice) => choice,
+            None => self.chosen(stream, at, workspace, &key)?,
         };
-        *self.algorithm.borrow_mut() = Some(algorithm);
+        *self.algorithm.borrow_mut() = choice.algorithm;
+        self.apart.set(choice.algorithm.is_none());
         let mut fastest = fastest().lock().unwrap_or_else(PoisonError::into_inner);
-        fastest.insert(key, Algorithm(algorithm));
+        fastest.insert(key, choice);
         Ok(())
+    }
+
+    /// Times every candidate, and a batch's items one by one.
+    fn chosen(&self, stream: &Stream, at: [u64; 4], workspace: u64, key: &Key) -> Result<Choice> {
+        let work = self.product.m * self.product.n * self.product.k * self.product.batch;
+        let candidates = self.candidates().or_else(|error| match self.item {
+            Some(_) => Ok(Vec::new()),
+            None => Err(error),
+        })?;
+        let mut ways: Vec<Option<sys::cublasLtMatmulAlgo_t>> =
+            candidates.into_iter().map(Some).collect();
+        if self.item.is_some() {
+            ways.push(None);
+        }
+        let choose = |way: Option<sys::cublasLtMatmulAlgo_t>| {
+            *self.algorithm.borrow_mut() = way;
+            self.apart.set(way.is_none());
+        };
+        // What does not run at all is out.
+        ways.retain(|&way| {
+            choose(way);
+            self.run(stream, at, workspace).is_ok()
+        });
+        let mut times: Vec<Vec<f32>> = vec![Vec::new(); ways.len()];
+        // Small products run at once; there the heuristic's order is as good.
+        let rounds = if work < 1 << 28 { 0 } else { ROUNDS };
+        // In turns, so that a clock that slows down is no one's fault.
+        for _ in 0..rounds {
+            for (way, times) in ways.iter().zip(&mut times) {
+                choose(*way);
+                times.push(stream.time(&mut || self.run(stream, at, workspace))?);
+            }
+        }
+        let median = |times: &mut Vec<f32>| {
+            times.sort_by(f32::total_cmp);
+            times.get(times.len() / 2).copied().unwrap_or(0.0)
+        };
+        let medians = times.iter_mut().map(median);
+        let best = ways.iter().zip(medians).min_by(|(_, a), (_, b)| a.total_cmp(b));
+        match best {
+            Some((&algorithm, _)) => Ok(Choice { algorithm }),
+            None => Err(failed("product", format!("cuBLASLt has no algorithm for {key:?}"))),
+        }
     }
 
     fn candidates(&self) -> Result<Vec<sys::cublasLtMatmulAlgo_t>> {
@@ -267,8 +321,25 @@ impl Gemm {
     }
 
     /// Queues the product.
-    pub(crate) fn run(&self, stream: &Stream, at: [u64; 3], workspace: u64) -> Result<()> {
-        let [left, right, out] = at;
+    pub(crate) fn run(&self, stream: &Stream, at: [u64; 4], workspace: u64) -> Result<()> {
+        if let (true, Some(item)) = (self.apart.get(), &self.item) {
+            let steps = self.product.batch_steps();
+            let types = [self.product.left, self.product.right, self.product.result.dtype];
+            for one in 0..self.product.batch {
+                let place = |n: usize| at[n] + (one * steps[n] * types[n].bytes()) as u64;
+                item.run(stream, [place(0), place(1), place(2), 0], workspace)?;
+            }
+            return Ok(());
+        }
+        let [left, right, out, more] = at;
+        if self.product.epilogue != Epilogue::None {
+            let value = (&raw const more).cast::<c_void>();
+            let attribute =
+                sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER;
+            // SAFETY: the description lives; the attribute is a pointer.
+            unsafe { lt::set_matmul_desc_attribute(self.description, attribute, value, 8) }
+                .map_err(|error| failed("product", error))?;
+        }
         let (alpha, beta) = (self.product.result.alpha as f32, 0.0_f32);
         let algorithm = self.algorithm.borrow();
         let chosen = algorithm.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);

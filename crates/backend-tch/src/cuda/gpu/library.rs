@@ -52,6 +52,9 @@ pub(crate) fn gpu() -> Result<&'static Gpu> {
     Ok(gpu)
 }
 
+const NO_GPU: &str = "the NVIDIA driver finds no GPU: see what `nvidia-smi` lists and whether \
+                      CUDA_VISIBLE_DEVICES hides it, or use the backend `cpu`";
+
 fn open() -> Result<Gpu, String> {
     // SAFETY: looks for the driver's library; loading it has no other effect.
     if !unsafe { sys::is_culib_present() } {
@@ -61,10 +64,13 @@ fn open() -> Result<Gpu, String> {
                 .to_owned(),
         );
     }
-    driver::init().map_err(|error| format!("the NVIDIA driver does not start: {error:?}"))?;
+    driver::init().map_err(|error| match error.0 {
+        sys::CUresult::CUDA_ERROR_NO_DEVICE => NO_GPU.to_owned(),
+        _ => format!("the NVIDIA driver does not start: {error:?}"),
+    })?;
     let count = driver::device::get_count().unwrap_or(0);
     if count == 0 {
-        return Err("the NVIDIA driver finds no GPU".to_owned());
+        return Err(NO_GPU.to_owned());
     }
     let torch = open_torch()?;
     preload("libnvrtc", "nvidia-cuda-nvrtc", &torch)?;
@@ -110,8 +116,10 @@ fn open() -> Result<Gpu, String> {
 fn open_torch() -> Result<Library, String> {
     // SAFETY: libtorch's initialisers only register what it has.
     unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) }.map_err(|error| {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        let cause = cause.unwrap_or_else(|| error.to_string());
         format!(
-            "libtorch has no CUDA half ({error}): install torch 2.11.0 for CUDA 13 \
+            "libtorch has no CUDA half ({cause}): install torch 2.11.0 for CUDA 13 \
              (`pip install torch==2.11.0`) and put its folder `torch/lib` into LD_LIBRARY_PATH"
         )
     })

@@ -140,17 +140,21 @@ impl Device for CudaDevice {
         self.stream.launch(function.0, kernel, arguments)
     }
 
-    fn prepare(&self, product: &Product, left: u64, right: u64, out: u64) -> Result<Prepared> {
+    fn scramble(&self, address: u64, bytes: usize) -> Result<()> {
+        self.stream.scramble(address, bytes)
+    }
+
+    fn prepare(&self, product: &Product, at: [u64; 4]) -> Result<Prepared> {
         let gemm = Gemm::new(self.gpu, product)?;
-        gemm.tune(&self.stream, [left, right, out], self.workspace)?;
+        gemm.tune(&self.stream, at, self.workspace)?;
         let mut gemms = self.gemms.borrow_mut();
         gemms.push(gemm);
         Ok(Prepared(gemms.len() - 1))
     }
 
-    fn multiply(&self, prepared: Prepared, left: u64, right: u64, out: u64) -> Result<()> {
+    fn multiply(&self, prepared: Prepared, at: [u64; 4]) -> Result<()> {
         let gemms = self.gemms.borrow();
-        gemms[prepared.0].run(&self.stream, [left, right, out], self.workspace)
+        gemms[prepared.0].run(&self.stream, at, self.workspace)
     }
 
     fn attention(&self, spec: &AttentionSpec, inputs: [u64; 3]) -> Result<[Rc<dyn Held>; 2]> {

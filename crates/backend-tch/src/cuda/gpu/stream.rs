@@ -77,6 +77,25 @@ impl Stream {
             .map_err(|error| failed("memset", error))
     }
 
+    /// Fills with pseudo-random codes: in each byte the sign and the lowest bits change, so that
+    /// elements of every format are between 2^-31 and 2.
+    pub(crate) fn scramble(&self, address: u64, bytes: usize) -> Result<()> {
+        let mut state = 1_u64;
+        let mut code = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            0x30 | ((state >> 56) as u8 & 0x8f)
+        };
+        let first: Vec<u8> = (0..bytes.min(PINNED_BYTES)).map(|_| code()).collect();
+        self.upload(address, &first)?;
+        let mut done = first.len();
+        while done < bytes {
+            let more = done.min(bytes - done);
+            self.copy(address, address + done as u64, more)?;
+            done += more;
+        }
+        Ok(())
+    }
+
     pub(crate) fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());

@@ -169,9 +169,9 @@ pub(crate) fn attention(
     if code != 0 {
         return Err(failed("attention", format!("cuDNN refused {spec:?}")));
     }
-    // SAFETY: each handle is a tensor that is ours now.
     let mut made = made.map(|handle| match handle.is_null() {
         true => Tensor::new(),
+        // SAFETY: each handle is a tensor that is ours now.
         false => unsafe { Tensor::from_ptr(handle.cast()) },
     });
     let out = in_order(&made[0])?;

@@ -1,5 +1,5 @@
-// A block has 128 x 128 elements: 16 threads side by side have 8 columns each, 16 groups of them
-// have 8 rows each.
+// A block has 16 DEEP x 128 elements: 16 threads side by side have 8 columns each, 16 groups of them
+// have DEEP rows each, 4 or 8.
 
 DEVICE uint2 two_words(const u32* word) {
   uint2 both;
@@ -7,19 +7,19 @@ DEVICE uint2 two_words(const u32* word) {
   return both;
 }
 
-// Writes a thread's 8 x 8 codes into the transposed matrix, in which a column of ROWS elements is
-// a row. Through shared memory, so that 16 threads write 128 bytes in a row.
-template <int ROWS>
+// Writes a thread's DEEP x 8 codes into the transposed matrix, in which a column of ROWS elements is
+// a row. Through shared memory, so that 16 threads write 16 DEEP bytes in a row.
+template <int ROWS, int DEEP>
 DEVICE void store_transposed(const uint2* tile, void* to, uint2* shared, u32 first_row,
                              u32 first_column) {
   const u32 side = threadIdx.x % 16, down = threadIdx.x / 16;
   __syncthreads();
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    // Four columns of eight rows: two transposed blocks of 4 x 4 bytes.
-    u32 column[2][4];
+    // Four columns: transposed blocks of 4 x 4 bytes.
+    u32 column[DEEP / 4][4];
 #pragma unroll
-    for (int part = 0; part < 2; part++) {
+    for (int part = 0; part < DEEP / 4; part++) {
       u32 word[4];
 #pragma unroll
       for (int r = 0; r < 4; r++) word[r] = half ? tile[4 * part + r].y : tile[4 * part + r].x;
@@ -34,30 +34,40 @@ DEVICE void store_transposed(const uint2* tile, void* to, uint2* shared, u32 fir
     }
 #pragma unroll
     for (int c = 0; c < 4; c++) {
-      uint2 bytes;
-      bytes.x = column[0][c];
-      bytes.y = column[1][c];
       // The exclusive or spreads a column of threads over the banks.
-      shared[(side * 8 + half * 4 + c) * 16 + (down ^ side)] = bytes;
+      const u32 place = (side * 8 + half * 4 + c) * 16 + (down ^ side);
+      if constexpr (DEEP == 8) {
+        uint2 bytes;
+        bytes.x = column[0][c];
+        bytes.y = column[DEEP / 4 - 1][c];
+        shared[place] = bytes;
+      } else {
+        ((u32*)shared)[place] = column[0][c];
+      }
     }
   }
   __syncthreads();
 #pragma unroll
   for (int k = 0; k < 8; k++) {
     const u32 own = k * 16 + down;
-    const u64 at = ((u64)(first_column + own) * ROWS + first_row) / 8 + side;
-    ((uint2*)to)[at] = shared[own * 16 + (side ^ (own >> 3))];
+    const u64 at = ((u64)(first_column + own) * ROWS + first_row) / DEEP + side;
+    const u32 place = own * 16 + (side ^ (own >> 3));
+    if constexpr (DEEP == 8) {
+      ((uint2*)to)[at] = shared[place];
+    } else {
+      ((u32*)to)[at] = ((u32*)shared)[place];
+    }
   }
 }
 
 extern "C" __global__ __launch_bounds__(256) void kernel($parameters$) {
-  __shared__ uint2 shared[128 * 16];
-  const u32 first_column = blockIdx.x * 128, first_row = blockIdx.y * 128;
+  __shared__ uint2 shared[128 * 2 * $deep$];
+  const u32 first_column = blockIdx.x * 128, first_row = blockIdx.y * 16 * $deep$;
   const u32 side = threadIdx.x % 16, down = threadIdx.x / 16;
   $declarations$
 #pragma unroll
-  for (int row = 0; row < 8; row++) {
-    const u64 i = (u64)(first_row + down * 8 + row) * $columns$ + first_column + side * 8;
+  for (int row = 0; row < $deep$; row++) {
+    const u64 i = (u64)(first_row + down * $deep$ + row) * $columns$ + first_column + side * 8;
     $body$
   }
   $writes$

@@ -25,6 +25,29 @@ pub(crate) struct Product {
     /// The right operand is stored `[n, k]`, else `[k, n]`.
     pub right_by_k: bool,
     pub result: Rounded,
+    /// Elements between the items of a batch of left operands, right operands and results, if they
+    /// do not follow each other.
+    pub steps: Option<[usize; 3]>,
+    pub epilogue: Epilogue,
+}
+
+/// What a product does with its sums before they are rounded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Epilogue {
+    #[default]
+    None,
+    /// The result is the GELU (in its form with tanh) of the sums, which are kept beside it.
+    Gelu,
+    /// The result is the sums times the derivative of GELU at a tensor of the result's shape.
+    GeluGrad,
+}
+
+impl Product {
+    /// Elements between the items of a batch: left operands, right operands, results.
+    pub(crate) fn batch_steps(&self) -> [usize; 3] {
+        let right = if self.right_batched { self.n * self.k } else { 0 };
+        self.steps.unwrap_or([self.m * self.k, right, self.m * self.n])
+    }
 }
 
 /// The kernel. Parameters: left, right, result, then `seed, step` if it draws.

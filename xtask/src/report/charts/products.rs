@@ -1,0 +1,93 @@
+//! Matrix products by operands, and training steps that grow.
+
+use std::collections::BTreeMap;
+
+use crate::bench::record::quantity;
+use crate::svg::{Bar, Curve, bars, class, lines};
+
+use super::{Chart, chart};
+use crate::report::sources::{Growth, Product, Sources};
+
+/// Cases that stand for the others in the chart; the table has all.
+const DRAWN: [&str; 3] = ["square", "up forward:", "one token"];
+
+/// Rates by operands, in one group for each device and size.
+pub fn products(sources: &Sources) -> Option<Chart> {
+    let mut groups: Vec<(String, Vec<&Product>)> = Vec::new();
+    for product in &sources.products {
+        let is_alone = product.of_limit.is_none();
+        if !is_alone && !DRAWN.iter().any(|name| product.sizes.starts_with(name)) {
+            continue;
+        }
+        let name = format!("{}, {}", product.device, product.sizes);
+        match groups.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, own)) => own.push(product),
+            None => groups.push((name, vec![product])),
+        }
+    }
+    let drawn: Vec<(String, Vec<Bar>)> = groups
+        .into_iter()
+        .map(|(name, own)| {
+            let most = own.iter().map(|product| product.rate).fold(0.0, f64::max);
+            let bar = |product: &Product| {
+                let rate = format!("{}/s", quantity(product.rate, "FLOP"));
+                Bar {
+                    label: product.operands.clone(),
+                    value: product.rate / most,
+                    text: match product.of_limit {
+                        Some(share) => format!("{rate}, {share:.2} of FMA"),
+                        None => rate,
+                    },
+                    class: match product.operands.contains("crate") {
+                        true => "peer".into(),
+                        false => class(0),
+                    },
+                }
+            };
+            (name, own.into_iter().map(bar).collect())
+        })
+        .collect();
+    (!drawn.is_empty()).then_some(())?;
+    chart(
+        "products",
+        "Matrix products (m x k x n), relative to the fastest of their group. On a processor beside \
+         the rate of independent f32 multiply-adds in the same run, which narrow operands can pass; \
+         grey bars are peers.",
+        bars("Matrix products by operands", &drawn, None),
+    )
+}
+
+/// A chart for each series in which one size grows.
+pub fn growth(sources: &Sources) -> Vec<Chart> {
+    const SERIES: [(&str, &str, &str, &str); 3] = [
+        ("width", "growth-width", "Training step as it grows wider", "width"),
+        ("depth", "growth-depth", "Training step as it grows deeper", "layers"),
+        ("sequence", "growth-sequence", "Training step over longer sequences", "tokens"),
+    ];
+    let drawn = SERIES.into_iter().filter_map(|(series, name, title, x)| {
+        let own: Vec<&Growth> = sources.growth.iter().filter(|one| one.series == series).collect();
+        let mut curves: BTreeMap<&str, Vec<(f64, f64, String)>> = BTreeMap::new();
+        let mut places: Vec<f64> = Vec::new();
+        for one in own {
+            let hint =
+                format!("{} {x}: {}/s, {:.2} ms", one.at, quantity(one.rate, "FLOP"), one.ms);
+            curves.entry(&one.device).or_default().push((one.at.log2(), one.rate, hint));
+            places.push(one.at);
+        }
+        places.sort_by(f64::total_cmp);
+        places.dedup();
+        (places.len() > 1).then_some(())?;
+        let ticks: Vec<_> = places.iter().map(|at| (at.log2(), at.to_string())).collect();
+        let curves: Vec<Curve> = curves
+            .into_iter()
+            .enumerate()
+            .map(|(n, (label, points))| Curve { label: label.into(), points, class: class(n) })
+            .collect();
+        chart(
+            name,
+            "A step of unit-fp8: a level line means that the time grows as the operations do.",
+            lines(title, x, "FLOP/s", &ticks, &curves),
+        )
+    });
+    drawn.collect()
+}
