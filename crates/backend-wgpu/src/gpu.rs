@@ -333,7 +333,6 @@ impl Gpu {
         let mut known = HashSet::new();
         let pending: Vec<&Kernel> =
             kernels.filter(|kernel| known.insert(kernel.source.as_str())).collect();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let next = AtomicUsize::new(0);
         let work = || -> Result<()> {
             while let Some(kernel) = pending.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -341,18 +340,25 @@ impl Gpu {
             }
             Ok(())
         };
-        if threads == 1 || pending.len() < 2 {
-            return work();
-        }
-        std::thread::scope(|scope| {
-            let workers: Vec<_> =
-                (0..threads.min(pending.len())).map(|_| scope.spawn(work)).collect();
-            // A worker's panic goes on here.
-            workers.into_iter().try_for_each(|worker| match worker.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
+        // A browser has one thread for what it draws with.
+        #[cfg(target_family = "wasm")]
+        return work();
+        #[cfg(not(target_family = "wasm"))]
+        {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            if threads == 1 || pending.len() < 2 {
+                return work();
+            }
+            std::thread::scope(|scope| {
+                let workers: Vec<_> =
+                    (0..threads.min(pending.len())).map(|_| scope.spawn(work)).collect();
+                // A worker's panic goes on here.
+                workers.into_iter().try_for_each(|worker| match worker.join() {
+                    Ok(result) => result,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                })
             })
-        })
+        }
     }
 
     /// Waits for a submission, or for all.
