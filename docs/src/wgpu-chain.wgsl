@@ -67,15 +67,12 @@ fn decode_bf16(code: vec4<u32>) -> vec4<u32> {
 // f32 bits of four codes of E4M3.
 fn decode_e4m3(code: vec4<u32>) -> vec4<u32> {
     let magnitude = code & vec4<u32>(127u);
-    let sign = select(vec4<u32>(0u), vec4<u32>(0x80000000u), (code & vec4<u32>(128u)) != vec4<u32>(0u));
-    let exponent = magnitude >> vec4<u32>(3u);
-    let mantissa = magnitude & vec4<u32>(7u);
-    let normal = ((exponent + vec4<u32>(120u)) << vec4<u32>(23u)) | (mantissa << vec4<u32>(20u));
-    // A subnormal is its mantissa, counted in quanta: normalised by its leading bit.
-    let lead = firstLeadingBit(mantissa | vec4<u32>(1u)) & vec4<u32>(31u);
-    let shifted = (mantissa << (vec4<u32>(23u) - lead)) & vec4<u32>(0x7fffffu);
-    let small = ((lead + vec4<u32>(118u)) << vec4<u32>(23u)) | shifted;
-    var bits = select(normal, select(small, vec4<u32>(0u), mantissa == vec4<u32>(0u)), exponent == vec4<u32>(0u));
+    let sign = (code << vec4<u32>(24u)) & vec4<u32>(0x80000000u);
+    let normal = (magnitude << vec4<u32>(20u)) + vec4<u32>(1006632960u);
+    // A subnormal: with the leading one that it does not have, less that. All three are normal in
+    // f32 and the difference is exact, so nothing is rounded or flushed.
+    let small = bitcast<vec4<u32>>(bitcast<vec4<f32>>(normal + vec4<u32>(0x800000u)) - vec4<f32>(0.015625f));
+    var bits = select(normal, small, magnitude < vec4<u32>(8u));
     bits = select(bits, vec4<u32>(0x7fc00000u), magnitude > vec4<u32>(126u));
     return sign | bits;
 }
@@ -89,16 +86,16 @@ fn encode_bf16_even(bits: vec4<u32>) -> vec4<u32> {
     code = select(code, vec4<u32>(0x7fc0u), magnitude > vec4<u32>(0x7f800000u));
     return code | sign;
 }
-// Codes of E4M3, rounded to nearest-even; f32 subnormals are far below half its quantum.
+// Codes of E4M3, rounded to nearest-even.
 fn encode_e4m3_even(bits: vec4<u32>) -> vec4<u32> {
     let magnitude = bits & vec4<u32>(0x7fffffffu);
-    let exponent = magnitude >> vec4<u32>(23u);
-    let significand = (magnitude & vec4<u32>(0x7fffffu)) | vec4<u32>(0x800000u);
-    let top = max(exponent, vec4<u32>(121u));
-    let dropped = min(top - exponent + vec4<u32>(20u), vec4<u32>(26u));
-    let odd = (significand >> dropped) & vec4<u32>(1u);
-    let half = (vec4<u32>(1u) << (dropped - vec4<u32>(1u))) - vec4<u32>(1u);
-    let rounded = ((top - vec4<u32>(121u)) << vec4<u32>(3u)) + ((significand + half + odd) >> dropped);
+    let odd = (magnitude >> vec4<u32>(20u)) & vec4<u32>(1u);
+    let normal = ((magnitude + vec4<u32>(524287u) + odd) >> vec4<u32>(20u)) - vec4<u32>(960u);
+    // Below the smallest normal number: counted in quanta, a product by a power of two. An f32
+    // subnormal, which may be flushed, is far below half a quantum.
+    let quanta = min(bitcast<vec4<f32>>(magnitude), vec4<f32>(0.015625f)) * 512.0f;
+    let small = vec4<u32>(round(quanta));
+    let rounded = select(normal, small, magnitude < vec4<u32>(1015021568u));
     var code = min(rounded, vec4<u32>(126u));
     code = select(code, vec4<u32>(127u), magnitude > vec4<u32>(0x7f800000u));
     return code | ((bits >> vec4<u32>(24u)) & vec4<u32>(128u));

@@ -19,20 +19,25 @@ pub struct Options {
     /// No features and no limits beyond those that every WebGPU device has: what a browser may
     /// offer.
     pub portable: bool,
+    /// No cooperative matrices, even where the device has them.
+    pub without_matrices: bool,
     /// Buffers of at most this many bytes, for tests of tensors that do not fit into one binding.
     pub segment_bytes: Option<usize>,
     /// Tiles of products, for benchmarks.
     pub tuning: Tuning,
 }
 
-/// Tiles of products in place of those chosen by size.
+/// Tiles of products, and kernels of attention, in place of those chosen by size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tuning {
     /// On cooperative matrices: rows and columns of a workgroup, of a subgroup, elements of the
-    /// inner axis, stages.
-    pub matrices: Option<[usize; 6]>,
-    /// On the vector units: rows and columns of a workgroup, of a thread.
-    pub vectors: Option<[usize; 4]>,
+    /// inner axis, stages, whether F16 is read as such (1) or as words.
+    pub matrices: Option<[usize; 7]>,
+    /// On the vector units: rows and columns of a workgroup, of a thread, elements of the inner
+    /// axis, stages, threads of a subgroup in a row.
+    pub vectors: Option<[usize; 7]>,
+    /// The gradient of attention runs as its decomposition while its logits take no more than this.
+    pub logits_bytes: Option<usize>,
 }
 
 /// Runs programs through wgpu. Clones share the device.
@@ -68,27 +73,31 @@ impl WgpuBackend {
         let most = gpu.segment_bytes();
         let wanted = options.segment_bytes.unwrap_or(most).next_multiple_of(256);
         let backend = Self { gpu, segment_bytes: wanted.min(most), tuning: options.tuning };
-        backend.settle_matrices();
-        Ok(backend)
+        match backend.matrices_fail() {
+            None => Ok(backend),
+            Some(reason) => {
+                tracing::warn!(reason, "cooperative matrices failed their check and are not used");
+                // A driver that fails over a shader takes the device with it.
+                Self::with(&Options { without_matrices: true, ..options.clone() })
+            }
+        }
     }
 
-    /// Gives up cooperative matrices if they fail their check.
-    fn settle_matrices(&self) {
-        if !self.gpu.abilities().matrices {
-            return;
+    /// Why cooperative matrices cannot be used although the device has them.
+    fn matrices_fail(&self) -> Option<String> {
+        if !self.gpu.abilities.matrices {
+            return None;
         }
-        let reason = match check::matrices_are_right(&self.gpu, self.segment_bytes) {
-            Ok(true) => return,
-            Ok(false) => "wrong products".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        tracing::warn!(reason, "cooperative matrices failed their check and are not used");
-        self.gpu.give_up_matrices();
+        match check::matrices_are_right(&self.gpu, self.segment_bytes) {
+            Ok(true) => None,
+            Ok(false) => Some("wrong products".to_owned()),
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     /// What the shaders use of the device, in words.
     pub fn abilities(&self) -> String {
-        self.gpu.abilities().describe()
+        self.gpu.abilities.describe()
     }
 
     /// The same device with other tiles.
@@ -117,6 +126,11 @@ impl Backend for WgpuBackend {
             memory_bytes: self.gpu.memory_bytes,
             deterministic: true,
         }
+    }
+
+    fn flushes_subnormals(&self) -> bool {
+        // A device that cannot say will fail where it is used.
+        check::subnormals_are_flushed(&self.gpu, self.segment_bytes).unwrap_or(false)
     }
 
     fn supports(&self, op: &Op, inputs: &[DType], output: DType) -> Support {

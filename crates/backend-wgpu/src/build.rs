@@ -8,7 +8,7 @@ use crate::gpu::Abilities;
 use crate::ir::{Entry, TensorId, Work};
 use crate::memory::Memory;
 use crate::shader::kernel::Kernel;
-use crate::shader::{element, matmul, matrices, reduce, rows, scatter};
+use crate::shader::{attention, element, matmul, matrices, reduce, rows, scatter};
 
 /// Generates the kernels.
 ///
@@ -54,8 +54,12 @@ pub(crate) fn kernels(
             Work::Rows(op) => {
                 kernels.push(rows::kernel(entry, memory, op, abilities.subgroup, name));
             }
+            Work::Attention(op) => {
+                kernels.push(attention::kernel(entry, memory, op, abilities, name));
+            }
             Work::Scatter(op) => {
                 kernels.push(scatter::order(entry, memory, op, name));
+                kernels.push(scatter::starts(entry, memory, op, name));
                 kernels.push(scatter::sum(entry, memory, op, name));
             }
         }
@@ -79,7 +83,7 @@ pub(crate) fn kernels(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lower::lower;
+    use crate::lower::{Bounds, lower};
     use crate::memory::{frame_bytes, place_slots, plan};
     use onesigma_format::{Conversion, Format};
     use onesigma_graph::{DType, Graph, Module, Op, Program, Role, SlotKind};
@@ -115,7 +119,8 @@ mod tests {
         let bytes: Vec<usize> =
             slots.iter().map(|slot| frame_bytes(slot.shape.numel(), slot.dtype)).collect();
         let (places, end) = place_slots(&bytes, 1 << 27);
-        let mut entry = lower(&program.entries()[0].graph, &program, 8).expect("core ops");
+        let bounds = Bounds { shared_bytes: 16_384, logits_bytes: 0 };
+        let mut entry = lower(&program.entries()[0].graph, &program, 8, bounds).expect("core ops");
         let memory = plan(&mut entry, &places, end, 1 << 27);
         let abilities = Abilities::default();
         let kernels = kernels(&entry, &memory, abilities, Tuning::default(), 8).expect("few slots");

@@ -11,16 +11,20 @@ use crate::backend::Tuning;
 use crate::engine::WgpuEngine;
 use crate::gpu::Gpu;
 
-/// Rows, columns and inner elements: more than one tile, and tiles that go beyond the result.
-const SIZES: [usize; 3] = [80, 96, 64];
+/// Rows, columns and inner elements: tiles that go beyond the result, and tiles that do not.
+const SIZES: [[usize; 3]; 2] = [[80, 96, 64], [128, 64, 32]];
 
-/// A small integer that depends on row and column.
-fn integer(row: usize, column: usize) -> f32 {
-    ((row * 7 + column * 3) % 13) as f32 - 6.0
+/// A small integer that depends on row and column; NaN in one place of each operand if asked for.
+fn integer(row: usize, column: usize, nan: bool) -> f32 {
+    match nan && (row, column) == (13, 21) {
+        true => f32::NAN,
+        false => ((row * 7 + column * 3) % 13) as f32 - 6.0,
+    }
 }
 
 /// Products of small integers, which are exact, with each operand as it is and transposed, in F16
-/// and E4M3.
+/// and E4M3; in the second size there are NaN, and the left ones are counted in the smallest
+/// subnormal number.
 ///
 /// # Errors
 /// Those of the engine.
@@ -29,35 +33,60 @@ pub(crate) fn matrices_are_right(gpu: &Arc<Gpu>, segment: usize) -> Result<bool>
         for (transpose_left, transpose_right) in
             [(false, false), (false, true), (true, false), (true, true)]
         {
-            if !product_is_right(gpu, segment, format, transpose_left, transpose_right)? {
-                return Ok(false);
+            for (sizes, unit) in SIZES.into_iter().zip([1.0, format.min_subnormal() as f32]) {
+                let transposed = (transpose_left, transpose_right);
+                if !product_is_right(gpu, segment, format, transposed, sizes, unit)? {
+                    return Ok(false);
+                }
             }
         }
     }
     Ok(true)
 }
 
+/// Whether a product of a subnormal number is 0.
+///
+/// # Errors
+/// Those of the engine.
+pub(crate) fn subnormals_are_flushed(gpu: &Arc<Gpu>, segment: usize) -> Result<bool> {
+    let mut module = Module::new();
+    let x = module.slot("x", SlotKind::State, [4], DType::F32, Role::Activation)?;
+    let mut graph = onesigma_graph::Graph::new();
+    let read = module.read(&mut graph, x);
+    let larger = graph.map(&[read], |x| x[0].clone() * 2f64.powi(60))?.one()?;
+    graph.write(x, larger);
+    module.entry("main", graph)?;
+    let program = Program::new(module)?;
+    let mut engine = WgpuEngine::new(&program, Arc::clone(gpu), segment, Tuning::default())?;
+    engine.write(x, &2f32.powi(-140).to_le_bytes().repeat(4))?;
+    engine.run(EntryId::new(0), 1)?;
+    let mut found = [0; 16];
+    engine.read(x, &mut found)?;
+    Ok(found == [0; 16])
+}
+
 fn product_is_right(
     gpu: &Arc<Gpu>,
     segment: usize,
     format: Format,
-    transpose_left: bool,
-    transpose_right: bool,
+    (transpose_left, transpose_right): (bool, bool),
+    [m, n, k]: [usize; 3],
+    unit: f32,
 ) -> Result<bool> {
-    let [m, n, k] = SIZES;
-    let codes = |rows: usize, columns: usize, transposed: bool| {
+    let nan = unit != 1.0;
+    let codes = |rows: usize, columns: usize, transposed: bool, unit: f32| {
         let (outer, inner) = if transposed { (columns, rows) } else { (rows, columns) };
         let mut codes = Vec::new();
         for i in 0..outer {
             for j in 0..inner {
-                let value = if transposed { integer(j, i) } else { integer(i, j) };
-                let code = onesigma_format::encode(value, format, Conversion::SATURATE, 0);
+                let value = if transposed { integer(j, i, nan) } else { integer(i, j, nan) };
+                let code = onesigma_format::encode(unit * value, format, Conversion::SATURATE, 0);
                 codes.extend_from_slice(&code.to_le_bytes()[..format.bytes()]);
             }
         }
         (vec![outer, inner], codes)
     };
-    let (left, right) = (codes(m, k, transpose_left), codes(k, n, transpose_right));
+    let (left, right) = (codes(m, k, transpose_left, unit), codes(k, n, transpose_right, 1.0));
     let mut module = Module::new();
     let dtype = DType::Float(format);
     let role = Role::Activation;
@@ -79,9 +108,13 @@ fn product_is_right(
     engine.read(z, &mut found)?;
     let found =
         found.as_chunks().0.iter().map(|word| decode(u32::from_le_bytes(*word), Format::F32));
-    let exact = (0..m * n)
-        .map(|at| (0..k).map(|inner| integer(at / n, inner) * integer(inner, at % n)).sum::<f32>());
-    Ok(found.eq(exact))
+    let exact = (0..m * n).map(|at| {
+        let terms = (0..k).map(|inner| integer(at / n, inner, nan) * integer(inner, at % n, nan));
+        unit * terms.sum::<f32>()
+    });
+    // The second pattern has NaN in row 13 and column 21.
+    let mut pairs = found.zip(exact);
+    Ok(pairs.all(|(found, exact)| found == exact || (found.is_nan() && exact.is_nan())))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! An adapter of wgpu, opened: device, queue, limits, and the pipelines made so far.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use onesigma_backend::{Error, Result};
@@ -13,6 +13,7 @@ use wgpu::{
 
 use crate::NAME;
 use crate::backend::Options;
+use crate::shader::kernel::Kernel;
 
 /// What the shaders can use.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -25,6 +26,8 @@ pub(crate) struct Abilities {
     pub matrices: bool,
     /// Times of kernels.
     pub timestamps: bool,
+    /// Bytes of memory that a workgroup shares.
+    pub shared_bytes: usize,
 }
 
 impl Abilities {
@@ -54,9 +57,7 @@ pub(crate) struct Gpu {
     pub device: Device,
     pub queue: Queue,
     pub limits: Limits,
-    abilities: Abilities,
-    /// Cooperative matrices failed their check.
-    without_matrices: AtomicBool,
+    pub abilities: Abilities,
     pub description: String,
     /// Of software adapters: the memory of the machine. WebGPU does not tell that of others.
     pub memory_bytes: Option<u64>,
@@ -145,7 +146,10 @@ impl Gpu {
         let wanted = Features::SHADER_F16
             | Features::SUBGROUP
             | Features::TIMESTAMP_QUERY
-            | Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            | match options.without_matrices {
+                true => Features::empty(),
+                false => Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+            };
         let features = offered & wanted;
         let limits = match options.portable {
             true => Limits { ..Limits::default() },
@@ -177,6 +181,7 @@ impl Gpu {
                 .then_some(info.subgroup_min_size),
             matrices: matrices && features.contains(Features::SHADER_F16),
             timestamps: features.contains(Features::TIMESTAMP_QUERY),
+            shared_bytes: limits.max_compute_workgroup_storage_size as usize,
         };
         let failure: Arc<Mutex<Option<String>>> = Arc::default();
         let note = |what: &'static str| {
@@ -195,23 +200,11 @@ impl Gpu {
             queue,
             limits,
             abilities,
-            without_matrices: AtomicBool::new(false),
             description: describe(&adapter),
             memory_bytes: (info.device_type == DeviceType::Cpu).then(host_memory).flatten(),
             failure,
             pipelines: Mutex::default(),
         })
-    }
-
-    /// What the shaders can use.
-    pub(crate) fn abilities(&self) -> Abilities {
-        let given_up = self.without_matrices.load(Ordering::Relaxed);
-        Abilities { matrices: self.abilities.matrices && !given_up, ..self.abilities }
-    }
-
-    /// Programs compiled from now on use no cooperative matrices.
-    pub(crate) fn give_up_matrices(&self) {
-        self.without_matrices.store(true, Ordering::Relaxed);
     }
 
     /// Bytes of one buffer of the memory: the most that a binding takes.
@@ -330,6 +323,42 @@ impl Gpu {
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         pipelines.insert(source.to_owned(), made.clone());
         Ok(made)
+    }
+
+    /// Makes the pipelines of all kernels, on all processors: drivers take their time over shaders.
+    ///
+    /// # Errors
+    /// As [`pipeline`](Self::pipeline).
+    pub(crate) fn prepare<'a>(&self, kernels: impl Iterator<Item = &'a Kernel>) -> Result<()> {
+        let mut known = HashSet::new();
+        let pending: Vec<&Kernel> =
+            kernels.filter(|kernel| known.insert(kernel.source.as_str())).collect();
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<()> {
+            while let Some(kernel) = pending.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.pipeline(&kernel.source, kernel.bindings.len(), &kernel.label)?;
+            }
+            Ok(())
+        };
+        // A browser has one thread for what it draws with.
+        #[cfg(target_family = "wasm")]
+        return work();
+        #[cfg(not(target_family = "wasm"))]
+        {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            if threads == 1 || pending.len() < 2 {
+                return work();
+            }
+            std::thread::scope(|scope| {
+                let workers: Vec<_> =
+                    (0..threads.min(pending.len())).map(|_| scope.spawn(work)).collect();
+                // A worker's panic goes on here.
+                workers.into_iter().try_for_each(|worker| match worker.join() {
+                    Ok(result) => result,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                })
+            })
+        }
     }
 
     /// Waits for a submission, or for all.

@@ -182,6 +182,42 @@ pub(crate) struct Rows {
     pub statistics: Vec<TensorId>,
 }
 
+/// What of attention is worked out.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum AttentionKind {
+    /// The output, and the log-sum-exp of the logits with its scale.
+    Forward { out: (Rounded, TensorId), lse: (f64, TensorId) },
+    /// The gradient for queries; `along` is `sum(dy y)` of each row of the output, unscaled.
+    QueryGrad { dy: TensorId, lse: TensorId, along: TensorId, out: (Rounded, TensorId) },
+    /// The gradients for keys and values.
+    KeyGrad {
+        dy: TensorId,
+        lse: TensorId,
+        along: TensorId,
+        dk: (Rounded, TensorId),
+        dv: (Rounded, TensorId),
+    },
+}
+
+/// Attention or a gradient of it, in one kernel.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Attention {
+    pub batch: usize,
+    pub queries: usize,
+    pub keys: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    /// Size of a head.
+    pub width: usize,
+    pub causal: bool,
+    pub scale: f64,
+    pub q: TensorId,
+    pub k: TensorId,
+    pub v: TensorId,
+    pub mask: Option<TensorId>,
+    pub kind: AttentionKind,
+}
+
 /// Rows of updates summed into the rows of a table.
 #[derive(Clone, Debug)]
 pub(crate) struct Scatter {
@@ -193,6 +229,8 @@ pub(crate) struct Scatter {
     /// Ids in order, and the positions they come from.
     pub sorted: TensorId,
     pub order: TensorId,
+    /// Where the updates of each row begin in that order, and the end of the last.
+    pub starts: TensorId,
     pub alpha: f64,
     pub out: TensorId,
 }
@@ -205,6 +243,7 @@ pub(crate) enum Work {
     Reduce(Reduction, usize),
     Product(Product),
     Rows(Rows),
+    Attention(Attention),
     Scatter(Scatter),
 }
 
@@ -230,6 +269,16 @@ impl Work {
             Self::Reduce(op, _) => op.operands.iter().map(|(tensor, _)| *tensor).collect(),
             Self::Product(op) => vec![op.left, op.right],
             Self::Rows(op) => op.operands.clone(),
+            Self::Attention(op) => {
+                let mut reads = vec![op.q, op.k, op.v];
+                reads.extend(op.mask);
+                if let AttentionKind::QueryGrad { dy, lse, along, .. }
+                | AttentionKind::KeyGrad { dy, lse, along, .. } = op.kind
+                {
+                    reads.extend([dy, lse, along]);
+                }
+                reads
+            }
             Self::Scatter(op) => vec![op.updates, op.ids],
         };
         reads.sort_unstable();
@@ -244,7 +293,12 @@ impl Work {
             Self::Reduce(op, _) => vec![op.out],
             Self::Product(op) => vec![op.out],
             Self::Rows(op) => op.out.iter().chain(&op.statistics).copied().collect(),
-            Self::Scatter(op) => vec![op.sorted, op.order, op.out],
+            Self::Attention(op) => match op.kind {
+                AttentionKind::Forward { out, lse } => vec![out.1, lse.1],
+                AttentionKind::QueryGrad { out, .. } => vec![out.1],
+                AttentionKind::KeyGrad { dk, dv, .. } => vec![dk.1, dv.1],
+            },
+            Self::Scatter(op) => vec![op.sorted, op.order, op.starts, op.out],
         }
     }
 

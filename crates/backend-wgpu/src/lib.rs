@@ -20,6 +20,8 @@ mod engine;
 mod fuse;
 mod gpu;
 mod ir;
+#[cfg(test)]
+mod lost;
 mod lower;
 mod memory;
 mod shader;

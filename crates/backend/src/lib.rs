@@ -72,6 +72,12 @@ pub trait Backend {
     /// Whether an op runs with operands of types `inputs` and results of type `output`.
     fn supports(&self, op: &Op, inputs: &[DType], output: DType) -> Support;
 
+    /// Whether f32 arithmetic takes subnormal operands for 0, as shading languages allow devices to.
+    /// The conformance suite then also accepts what follows from that.
+    fn flushes_subnormals(&self) -> bool {
+        false
+    }
+
     /// What the device can do at most, measured now in a fraction of a second: the limit that
     /// profiles compare with. `None` where nothing measures it.
     fn limits(&self) -> Option<Device> {

@@ -144,11 +144,17 @@ impl Sources {
         newest
     }
 
-    /// Steps by device and model, in the order they were found.
+    /// Steps by device, model and file, in the order they were found: what was not measured in one
+    /// run is not compared.
     pub fn groups(&self) -> Vec<(String, Vec<&Step>)> {
         let mut groups: Vec<(String, Vec<&Step>)> = Vec::new();
         for step in &self.steps {
-            let name = format!("{}, {}", step.device, step.model);
+            let mut name = format!("{}, {}", step.device, step.model);
+            let other = |one: &&Step| one.source != step.source;
+            if groups.iter().any(|(own, steps)| *own == name && steps.iter().any(other)) {
+                let file = Path::new(&step.source).file_stem().unwrap_or_default();
+                name = format!("{name} ({})", file.to_string_lossy());
+            }
             match groups.iter_mut().find(|(other, _)| *other == name) {
                 Some((_, steps)) => steps.push(step),
                 None => groups.push((name, vec![step])),

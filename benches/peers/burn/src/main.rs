@@ -1,9 +1,11 @@
-//! The benchmark's GPT, trained by burn on its own CPU backend (burn-flex) in f32.
+//! The benchmark's GPT, trained by burn: on its own CPU backend (burn-flex) in f32, or, built with
+//! the feature `vulkan`, on a GPU through wgpu in f32 or (`--float f16`) in F16, with fusion and
+//! autotuning on.
 
 #[path = "../../serve.rs"]
 mod serve;
 
-use burn::backend::{Autodiff, Flex};
+use burn::backend::Autodiff;
 use burn::module::{Module, Param};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::{
@@ -13,7 +15,7 @@ use burn::optim::{AdamWConfig, GradientsParams, Optimizer};
 use burn::tensor::backend::Backend;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Distribution, Int, Tensor, TensorData, activation};
+use burn::tensor::{Distribution, ElementConversion, Int, Tensor, TensorData, activation};
 use serve::Sizes;
 
 #[derive(Module, Debug)]
@@ -86,16 +88,14 @@ impl<B: Backend> Gpt<B> {
     }
 }
 
-fn main() {
-    type B = Autodiff<Flex>;
-    let sizes = serve::sizes();
-    rayon::ThreadPoolBuilder::new().num_threads(sizes.threads).build_global().expect("first use");
-    let device = Default::default();
-    let mut model = Some(Gpt::<B>::new(&sizes, &device));
+/// Serves training steps on a backend.
+fn serve_on<B: burn::tensor::backend::AutodiffBackend>(name: &str, sizes: &Sizes) {
+    let device = B::Device::default();
+    let mut model = Some(Gpt::<B>::new(sizes, &device));
     let mut optimiser = AdamWConfig::new().init();
     let window = |shift: usize| -> Vec<i64> {
         (0..sizes.batch * sizes.seq)
-            .map(|i| serve::token(&sizes, i / sizes.seq, i % sizes.seq + shift).into())
+            .map(|i| serve::token(sizes, i / sizes.seq, i % sizes.seq + shift).into())
             .collect()
     };
     let tokens = |shift: usize| {
@@ -104,12 +104,32 @@ fn main() {
     };
     let (ids, targets) = (tokens(0), tokens(1).flatten::<1>(0, 1));
     let entropy = CrossEntropyLossConfig::new().init(&device);
-    serve::serve("burn-flex", "0.21", sizes.threads, || {
+    serve::serve(name, "0.21", sizes.threads, || {
         let current = model.take().expect("put back below");
         let logits: Tensor<B, 2> = current.forward(ids.clone()).flatten(0, 1);
         let loss = entropy.forward(logits, targets.clone());
         let gradients = GradientsParams::from_grads(loss.backward(), &current);
         model = Some(optimiser.step(1e-3, current, gradients));
-        f64::from(loss.into_scalar())
+        // Reading the loss waits for the forward pass, `sync` for the rest.
+        let loss = loss.into_scalar().elem::<f64>();
+        B::sync(&device).expect("the device answers");
+        loss
     });
+}
+
+#[cfg(not(feature = "vulkan"))]
+fn main() {
+    let sizes = serve::sizes();
+    rayon::ThreadPoolBuilder::new().num_threads(sizes.threads).build_global().expect("first use");
+    serve_on::<Autodiff<burn::backend::Flex>>("burn-flex", &sizes);
+}
+
+#[cfg(feature = "vulkan")]
+fn main() {
+    use burn::backend::Vulkan;
+    let sizes = serve::sizes();
+    match std::env::args().any(|argument| argument == "f16") {
+        true => serve_on::<Autodiff<Vulkan<burn::tensor::f16>>>("burn-wgpu F16", &sizes),
+        false => serve_on::<Autodiff<Vulkan<f32>>>("burn-wgpu F32", &sizes),
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use onesigma_format::{Conversion, Format, Overflow, Rounding, Specials};
 use onesigma_graph::DType;
 
-use super::fill;
+use super::{fill, scalar_literal};
 
 const PACK: &str = include_str!("../wgsl/pack.wgsl");
 const PHILOX: &str = include_str!("../wgsl/philox.wgsl");
@@ -81,6 +81,15 @@ impl Library {
         let name = name_of(format);
         self.functions.insert((2, format!("decode_{name}")), decode(format, &name));
         format!("decode_{name}({codes})")
+    }
+
+    /// As [`encoded`](Self::encoded) for values of another type that [`embeds`] in this one.
+    pub(crate) fn embedded(&mut self, format: Format, how: Conversion, bits: &str) -> String {
+        let name = format!("{}_exact_{}", name_of(format), rule_name(how));
+        let over = overflow_code(format, how);
+        self.functions
+            .insert((2, format!("encode_{name}")), encode_near(format, over, &name, true));
+        format!("encode_{name}({bits})")
     }
 
     /// Codes of the f32 values whose bits are `bits`; `random` holds the random bits of a
@@ -196,21 +205,39 @@ fn decode(format: Format, name: &str) -> String {
             ("format", format.to_string()),
             ("name", name.to_owned()),
             ("magnitude", (sign_bit(format) - 1).to_string()),
-            ("sign", sign_bit(format).to_string()),
-            ("p", p.to_string()),
-            ("mantissa", ((1_u32 << p) - 1).to_string()),
-            ("rebias", ((127 - format.bias()) as u32).to_string()),
+            ("to_sign", (32 - format.bits()).to_string()),
             ("widen", (23 - p).to_string()),
-            ("quantum", quantum.to_string()),
+            ("rebias", (((127 - format.bias()) as u32) << 23).to_string()),
+            ("min_normal", scalar_literal(2f64.powi(min_exponent(format)))),
+            ("first_normal", (1_u32 << p).to_string()),
             ("specials", specials),
         ],
     )
 }
 
+/// What a magnitude beyond the largest becomes.
+fn overflow_code(format: Format, how: Conversion) -> u32 {
+    let special = how.overflow == Overflow::Special && format.has_nan();
+    if special { format.max_code() + 1 } else { format.max_code() }
+}
+
+/// Whether every value of `from` is one of `to`, and none but 0 below its smallest normal number.
+pub(crate) fn embeds(from: DType, to: DType) -> bool {
+    let float = |dtype: DType| {
+        dtype.format().filter(|format| {
+            !format.is_f32() && !matches!(format.specials(), Specials::Scale | Specials::Integer)
+        })
+    };
+    let (Some(from), Some(to)) = (float(from), float(to)) else { return false };
+    from.mantissa_bits() <= to.mantissa_bits()
+        && from.max() <= to.max()
+        && from.min_subnormal() >= to.min_normal()
+}
+
 fn encode(format: Format, how: Conversion, name: &str) -> String {
     let special = how.overflow == Overflow::Special;
     let max = format.max_code();
-    let over = if special && format.has_nan() { max + 1 } else { max };
+    let over = overflow_code(format, how);
     if format == Format::BF16 && how.rounding == Rounding::NearestEven {
         return fill(
             include_str!("../wgsl/encode_bf16.wgsl"),
@@ -219,7 +246,7 @@ fn encode(format: Format, how: Conversion, name: &str) -> String {
     }
     let is_float = !matches!(format.specials(), Specials::Scale | Specials::Integer);
     if how.rounding == Rounding::NearestEven && is_float && quantum_exponent(format) > -120 {
-        return encode_near(format, over, name);
+        return encode_near(format, over, name, false);
     }
     let scale = format.specials() == Specials::Scale;
     let round = match how.rounding {
@@ -307,7 +334,7 @@ fn nan_line(format: Format) -> String {
     format!("code = select(code, {code}, magnitude > {WORDS}(0x7f800000u));")
 }
 
-fn encode_near(format: Format, over: u32, name: &str) -> String {
+fn encode_near(format: Format, over: u32, name: &str, exact: bool) -> String {
     let overflow = format!("min(rounded, {WORDS}({over}u))");
     let mut specials = String::new();
     let sign = sign_bit(format);
@@ -336,15 +363,23 @@ fn encode_near(format: Format, over: u32, name: &str) -> String {
             }
         }
     }
-    // Far above the largest code nothing may wrap: exponents are below 256.
+    let template = match exact {
+        true => include_str!("../wgsl/encode_exact.wgsl"),
+        false => include_str!("../wgsl/encode_near.wgsl"),
+    };
+    let (p, narrow) = (format.mantissa_bits(), 23 - format.mantissa_bits());
+    let min_normal = 2f64.powi(min_exponent(format));
     fill(
-        include_str!("../wgsl/encode_near.wgsl"),
+        template,
         &[
             ("format", format.to_string()),
             ("name", name.to_owned()),
-            ("minimum", ((min_exponent(format) + 127) as u32).to_string()),
-            ("p", format.mantissa_bits().to_string()),
-            ("narrow", (23 - format.mantissa_bits()).to_string()),
+            ("narrow", narrow.to_string()),
+            ("below_half", ((1_u32 << (narrow - 1)) - 1).to_string()),
+            ("rebias", (((127 - format.bias()) as u32) << p).to_string()),
+            ("min_normal", scalar_literal(min_normal)),
+            ("min_normal_bits", (min_normal as f32).to_bits().to_string()),
+            ("per_quantum", scalar_literal(2f64.powi(-quantum_exponent(format)))),
             ("overflow", overflow),
             ("specials", specials),
         ],

@@ -131,8 +131,14 @@ fn emit(
             };
             let value = expression::emit(body, expr, &format!("t{n}_"), &names, index);
             // An operand as it is: its bits, past any arithmetic.
-            let bits = names.contains(&value).then(|| format!("{value}_bits"));
-            builder.round(body, &element.result, &value, bits.as_deref(), "quad", name);
+            match names.iter().position(|name| *name == value) {
+                Some(at) if element.result.alpha == 1.0 => {
+                    let from = builder.dtype(element.operands[at].tensor);
+                    let bits = format!("{value}_bits");
+                    builder.convert(body, &element.result, &bits, from, "quad", name);
+                }
+                _ => builder.round(body, &element.result, &value, None, "quad", name),
+            }
         }
         Compute::Copy => {
             let from = operand_name(&element.operands[0]);

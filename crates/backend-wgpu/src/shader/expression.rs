@@ -73,7 +73,7 @@ fn binary(op: BinaryOp, a: &str, b: &str) -> Option<String> {
         BinaryOp::Add => format!("{a} + {b}"),
         BinaryOp::Sub => format!("{a} - {b}"),
         BinaryOp::Mul => format!("{a} * {b}"),
-        BinaryOp::Div => format!("{a} / {b}"),
+        BinaryOp::Div => format!("quotient({a}, {b})"),
         BinaryOp::Min => format!("minimum({a}, {b})"),
         BinaryOp::Max => format!("maximum({a}, {b})"),
         BinaryOp::Less => format!("less({a}, {b})"),

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use onesigma_graph::DType;
 
-use super::codec::{Library, random_bits};
+use super::codec::{Library, embeds, random_bits};
 use super::prune::prune;
 use crate::ir::{Access, Entry, Operand, Rounded, TensorId};
 use crate::memory::Memory;
@@ -35,7 +35,6 @@ pub(crate) struct Builder<'a> {
     pub library: Library,
     /// Tensor and element type of each binding.
     bound: Vec<(TensorId, String)>,
-    needs_f16: bool,
 }
 
 /// The type of a quad of elements.
@@ -50,7 +49,7 @@ fn unit(dtype: DType) -> &'static str {
 impl<'a> Builder<'a> {
     pub(crate) fn new(entry: &'a Entry, memory: &'a Memory) -> Self {
         let library = Library::default();
-        Self { entry, memory, library, bound: Vec::new(), needs_f16: false }
+        Self { entry, memory, library, bound: Vec::new() }
     }
 
     pub(crate) fn dtype(&self, tensor: TensorId) -> DType {
@@ -64,19 +63,24 @@ impl<'a> Builder<'a> {
 
     fn bind_as(&mut self, tensor: TensorId, unit: &str) -> usize {
         let place = self.memory.place(tensor);
-        let known = self.bound.iter().position(|(other, own)| {
-            *other == tensor || (self.memory.place(*other) == place && own == unit)
-        });
+        let known = self
+            .bound
+            .iter()
+            .position(|(other, own)| self.memory.place(*other) == place && own == unit);
         known.unwrap_or_else(|| {
             self.bound.push((tensor, unit.to_owned()));
             self.bound.len() - 1
         })
     }
 
-    /// As [`bind`](Self::bind), for tensors in F16 that are read as such.
-    pub(crate) fn bind_halves(&mut self, tensor: TensorId) -> usize {
-        self.needs_f16 = true;
-        self.bind_as(tensor, "vec4<f16>")
+    /// As [`bind`](Self::bind), in other units than quads of elements: `x{n}_load` gives the n-th.
+    pub(crate) fn bind_chunks(&mut self, tensor: TensorId, unit: &str) -> usize {
+        self.bind_as(tensor, unit)
+    }
+
+    /// Whether a tensor lies in one binding.
+    pub(crate) fn is_whole(&self, tensor: TensorId) -> bool {
+        self.memory.segments(self.entry.tensors[tensor].bytes()) == 1
     }
 
     /// As [`bind`](Self::bind), for tensors in F32 that are written word by word, by the function
@@ -204,6 +208,25 @@ impl<'a> Builder<'a> {
         let _ = writeln!(out, "    let {name} = bitcast<vec4<f32>>({name}_bits);");
     }
 
+    /// As [`round`](Self::round), for the `bits` of values of type `from` that are not scaled.
+    pub(crate) fn convert(
+        &mut self,
+        out: &mut String,
+        result: &Rounded,
+        bits: &str,
+        from: DType,
+        quad: &str,
+        name: &str,
+    ) {
+        let Some(format) = result.dtype.format().filter(|_| embeds(from, result.dtype)) else {
+            return self.round(out, result, "", Some(bits), quad, name);
+        };
+        let codes = self.library.embedded(format, result.how, bits);
+        let _ = writeln!(out, "    let {name}_codes = {codes};");
+        let _ = writeln!(out, "    let {name}_bits = {bits};");
+        let _ = writeln!(out, "    let {name} = bitcast<vec4<f32>>({name}_bits);");
+    }
+
     /// Random bits of the elements of a quad.
     pub(crate) fn draw(&mut self, bits: u32, stream: u32, quad: &str) -> String {
         self.library.philox();
@@ -240,7 +263,7 @@ impl<'a> Builder<'a> {
         directives: &str,
     ) -> Kernel {
         let mut source = String::new();
-        if self.needs_f16 || directives.contains("coop") {
+        if directives.contains("coop") {
             source.push_str("enable f16;\n");
         }
         source.push_str(directives);
@@ -259,11 +282,12 @@ impl<'a> Builder<'a> {
             }
             let unit_bytes = match unit.as_str() {
                 "u32" => 4,
-                "vec4<u32>" => 16,
-                _ => 8,
+                "vec2<u32>" => 8,
+                _ => 16,
             };
             let units = self.memory.segment_bytes() / unit_bytes;
-            let _ = write!(source, "{}", accessors(n, bytes, unit, segments, units));
+            let is_quad = unit == self::unit(self.dtype(*tensor));
+            let _ = write!(source, "{}", accessors(n, bytes, unit, is_quad, segments, units));
         }
         source.push_str(&self.library.text());
         source.push_str(body);
@@ -273,7 +297,14 @@ impl<'a> Builder<'a> {
 }
 
 /// Functions that read and write quads and elements of binding `n`.
-fn accessors(n: usize, bytes: usize, unit: &str, segments: usize, units: usize) -> String {
+fn accessors(
+    n: usize,
+    bytes: usize,
+    unit: &str,
+    is_quad: bool,
+    segments: usize,
+    units: usize,
+) -> String {
     let mut text = String::new();
     let at = |segment: usize, quad: &str| match segments {
         1 => format!("x{n}[{quad}]"),
@@ -289,10 +320,10 @@ fn accessors(n: usize, bytes: usize, unit: &str, segments: usize, units: usize) 
     };
     let load = cascade(&|segment| format!("return {};", at(segment, "q")));
     let _ = writeln!(text, "fn x{n}_load(q: u32) -> {unit} {{ {load} }}");
-    if unit == "vec4<f16>" {
+    if !is_quad && unit != "u32" {
         return text;
     }
-    if unit == "u32" && bytes == 4 {
+    if !is_quad {
         let put = cascade(&|segment| match segment + 1 == segments {
             true => format!("{} = w;", at(segment, "q")),
             false => format!("{} = w; return;", at(segment, "q")),

@@ -9,10 +9,8 @@ use crate::memory::Memory;
 
 const SMALL: &str = include_str!("../wgsl/matmul_small.wgsl");
 const TEMPLATE: &str = include_str!("../wgsl/matmul.wgsl");
-/// Elements of the inner axis that are staged at once.
-const BK: usize = 16;
 
-/// The shape of a tile: rows, columns, and of both those of one thread.
+/// The shape of a tile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Tile {
     /// Rows.
@@ -23,32 +21,47 @@ pub(crate) struct Tile {
     pub tm: usize,
     /// Columns of a thread, 4 or 8.
     pub tn: usize,
+    /// Elements of the inner axis that are staged at once: 8, 16 or 32.
+    pub bk: usize,
+    /// Stages in shared memory: 2 save a barrier.
+    pub stages: usize,
+    /// Threads of a subgroup that lie in a row: 8 make its part of the tile nearly square.
+    pub row: usize,
 }
 
-impl From<[usize; 4]> for Tile {
-    fn from([bm, bn, tm, tn]: [usize; 4]) -> Self {
-        Self { bm, bn, tm, tn }
+impl From<[usize; 7]> for Tile {
+    fn from([bm, bn, tm, tn, bk, stages, row]: [usize; 7]) -> Self {
+        Self { bm, bn, tm, tn, bk, stages, row }
     }
 }
 
 impl Tile {
-    const LARGE: Self = Self { bm: 128, bn: 128, tm: 8, tn: 8 };
-    const MIDDLE: Self = Self { bm: 64, bn: 64, tm: 4, tn: 4 };
-    const SMALL: Self = Self { bm: 32, bn: 32, tm: 4, tn: 4 };
+    const LARGE: Self = Self { bm: 128, bn: 128, tm: 8, tn: 8, bk: 16, stages: 1, row: 8 };
+    const WIDE: Self = Self { bm: 64, bn: 64, tm: 8, tn: 8, bk: 16, stages: 2, row: 8 };
+    const MIDDLE: Self = Self { bm: 64, bn: 64, tm: 4, tn: 4, bk: 16, stages: 1, row: 16 };
+    const SMALL: Self = Self { bm: 32, bn: 32, tm: 4, tn: 4, bk: 16, stages: 1, row: 8 };
 
     fn threads(self) -> usize {
         self.bm / self.tm * (self.bn / self.tn)
     }
+
+    fn across(self) -> usize {
+        self.bn / self.tn
+    }
 }
 
-/// The tile for a product: the largest of which there are enough.
+/// The tile for a product: the one that takes the least time on a device with so many cores, by the
+/// rates that tiles reach where there are enough of them (one H100, docs/results/wgpu).
 pub(crate) fn tile(op: &Product) -> Tile {
-    const ENOUGH: usize = 96;
-    let count = |tile: Tile| op.batch * op.m.div_ceil(tile.bm) * op.n.div_ceil(tile.bn);
-    [Tile::LARGE, Tile::MIDDLE]
-        .into_iter()
-        .find(|tile| count(*tile) >= ENOUGH)
-        .unwrap_or(if op.m.min(op.n) >= 64 { Tile::MIDDLE } else { Tile::SMALL })
+    const CORES: usize = 128;
+    let time = |tile: Tile, rate: f64| {
+        let tiles = op.batch * op.m.div_ceil(tile.bm) * op.n.div_ceil(tile.bn);
+        (tiles.div_ceil(CORES) * tile.bm * tile.bn) as f64 / rate
+    };
+    let known =
+        [(Tile::LARGE, 45.0), (Tile::WIDE, 38.0), (Tile::MIDDLE, 32.0), (Tile::SMALL, 16.0)];
+    let times = known.map(|(tile, rate)| (tile, time(tile, rate)));
+    times.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)).map_or(Tile::SMALL, |(tile, _)| tile)
 }
 
 /// Whether a product is too small for tiles to pay.
@@ -117,21 +130,26 @@ struct Stored {
     along_inner: bool,
     /// Name of the function that reads four neighbours of a row.
     name: &'static str,
+    /// Whether a tile can go beyond the operand.
+    ragged: bool,
 }
 
 /// The function that reads four neighbours; those outside are 0.
 fn reader(builder: &mut Builder<'_>, stored: &Stored) -> String {
-    let Stored { tensor, rows, columns, name, .. } = *stored;
+    let Stored { tensor, rows, columns, name, ragged, .. } = *stored;
     let x = builder.bind(tensor);
     let dtype = builder.dtype(tensor);
     let head = format!("fn {name}(batch: u32, row: u32, column: u32) -> vec4<f32> {{\n");
     let start = format!("batch * {}u + row * {columns}u + column", rows * columns);
     let body = if columns.is_multiple_of(4) {
         let bits = builder.library.decoded(dtype, &format!("x{x}_codes(({start}) / 4u)"));
-        format!(
-            "    if (row >= {rows}u || column >= {columns}u) {{ return vec4<f32>(0.0); }}\n    \
-             return bitcast<vec4<f32>>({bits});\n}}\n"
-        )
+        let guard = match ragged {
+            true => format!(
+                "    if (row >= {rows}u || column >= {columns}u) {{ return vec4<f32>(0.0); }}\n"
+            ),
+            false => String::new(),
+        };
+        format!("{guard}    return bitcast<vec4<f32>>({bits});\n}}\n")
     } else {
         let each: Vec<String> = (0..4)
             .map(|lane| {
@@ -151,45 +169,138 @@ fn reader(builder: &mut Builder<'_>, stored: &Stored) -> String {
     head + &body
 }
 
-/// Statement that fetches the block of thread `index` of a tile from inner element `k` on.
-fn fetch(stored: &Stored, extent: usize, index: &str, first: &str, k: &str) -> String {
-    let name = stored.name;
-    let inner = BK / 4;
-    match stored.along_inner {
-        true => format!(
-            "for (var j = 0u; j < 4u; j++) {{ block[j] = {name}(batch, {first} + 4u * ({index} / {inner}u) + j, {k} + 4u * ({index} % {inner}u)); }}"
-        ),
-        false => {
-            let quads = extent / 4;
-            format!(
-                "for (var j = 0u; j < 4u; j++) {{ block[j] = {name}(batch, {k} + 4u * ({index} / {quads}u) + j, {first} + 4u * ({index} % {quads}u)); }}"
-            )
+/// An operand's part of a tile: rows of the inner axis, each of `extent / 4` quads. Where quads run
+/// along the inner axis in memory, threads turn blocks of 4 x 4, and neighbours write to rows that
+/// are four apart: their quads are mixed by [`mix`](Self::mix), so that they lie in different banks.
+struct Part<'a> {
+    stored: &'a Stored,
+    extent: usize,
+    bk: usize,
+    first: &'static str,
+}
+
+impl Part<'_> {
+    fn blocks(&self) -> usize {
+        self.extent / 4 * (self.bk / 4)
+    }
+
+    fn quads(&self) -> usize {
+        self.extent / 4
+    }
+
+    /// What quads of inner rows `4 at ..` are mixed with, for one in eight banks.
+    fn mix(&self) -> usize {
+        if self.stored.along_inner { 8 / (self.bk / 4) } else { 0 }
+    }
+
+    /// Statements that fetch block `index` from inner element `k` on, into registers `{name}{0..4}`.
+    fn fetch(&self, index: &str, k: &str, name: &str) -> String {
+        let (reader, first) = (self.stored.name, self.first);
+        let each = (0..4).map(|j| match self.stored.along_inner {
+            true => {
+                let inner = self.bk / 4;
+                format!("{name}{j} = {reader}(batch, {first} + 4u * ({index} / {inner}u) + {j}u, {k} + 4u * ({index} % {inner}u));")
+            }
+            false => {
+                let quads = self.quads();
+                format!("{name}{j} = {reader}(batch, {k} + 4u * ({index} / {quads}u) + {j}u, {first} + 4u * ({index} % {quads}u));")
+            }
+        });
+        each.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Statements that put a block into its tile.
+    fn stage(&self, index: &str, offset: &str, name: &str) -> String {
+        let (quads, inner, tile) = (self.quads(), self.bk / 4, self.stored.name);
+        let (start, each): (String, [String; 4]) = match self.stored.along_inner {
+            true => (
+                format!(
+                    "{offset}4u * ({index} % {inner}u) * {quads}u + (({index} / {inner}u) ^ (({index} % {inner}u) * {}u))",
+                    self.mix()
+                ),
+                ["x", "y", "z", "w"].map(|lane| {
+                    format!(
+                        "vec4<f32>({name}0.{lane}, {name}1.{lane}, {name}2.{lane}, {name}3.{lane})"
+                    )
+                }),
+            ),
+            false => (
+                format!("{offset}4u * ({index} / {quads}u) * {quads}u + {index} % {quads}u"),
+                [0, 1, 2, 3].map(|j| format!("{name}{j}")),
+            ),
+        };
+        let mut text = format!("{{ let at = {start};");
+        for (j, value) in each.iter().enumerate() {
+            let _ = write!(text, " {tile}_tile[at + {}u] = {value};", j * quads);
         }
+        text + " }"
     }
 }
 
-/// Statement that puts a block into its tile, by rows of the inner axis.
-fn stage(stored: &Stored, extent: usize, index: &str, tile: &str) -> String {
-    let quads = extent / 4;
-    let inner = BK / 4;
-    match stored.along_inner {
-        true => format!(
-            "{{ let at = 4u * ({index} % {inner}u) * {quads}u + {index} / {inner}u; \
-             {tile}[at] = vec4<f32>(block[0].x, block[1].x, block[2].x, block[3].x); \
-             {tile}[at + {quads}u] = vec4<f32>(block[0].y, block[1].y, block[2].y, block[3].y); \
-             {tile}[at + {}u] = vec4<f32>(block[0].z, block[1].z, block[2].z, block[3].z); \
-             {tile}[at + {}u] = vec4<f32>(block[0].w, block[1].w, block[2].w, block[3].w); }}",
-            2 * quads,
-            3 * quads
-        ),
-        false => format!(
-            "{{ let at = 4u * ({index} / {quads}u) * {quads}u + {index} % {quads}u; \
-             {tile}[at] = block[0]; {tile}[at + {quads}u] = block[1]; \
-             {tile}[at + {}u] = block[2]; {tile}[at + {}u] = block[3]; }}",
-            2 * quads,
-            3 * quads
-        ),
+/// Text for the blocks that a thread moves: both operands' blocks are one row, of which thread `t`
+/// takes each of `t + n threads`.
+fn moved(
+    parts: &[Part<'_>; 2],
+    threads: usize,
+    indent: &str,
+    text: impl Fn(&Part<'_>, &str, usize) -> String,
+) -> String {
+    let [left, all] = [parts[0].blocks(), parts[0].blocks() + parts[1].blocks()];
+    let mut whole = String::new();
+    for n in 0..all.div_ceil(threads) {
+        let (start, end) = (n * threads, (n + 1) * threads);
+        let own = text(&parts[0], &format!("(thread + {start}u)"), n);
+        let other = match start >= left {
+            true => text(&parts[1], &format!("(thread + {}u)", start - left), n),
+            false => text(&parts[1], &format!("(thread - {}u)", left - start), n),
+        };
+        let (past_left, past_all) = (left.saturating_sub(start), all - start);
+        let line = match (end <= left, start >= left, end <= all) {
+            (true, ..) => own,
+            (_, true, true) => other,
+            (_, true, false) => format!("if (thread < {past_all}u) {{ {other} }}"),
+            (_, _, true) => {
+                format!("if (thread < {past_left}u) {{ {own} }} else {{ {other} }}")
+            }
+            _ => format!(
+                "if (thread < {past_left}u) {{ {own} }} else if (thread < {past_all}u) {{ {other} }}"
+            ),
+        };
+        let _ = writeln!(whole, "{indent}{line}");
     }
+    whole
+}
+
+/// Statements that multiply what is staged.
+fn multiply(tile: Tile, parts: &[Part<'_>; 2], offsets: [&str; 2]) -> String {
+    let Tile { tm, tn, bk, .. } = tile;
+    let mut text = String::new();
+    for inner in 0..bk {
+        let quad = |part: &Part<'_>, own: &str, at: usize, offset: &str| {
+            let mix = inner / 4 * part.mix();
+            let own = if mix == 0 { own.to_owned() } else { format!("({own} ^ {mix}u)") };
+            format!("{}_tile[{offset}{own} + {}u]", part.stored.name, inner * part.quads() + at)
+        };
+        for n in 0..tm / 4 {
+            let value = quad(&parts[0], "down", n * tile.bm / tm, offsets[0]);
+            let _ = writeln!(text, "        let a{inner}_{n} = {value};");
+        }
+        for n in 0..tn / 4 {
+            let value = quad(&parts[1], "across", n * tile.across(), offsets[1]);
+            let _ = writeln!(text, "        let b{inner}_{n} = {value};");
+        }
+        for row in 0..tm {
+            for n in 0..tn / 4 {
+                let lane = ["x", "y", "z", "w"][row % 4];
+                let _ = writeln!(
+                    text,
+                    "        sum{row}_{n} = fma(vec4<f32>(a{inner}_{}.{lane}), b{inner}_{n}, sum{row}_{n});",
+                    row / 4
+                );
+            }
+        }
+    }
+    text
 }
 
 /// The kernel. Where `n` is no multiple of four the result is F32.
@@ -201,15 +312,15 @@ pub(crate) fn kernel(
     label: &str,
 ) -> Kernel {
     let mut builder = Builder::new(entry, memory);
-    let Tile { bm, bn, tm, tn } = tile;
+    let Tile { bm, bn, tm, tn, bk, stages, row } = tile;
     let threads = tile.threads();
-    let across = bn / tn;
     let left = Stored {
         tensor: op.left,
         rows: if op.transpose_left { op.k } else { op.m },
         columns: if op.transpose_left { op.m } else { op.k },
         along_inner: !op.transpose_left,
         name: "left",
+        ragged: !op.m.is_multiple_of(bm) || !op.k.is_multiple_of(bk),
     };
     let right = Stored {
         tensor: op.right,
@@ -217,49 +328,34 @@ pub(crate) fn kernel(
         columns: if op.transpose_right { op.k } else { op.n },
         along_inner: op.transpose_right,
         name: "right",
+        ragged: !op.n.is_multiple_of(bn) || !op.k.is_multiple_of(bk),
     };
-    let (left_blocks, right_blocks) = (bm / 4 * (BK / 4), bn / 4 * (BK / 4));
-    let both = |text: &dyn Fn(&Stored, usize, &str, &str) -> String| {
-        format!(
-            "if (thread < {left_blocks}u) {{ {} }} else if (thread < {}u) {{ {} }}",
-            text(&left, bm, "thread", "first_row"),
-            left_blocks + right_blocks,
-            text(&right, bn, &format!("(thread - {left_blocks}u)"), "first_column")
-        )
+    let parts = [
+        Part { stored: &left, extent: bm, bk, first: "first_row" },
+        Part { stored: &right, extent: bn, bk, first: "first_column" },
+    ];
+    let sizes = [bk * bm / 4, bk * bn / 4];
+    let offsets = sizes.map(|size| match stages {
+        1 => String::new(),
+        _ => format!("((k / {bk}u) % {stages}u) * {size}u + "),
+    });
+    let is_left = |part: &Part<'_>| part.first == "first_row";
+    let fetch = |k: &str, indent: &str| {
+        moved(&parts, threads, indent, |part, index, n| part.fetch(index, k, &format!("block{n}_")))
     };
-    let fetch_at = |k: &'static str| {
-        both(&move |stored: &Stored, extent, index: &str, first: &str| {
-            fetch(stored, extent, index, first, k)
-        })
-    };
-    let staged = both(&|stored: &Stored, extent, index: &str, _: &str| {
-        stage(stored, extent, index, &format!("{}_tile", stored.name))
+    let stage = moved(&parts, threads, "        ", |part, index, n| {
+        let offset = if is_left(part) { &offsets[0] } else { &offsets[1] };
+        part.stage(index, offset, &format!("block{n}_"))
     });
     let mut accumulators = String::new();
-    let mut multiply = String::new();
-    let (row_quads, column_quads) = (tm / 4, tn / 4);
-    for quad in 0..row_quads {
-        let _ = writeln!(
-            multiply,
-            "            let a{quad} = left_tile[inner * {}u + down + {}u];",
-            bm / 4,
-            quad * bm / tm
-        );
-    }
-    for quad in 0..column_quads {
-        let _ = writeln!(
-            multiply,
-            "            let b{quad} = right_tile[inner * {}u + across + {}u];",
-            bn / 4,
-            quad * across
-        );
-    }
     for row in 0..tm {
-        for quad in 0..column_quads {
+        for quad in 0..tn / 4 {
             let _ = writeln!(accumulators, "    var sum{row}_{quad} = vec4<f32>(0.0);");
-            let lane = ["x", "y", "z", "w"][row % 4];
-            let _ =
-                writeln!(multiply, "            sum{row}_{quad} += a{}.{lane} * b{quad};", row / 4);
+        }
+    }
+    for n in 0..(parts[0].blocks() + parts[1].blocks()).div_ceil(threads) {
+        for j in 0..4 {
+            let _ = writeln!(accumulators, "    var block{n}_{j}: vec4<f32>;");
         }
     }
     let results = results(&mut builder, op, tile);
@@ -271,23 +367,27 @@ pub(crate) fn kernel(
         &[
             ("bm", bm.to_string()),
             ("bn", bn.to_string()),
-            ("bk", BK.to_string()),
+            ("bk", bk.to_string()),
             ("tm", tm.to_string()),
             ("tn", tn.to_string()),
-            ("left_quads", (BK * bm / 4).to_string()),
-            ("right_quads", (BK * bn / 4).to_string()),
+            ("left_quads", (stages * sizes[0]).to_string()),
+            ("right_quads", (stages * sizes[1]).to_string()),
             ("threads", threads.to_string()),
-            ("threads_across", across.to_string()),
+            ("row", row.to_string()),
+            ("rows_across", (tile.across() / row).to_string()),
+            ("column", (32 / row).to_string()),
             ("tiles", tiles.to_string()),
             ("column_tiles", column_tiles.to_string()),
             ("row_tiles", row_tiles.to_string()),
             ("batch_tiles", (row_tiles * column_tiles).to_string()),
+            ("band", (8 * column_tiles).to_string()),
             ("k", op.k.to_string()),
             ("accumulators", accumulators.trim_end().to_owned()),
-            ("fetch", fetch_at("0u")),
-            ("fetch_next", fetch_at("(k + 16u)")),
-            ("stage", staged),
-            ("multiply", multiply.trim_end().to_owned()),
+            ("fetch", fetch("0u", "    ").trim_end().to_owned()),
+            ("fetch_next", fetch(&format!("(k + {bk}u)"), "            ").trim_end().to_owned()),
+            ("stage", stage.trim_end().to_owned()),
+            ("multiply", multiply(tile, &parts, [&offsets[0], &offsets[1]]).trim_end().to_owned()),
+            ("after", if stages == 1 { "        workgroupBarrier();\n" } else { "" }.to_owned()),
             ("results", results.trim_end().to_owned()),
         ],
     );
@@ -296,8 +396,8 @@ pub(crate) fn kernel(
 
 /// Statements that scale, round and write the sums of a thread.
 fn results(builder: &mut Builder<'_>, op: &Product, tile: Tile) -> String {
-    let Tile { bm, bn, tm, tn } = tile;
-    let across = bn / tn;
+    let Tile { bm, tm, tn, .. } = tile;
+    let across = tile.across();
     let mut text = String::new();
     for row in 0..tm {
         let at = format!("4u * (down + {}u) + {}u", row / 4 * (bm / tm), row % 4);

@@ -1,5 +1,6 @@
 //! WGSL: templates, which are files in `wgsl/`, and what is generated into them.
 
+pub(crate) mod attention;
 pub(crate) mod codec;
 pub(crate) mod element;
 pub(crate) mod expression;

@@ -7,6 +7,7 @@ use crate::ir::{Entry, Scatter};
 use crate::memory::Memory;
 
 const ORDER: &str = include_str!("../wgsl/scatter_order.wgsl");
+const STARTS: &str = include_str!("../wgsl/scatter_starts.wgsl");
 const SUM: &str = include_str!("../wgsl/scatter_sum.wgsl");
 const THREADS: usize = 64;
 
@@ -25,23 +26,41 @@ pub(crate) fn order(entry: &Entry, memory: &Memory, op: &Scatter, label: &str) -
             ("order", format!("x{order}")),
         ],
     );
-    builder.finish(&format!("{label} (order)"), &text, folded(op.count, THREADS))
+    builder.finish(&format!("{label} (order)"), &text, folded(op.count, 256))
+}
+
+/// The kernel that finds where the updates of each row begin.
+pub(crate) fn starts(entry: &Entry, memory: &Memory, op: &Scatter, label: &str) -> Kernel {
+    let mut builder = Builder::new(entry, memory);
+    let sorted = builder.bind(op.sorted);
+    let starts = builder.bind_words(op.starts);
+    let text = fill(
+        STARTS,
+        &[
+            ("count", op.count.to_string()),
+            ("rows", op.rows.to_string()),
+            ("sorted", format!("x{sorted}")),
+            ("starts", format!("x{starts}")),
+        ],
+    );
+    builder.finish(&format!("{label} (starts)"), &text, folded(op.rows + 1, THREADS))
 }
 
 /// The kernel that sums.
 pub(crate) fn sum(entry: &Entry, memory: &Memory, op: &Scatter, label: &str) -> Kernel {
     let mut builder = Builder::new(entry, memory);
-    let sorted = builder.bind(op.sorted);
+    let starts = builder.bind(op.starts);
     let order = builder.bind(op.order);
     let updates = builder.bind(op.updates);
     let out = builder.bind(op.out);
     let dtype = builder.dtype(op.updates);
-    let (width, count) = (op.width, op.count);
+    let width = op.width;
     let each = |row: &str, codes: &str, lane: &str, builder: &mut Builder<'_>| {
         let bits = builder.library.decoded(dtype, codes);
         format!(
             "let row{lane} = {row};\n    \
-             for (var at = first_of(row{lane}); at < {count}u && x{sorted}_code(at) == row{lane}; at++) {{\n        \
+             let end{lane} = x{starts}_code(row{lane} + 1u);\n    \
+             for (var at = x{starts}_code(row{lane}); at < end{lane}; at++) {{\n        \
              let update = x{order}_code(at);\n        \
              total{lane} += bitcast<vec4<f32>>({bits}){lane};\n    }}\n    "
         )
@@ -62,6 +81,7 @@ pub(crate) fn sum(entry: &Entry, memory: &Memory, op: &Scatter, label: &str) -> 
                 let text =
                     each(&format!("{i} / {width}u"), &codes, &format!(".{lane}"), &mut builder);
                 text.replace(&format!("row.{lane}"), &format!("row_{lane}"))
+                    .replace(&format!("end.{lane}"), &format!("end_{lane}"))
             })
             .collect(),
     };
@@ -69,8 +89,6 @@ pub(crate) fn sum(entry: &Entry, memory: &Memory, op: &Scatter, label: &str) -> 
     let text = fill(
         SUM,
         &[
-            ("count", count.to_string()),
-            ("sorted", format!("x{sorted}")),
             ("quads", quads.to_string()),
             ("sum", sum.trim_end().to_owned()),
             ("out", format!("x{out}")),

@@ -1,13 +1,13 @@
-// Codes of {{format}}, rounded to nearest-even; f32 subnormals are far below half its quantum.
+// Codes of {{format}}, rounded to nearest-even.
 fn encode_{{name}}(bits: vec4<u32>) -> vec4<u32> {
     let magnitude = bits & vec4<u32>(0x7fffffffu);
-    let exponent = magnitude >> vec4<u32>(23u);
-    let significand = (magnitude & vec4<u32>(0x7fffffu)) | vec4<u32>(0x800000u);
-    let top = max(exponent, vec4<u32>({{minimum}}u));
-    let dropped = min(top - exponent + vec4<u32>({{narrow}}u), vec4<u32>(26u));
-    let odd = (significand >> dropped) & vec4<u32>(1u);
-    let half = (vec4<u32>(1u) << (dropped - vec4<u32>(1u))) - vec4<u32>(1u);
-    let rounded = ((top - vec4<u32>({{minimum}}u)) << vec4<u32>({{p}}u)) + ((significand + half + odd) >> dropped);
+    let odd = (magnitude >> vec4<u32>({{narrow}}u)) & vec4<u32>(1u);
+    let normal = ((magnitude + vec4<u32>({{below_half}}u) + odd) >> vec4<u32>({{narrow}}u)) - vec4<u32>({{rebias}}u);
+    // Below the smallest normal number: counted in quanta, a product by a power of two. An f32
+    // subnormal, which may be flushed, is far below half a quantum.
+    let quanta = min(bitcast<vec4<f32>>(magnitude), vec4<f32>({{min_normal}})) * {{per_quantum}};
+    let small = vec4<u32>(round(quanta));
+    let rounded = select(normal, small, magnitude < vec4<u32>({{min_normal_bits}}u));
     var code = {{overflow}};
     {{specials}}
 }

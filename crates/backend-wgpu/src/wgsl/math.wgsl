@@ -52,6 +52,11 @@ fn absolute(x: vec4<f32>) -> vec4<f32> {
 fn with_sign_of(x: vec4<f32>, y: vec4<f32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(magnitude(x) | (bitcast<vec4<u32>>(y) & vec4<u32>(0x80000000u)));
 }
+// a / b. WGSL promises nothing for divisors above 2^126, whose reciprocals may be flushed to 0.
+fn quotient(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+    let scale = select(vec4<f32>(1.0), vec4<f32>(0.0625), magnitude(b) > vec4<u32>(0x7e000000u));
+    return (a * scale) / (b * scale);
+}
 // 2^n for -126 <= n <= 127.
 fn power_of_two(n: vec4<i32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(vec4<u32>(n + vec4<i32>(127)) << vec4<u32>(23u));

@@ -1,9 +1,18 @@
 // Tiles of {{bm}} x {{bn}} by cooperative matrices of 16 x 16: F16 operands, sums in f32. Each
 // subgroup works on {{sm}} x {{sn}}; {{bk}} elements of the inner axis are staged at a time, in
 // rows that are longer by {{pad}} so that they lie in different banks.
-var<workgroup> left_tile: array<vec4<f16>, {{left_size}}>;
-var<workgroup> right_tile: array<vec4<f16>, {{right_size}}>;
+{{arrays}}
 var<workgroup> result_tile: array<vec4<f32>, {{result_size}}>;
+// Four halves that two words hold; the values are exact in f32.
+fn halves(words: vec2<u32>) -> vec4<f16> {
+    return vec4<f16>(vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y)));
+}
+// The same where one word holds the first and the third, the other the second and the fourth.
+fn spread(even: u32, odd: u32) -> vec4<f16> {
+    let a = unpack2x16float(even);
+    let b = unpack2x16float(odd);
+    return vec4<f16>(vec4<f32>(a.x, b.x, a.y, b.y));
+}
 @compute @workgroup_size({{threads}})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let tile = group.x + group.y * groups.x;
@@ -19,17 +28,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let lane = thread % 32u;
     let own_row = (subgroup / {{subgroups_across}}u) * {{sm}}u;
     let own_column = (subgroup % {{subgroups_across}}u) * {{sn}}u;
+{{places}}
+{{own_places}}
 {{accumulators}}
-{{fetch}}
-    for (var k = 0u; k < {{k}}u; k += {{bk}}u) {
-{{stage}}
-        workgroupBarrier();
-        // The next part is under way while this one is worked on.
-        if (k + {{bk}}u < {{k}}u) {
-{{fetch_next}}
-        }
-{{multiply}}
-        workgroupBarrier();
+{{before}}
+    for (var k = 0u; k < {{k}}u; k += {{step}}u) {
+{{body}}
     }
 {{results}}
 }

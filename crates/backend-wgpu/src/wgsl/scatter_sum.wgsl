@@ -1,13 +1,4 @@
 // Rows of the table: the updates of an id are neighbours in the order of the ids.
-fn first_of(row: u32) -> u32 {
-    var low = 0u;
-    var high = {{count}}u;
-    while (low < high) {
-        let middle = (low + high) / 2u;
-        if ({{sorted}}_code(middle) < row) { low = middle + 1u; } else { high = middle; }
-    }
-    return low;
-}
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let quad = id.x + id.y * groups.x * 64u;

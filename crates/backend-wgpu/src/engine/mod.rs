@@ -1,49 +1,27 @@
 //! The engine: memory, pipelines and bind groups made once, steps encoded in blocks.
 
+mod slots;
+mod steps;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use onesigma_backend::kernels::unsupported;
 use onesigma_backend::{Engine, Error, Report, Result, Span, Support, inputs_read};
 use onesigma_graph::passes::legalise::node_support;
 use onesigma_graph::{EntryId, Graph, Op, Program, SlotId, SlotKind, Value, ValueId};
-use wgpu::{BindGroup, Buffer, BufferUsages, CommandEncoder, ComputePipeline, SubmissionIndex};
+use wgpu::{BindGroup, Buffer, BufferUsages, ComputePipeline, SubmissionIndex};
 
+use self::slots::Slot;
 use crate::NAME;
 use crate::backend::{Tuning, supports};
 use crate::build;
 use crate::gpu::Gpu;
 use crate::ir::{Entry, Home};
-use crate::lower::lower;
-use crate::memory::{Memory, Place, frame_bytes, place_slots, plan};
+use crate::lower::{Bounds, lower};
+use crate::memory::{Memory, frame_bytes, place_slots, plan};
 
 /// Dispatches of one submission, at most: longer runs are cut into blocks of steps.
 const BLOCK: usize = 16_384;
-
-/// A slot as the host sees it.
-#[derive(Debug)]
-struct Slot {
-    name: String,
-    kind: SlotKind,
-    /// Bytes of a frame as the host has it, and in memory.
-    bytes: usize,
-    padded: usize,
-    place: Place,
-    /// Inputs: what the host wrote.
-    frames: Vec<u8>,
-    /// Inputs: whether memory holds it.
-    is_uploaded: bool,
-    /// Frames on the device: of an input that has several, or of an output.
-    staged: Option<(Buffer, usize)>,
-    /// Outputs: frames of the last run that wrote it.
-    written: usize,
-}
-
-impl Slot {
-    fn frame_count(&self) -> usize {
-        self.frames.len().checked_div(self.bytes).unwrap_or(1)
-    }
-}
 
 /// A kernel, ready to be dispatched.
 #[derive(Debug)]
@@ -119,11 +97,15 @@ impl WgpuEngine {
             .map(|slot| frame_bytes(slot.shape.numel(), slot.dtype))
             .collect();
         let (places, base) = place_slots(&sizes, segment);
+        let bounds = Bounds {
+            shared_bytes: gpu.abilities.shared_bytes,
+            logits_bytes: tuning.logits_bytes.unwrap_or(Bounds::LOGITS_BYTES),
+        };
         let mut lowered: Vec<(Entry, Memory)> = Vec::new();
         let mut end = base;
         for entry in program.entries() {
             // A kernel may need further bindings for tensors in several segments.
-            let mut own = lower(&entry.graph, program, bindings.min(16))?;
+            let mut own = lower(&entry.graph, program, bindings.min(16), bounds)?;
             let memory = plan(&mut own, &places, base, segment);
             end = end.max(memory.end);
             lowered.push((own, memory));
@@ -167,9 +149,13 @@ impl WgpuEngine {
             shaders: 0,
             spans: None,
         };
+        let mut all = Vec::new();
+        for (own, memory) in &lowered {
+            all.push(build::kernels(own, memory, engine.gpu.abilities, tuning, bindings)?);
+        }
+        engine.gpu.prepare(all.iter().flatten())?;
         let mut shaders = std::collections::HashSet::new();
-        for (entry, (own, memory)) in program.entries().iter().zip(&lowered) {
-            let kernels = build::kernels(own, memory, engine.gpu.abilities(), tuning, bindings)?;
+        for ((entry, (own, memory)), kernels) in program.entries().iter().zip(&lowered).zip(all) {
             let mut dispatches = Vec::with_capacity(kernels.len());
             for kernel in kernels {
                 let count = kernel.bindings.len();
@@ -237,193 +223,6 @@ impl WgpuEngine {
             layout,
             entries: &entries,
         })
-    }
-
-    /// The buffer with a byte of the memory, and where in it that is.
-    fn at(&self, offset: usize) -> (&Buffer, usize) {
-        (&self.memory[offset / self.segment], offset % self.segment)
-    }
-
-    /// The pieces of a place, one for each buffer: buffer, first byte, bytes.
-    fn pieces(&self, place: Place) -> Vec<(&Buffer, usize, usize)> {
-        let mut pieces = Vec::new();
-        let mut done = 0;
-        while done < place.bytes {
-            let (buffer, inside) = self.at(place.offset + done);
-            let bytes = (place.bytes - done).min(self.segment - inside);
-            pieces.push((buffer, inside, bytes));
-            done += bytes;
-        }
-        pieces
-    }
-
-    fn slot(&self, slot: SlotId) -> Result<&Slot> {
-        let (index, count) = (slot.index(), self.slots.len());
-        self.slots.get(index).ok_or(Error::UnknownSlot { index, count })
-    }
-
-    /// Puts a frame into a slot's place.
-    fn upload(&self, slot: usize, frame: &[u8]) {
-        let mut padded = frame.to_vec();
-        padded.resize(self.slots[slot].padded, 0);
-        let mut done = 0;
-        for (buffer, offset, bytes) in self.pieces(self.slots[slot].place) {
-            self.gpu.queue.write_buffer(buffer, offset as u64, &padded[done..done + bytes]);
-            done += bytes;
-        }
-    }
-
-    /// A buffer of at least `frames` frames beside a slot.
-    fn stage(&mut self, slot: usize, frames: usize) -> Result<()> {
-        let has = self.slots[slot].staged.as_ref().map_or(0, |(_, has)| *has);
-        if has < frames {
-            self.slots[slot].staged = None;
-            let bytes = self.slots[slot].padded.saturating_mul(frames);
-            let buffer = self.gpu.buffer(bytes, storage(), self.memory_bytes)?;
-            self.slots[slot].staged = Some((buffer, frames));
-        }
-        Ok(())
-    }
-
-    /// Makes the inputs of a run available: single frames in their places, others beside.
-    fn upload_inputs(&mut self, entry: usize) -> Result<()> {
-        for slot in self.entries[entry].inputs.clone() {
-            let state = &self.slots[slot];
-            if state.is_uploaded || state.bytes == 0 {
-                continue;
-            }
-            let frames = state.frame_count();
-            if frames == 1 {
-                self.upload(slot, &state.frames);
-            } else {
-                self.stage(slot, frames)?;
-                let state = &self.slots[slot];
-                let mut padded = vec![0; state.padded * frames];
-                let rows = state.frames.chunks_exact(state.bytes);
-                for (to, from) in padded.chunks_exact_mut(state.padded).zip(rows) {
-                    to[..from.len()].copy_from_slice(from);
-                }
-                if let Some((buffer, _)) = &state.staged {
-                    self.gpu.queue.write_buffer(buffer, 0, &padded);
-                }
-            }
-            self.slots[slot].is_uploaded = true;
-        }
-        Ok(())
-    }
-
-    /// Encodes one step.
-    fn encode(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
-        let steps = &self.entries[entry];
-        self.take_inputs(encoder, entry, at);
-        let mut pass = encoder.begin_compute_pass(&Default::default());
-        for dispatch in &steps.dispatches {
-            pass.set_pipeline(&dispatch.pipeline);
-            pass.set_bind_group(0, &dispatch.group, &[]);
-            let [x, y, z] = dispatch.grid;
-            pass.dispatch_workgroups(x, y, z);
-        }
-        drop(pass);
-        self.keep_outputs(encoder, entry, at);
-    }
-
-    /// Copies what a step wrote to where the host will read it.
-    fn keep_outputs(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
-        for &slot in &self.entries[entry].outputs {
-            let state = &self.slots[slot];
-            let Some((staged, _)) = &state.staged else { continue };
-            let mut to = at * state.padded;
-            for (buffer, offset, bytes) in self.pieces(state.place) {
-                let bytes = bytes as u64;
-                encoder.copy_buffer_to_buffer(buffer, offset as u64, staged, to as u64, bytes);
-                to += bytes as usize;
-            }
-        }
-    }
-
-    /// Runs one step with a pass for each kernel, and takes its times.
-    fn run_timed(&mut self, entry: usize, at: usize) -> Result<()> {
-        let gpu = Arc::clone(&self.gpu);
-        let count = self.entries[entry].dispatches.len();
-        // A query set holds so many.
-        let mut times: Vec<u64> = Vec::new();
-        for (n, chunk) in self.entries[entry].dispatches.chunks(1024).enumerate() {
-            let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: None,
-                ty: wgpu::QueryType::Timestamp,
-                count: 2 * chunk.len() as u32,
-            });
-            let bytes = 16 * chunk.len();
-            let usage = BufferUsages::QUERY_RESOLVE | BufferUsages::COPY_SRC;
-            let resolved = gpu.buffer(bytes, usage, self.memory_bytes)?;
-            let mut encoder = gpu.device.create_command_encoder(&Default::default());
-            if n == 0 {
-                self.take_inputs(&mut encoder, entry, at);
-            }
-            for (n, dispatch) in chunk.iter().enumerate() {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                    label: None,
-                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                        query_set: &queries,
-                        beginning_of_pass_write_index: Some(2 * n as u32),
-                        end_of_pass_write_index: Some(2 * n as u32 + 1),
-                    }),
-                });
-                pass.set_pipeline(&dispatch.pipeline);
-                pass.set_bind_group(0, &dispatch.group, &[]);
-                let [x, y, z] = dispatch.grid;
-                pass.dispatch_workgroups(x, y, z);
-            }
-            encoder.resolve_query_set(&queries, 0..2 * chunk.len() as u32, &resolved, 0);
-            gpu.queue.submit([encoder.finish()]);
-            let raw = gpu.download(&[(&resolved, 0, bytes)])?;
-            times.extend(raw.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)));
-        }
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        self.keep_outputs(&mut encoder, entry, at);
-        gpu.queue.submit([encoder.finish()]);
-        let period = f64::from(gpu.queue.get_timestamp_period());
-        let nanoseconds = |ticks: u64| Duration::from_nanos((ticks as f64 * period) as u64);
-        let first = times.first().copied().unwrap_or(0);
-        let offset = self.spans.as_ref().and_then(|spans| spans.last());
-        let offset = offset.map_or(Duration::ZERO, |span| span.start + span.elapsed);
-        let mut spans = Vec::with_capacity(count);
-        for (dispatch, pair) in self.entries[entry].dispatches.iter().zip(times.as_chunks::<2>().0)
-        {
-            spans.push(Span {
-                entry: EntryId::new(entry),
-                node: dispatch.node,
-                start: offset + nanoseconds(pair[0].saturating_sub(first)),
-                elapsed: nanoseconds(pair[1].saturating_sub(pair[0])),
-            });
-        }
-        if let Some(all) = &mut self.spans {
-            all.append(&mut spans);
-        }
-        Ok(())
-    }
-
-    /// Copies the frames of a step into their slots.
-    fn take_inputs(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
-        for &slot in &self.entries[entry].inputs {
-            let state = &self.slots[slot];
-            if state.frame_count() > 1
-                && let Some((staged, _)) = &state.staged
-            {
-                let mut from = at * state.padded;
-                for (buffer, offset, bytes) in self.pieces(state.place) {
-                    let bytes = bytes as u64;
-                    encoder.copy_buffer_to_buffer(
-                        staged,
-                        from as u64,
-                        buffer,
-                        offset as u64,
-                        bytes,
-                    );
-                    from += bytes as usize;
-                }
-            }
-        }
     }
 
     /// Labels of an entry's kernels, in the order of a step's spans.
@@ -571,7 +370,7 @@ impl Engine for WgpuEngine {
             .filter_map(|slot| slot.staged.as_ref().map(|(_, frames)| frames * slot.padded))
             .sum();
         let mut notes = vec![
-            self.gpu.abilities().describe(),
+            self.gpu.abilities.describe(),
             format!("{} shaders, {} buffers", self.shaders, self.memory.len()),
         ];
         for entry in &self.entries {
@@ -585,10 +384,10 @@ impl Engine for WgpuEngine {
     }
 
     fn record(&mut self) -> bool {
-        if self.gpu.abilities().timestamps {
+        if self.gpu.abilities.timestamps {
             self.spans = Some(Vec::new());
         }
-        self.gpu.abilities().timestamps
+        self.gpu.abilities.timestamps
     }
 
     fn take_spans(&mut self) -> Vec<Span> {

@@ -1,0 +1,126 @@
+//! Steps as commands: encoded in blocks, or timed kernel by kernel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use onesigma_backend::{Result, Span};
+use onesigma_graph::EntryId;
+use wgpu::{BufferUsages, CommandEncoder};
+
+use super::WgpuEngine;
+
+impl WgpuEngine {
+    /// Encodes one step.
+    pub(super) fn encode(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
+        let steps = &self.entries[entry];
+        self.take_inputs(encoder, entry, at);
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for dispatch in &steps.dispatches {
+            pass.set_pipeline(&dispatch.pipeline);
+            pass.set_bind_group(0, &dispatch.group, &[]);
+            let [x, y, z] = dispatch.grid;
+            pass.dispatch_workgroups(x, y, z);
+        }
+        drop(pass);
+        self.keep_outputs(encoder, entry, at);
+    }
+
+    /// Copies what a step wrote to where the host will read it.
+    fn keep_outputs(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
+        for &slot in &self.entries[entry].outputs {
+            let state = &self.slots[slot];
+            let Some((staged, _)) = &state.staged else { continue };
+            let mut to = at * state.padded;
+            for (buffer, offset, bytes) in self.pieces(state.place) {
+                let bytes = bytes as u64;
+                encoder.copy_buffer_to_buffer(buffer, offset as u64, staged, to as u64, bytes);
+                to += bytes as usize;
+            }
+        }
+    }
+
+    /// Runs one step with a pass for each kernel, and takes its times.
+    pub(super) fn run_timed(&mut self, entry: usize, at: usize) -> Result<()> {
+        let gpu = Arc::clone(&self.gpu);
+        let count = self.entries[entry].dispatches.len();
+        // A query set holds so many.
+        let mut times: Vec<u64> = Vec::new();
+        for (n, chunk) in self.entries[entry].dispatches.chunks(1024).enumerate() {
+            let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: None,
+                ty: wgpu::QueryType::Timestamp,
+                count: 2 * chunk.len() as u32,
+            });
+            let bytes = 16 * chunk.len();
+            let usage = BufferUsages::QUERY_RESOLVE | BufferUsages::COPY_SRC;
+            let resolved = gpu.buffer(bytes, usage, self.memory_bytes)?;
+            let mut encoder = gpu.device.create_command_encoder(&Default::default());
+            if n == 0 {
+                self.take_inputs(&mut encoder, entry, at);
+            }
+            for (n, dispatch) in chunk.iter().enumerate() {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: None,
+                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                        query_set: &queries,
+                        beginning_of_pass_write_index: Some(2 * n as u32),
+                        end_of_pass_write_index: Some(2 * n as u32 + 1),
+                    }),
+                });
+                pass.set_pipeline(&dispatch.pipeline);
+                pass.set_bind_group(0, &dispatch.group, &[]);
+                let [x, y, z] = dispatch.grid;
+                pass.dispatch_workgroups(x, y, z);
+            }
+            encoder.resolve_query_set(&queries, 0..2 * chunk.len() as u32, &resolved, 0);
+            gpu.queue.submit([encoder.finish()]);
+            let raw = gpu.download(&[(&resolved, 0, bytes)])?;
+            times.extend(raw.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)));
+        }
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        self.keep_outputs(&mut encoder, entry, at);
+        gpu.queue.submit([encoder.finish()]);
+        let period = f64::from(gpu.queue.get_timestamp_period());
+        let nanoseconds = |ticks: u64| Duration::from_nanos((ticks as f64 * period) as u64);
+        let first = times.first().copied().unwrap_or(0);
+        let offset = self.spans.as_ref().and_then(|spans| spans.last());
+        let offset = offset.map_or(Duration::ZERO, |span| span.start + span.elapsed);
+        let mut spans = Vec::with_capacity(count);
+        for (dispatch, pair) in self.entries[entry].dispatches.iter().zip(times.as_chunks::<2>().0)
+        {
+            spans.push(Span {
+                entry: EntryId::new(entry),
+                node: dispatch.node,
+                start: offset + nanoseconds(pair[0].saturating_sub(first)),
+                elapsed: nanoseconds(pair[1].saturating_sub(pair[0])),
+            });
+        }
+        if let Some(all) = &mut self.spans {
+            all.append(&mut spans);
+        }
+        Ok(())
+    }
+
+    /// Copies the frames of a step into their slots.
+    fn take_inputs(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
+        for &slot in &self.entries[entry].inputs {
+            let state = &self.slots[slot];
+            if state.frame_count() > 1
+                && let Some((staged, _)) = &state.staged
+            {
+                let mut from = at * state.padded;
+                for (buffer, offset, bytes) in self.pieces(state.place) {
+                    let bytes = bytes as u64;
+                    encoder.copy_buffer_to_buffer(
+                        staged,
+                        from as u64,
+                        buffer,
+                        offset as u64,
+                        bytes,
+                    );
+                    from += bytes as usize;
+                }
+            }
+        }
+    }
+}
