@@ -120,7 +120,9 @@ pub(crate) fn schedule(instructions: &[Instruction]) -> Vec<Work> {
             }
             _ => by_rows(head, head.rows).map(|accesses| (head.rows, accesses)),
         };
-        let Some((rows, accesses)) = begin.filter(|(rows, _)| *rows > 1) else {
+        // A product without columns has rows of nothing, as many as a file likes to say.
+        let real = head.outputs.iter().all(|output| output.place.bytes > 0);
+        let Some((rows, accesses)) = begin.filter(|(rows, _)| *rows > 1 && real) else {
             work.push(Work::One(first));
             continue;
         };
@@ -175,8 +177,9 @@ pub(crate) fn part(place: Place, rows: &Range<usize>, total: usize) -> Place {
 /// row of some operands and on others as wholes.
 fn by_rows(instruction: &Instruction, rows: usize) -> Option<Accesses> {
     let Instruction { kind, inputs, outputs, .. } = instruction;
-    let whole =
-        |elements: usize, width: usize| elements.is_multiple_of(width * rows).then_some(elements);
+    let whole = |elements: usize, width: usize| {
+        elements.is_multiple_of(width.checked_mul(rows)?).then_some(elements)
+    };
     // Which operands are taken by rows, and how many elements the result has.
     let (operands, elements): (Vec<bool>, usize) = match kind {
         Kind::Map { space, in_place, .. } => {
