@@ -21,6 +21,9 @@ const UNITS: [(&str, u64); 7] = [
     ("B", 1),
 ];
 
+/// What a single letter means when a size is read: binary units, as for most command lines.
+const LETTERS: [(&str, u64); 3] = [("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)];
+
 /// Bytes that a program may take: the arena with state, inputs and temporary tensors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -33,13 +36,14 @@ impl FromStr for Budget {
         let wrong = || Error::Setting {
             name: "--memory",
             given: text.into(),
-            expected: "a size such as 512MiB, 1.5GiB, 800MB or 100000000".into(),
+            expected: "a size such as 512MiB (or 512M), 1.5GiB, 800MB or 100000000".into(),
         };
         let at = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
         let (number, unit) = text.split_at(at);
         let number: f64 = number.parse().map_err(|_| wrong())?;
         let unit = unit.trim();
-        let known = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
+        let mut units = UNITS.iter().chain(&LETTERS);
+        let known = units.find(|(name, _)| name.eq_ignore_ascii_case(unit));
         let scale = match known {
             Some((_, scale)) => *scale,
             None if unit.is_empty() => 1,
@@ -119,6 +123,8 @@ mod tests {
             ("800mb", 800_000_000),
             ("123", 123),
             ("64KiB", 64 << 10),
+            ("20M", 20 << 20),
+            ("2g", 2 << 30),
         ] {
             let budget: Budget = text.parse().expect(text);
             assert_eq!(budget, Budget(bytes));
