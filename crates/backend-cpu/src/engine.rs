@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use onesigma_backend::{Engine, Error, Report, Result, Span};
+use onesigma_backend::{Engine, Error, Report, Result, Span, expect_frames, expect_writable};
 use onesigma_graph::{EntryId, Op, Place, Program, SlotId, SlotKind};
 
 use crate::arena::Arena;
@@ -237,17 +237,7 @@ impl CpuEngine {
 impl Engine for CpuEngine {
     fn write(&mut self, slot: SlotId, bytes: &[u8]) -> Result<()> {
         let slot = self.slot(slot)?;
-        let frame = slot.place.bytes;
-        let frames = bytes.len().checked_div(frame).unwrap_or(1);
-        let whole = frames * frame == bytes.len() && frames > 0;
-        let fits = match slot.kind {
-            SlotKind::Output => return Err(Error::NotWritable { slot: slot.name.clone() }),
-            SlotKind::State => whole && frames == 1,
-            SlotKind::Input => whole,
-        };
-        if !fits {
-            return Err(Error::WrongSize { slot: slot.name.clone(), frame, found: bytes.len() });
-        }
+        expect_writable(&slot.name, slot.kind, slot.place.bytes, bytes.len())?;
         if slot.kind == SlotKind::Input {
             slot.frames.clear();
             slot.frames.extend_from_slice(bytes);
@@ -287,9 +277,8 @@ impl Engine for CpuEngine {
         };
         for &at in &entry.inputs {
             let slot = &self.slots[at];
-            let found = slot.frame_count();
-            if slot.place.bytes > 0 && found != 1 && found != times {
-                return Err(Error::MissingFrames { slot: slot.name.clone(), found, times });
+            if slot.place.bytes > 0 {
+                expect_frames(&slot.name, slot.frame_count(), times)?;
             }
         }
         if times > 0 {

@@ -1,7 +1,10 @@
 //! A [`Backend`] made of [`Kernels`]: slots, frames, and nodes run one by one.
 
 use crate::kernels::{Call, Kernels, dispatch, unsupported};
-use crate::{Backend, Caps, Engine, Error, Report, Result, Support, inputs_read};
+use crate::{
+    Backend, Caps, Engine, Error, Report, Result, Support, expect_frames, expect_writable,
+    inputs_read,
+};
 use onesigma_graph::passes::legalise::node_support;
 use onesigma_graph::passes::memory_plan::last_uses;
 use onesigma_graph::{
@@ -244,16 +247,7 @@ impl<K: Kernels> Executor<K> {
 impl<K: Kernels> Engine for Executor<K> {
     fn write(&mut self, slot: SlotId, bytes: &[u8]) -> Result<()> {
         let State { slot: info, .. } = self.slot(slot)?;
-        let (name, frame) = (info.name.clone(), info.bytes());
-        let fits = match info.kind {
-            SlotKind::Output => return Err(Error::NotWritable { slot: name }),
-            SlotKind::State => bytes.len() == frame,
-            SlotKind::Input if frame == 0 => bytes.is_empty(),
-            SlotKind::Input => !bytes.is_empty() && bytes.len().is_multiple_of(frame),
-        };
-        if !fits {
-            return Err(Error::WrongSize { slot: name, frame, found: bytes.len() });
-        }
+        expect_writable(&info.name, info.kind, info.bytes(), bytes.len())?;
         if info.kind == SlotKind::State {
             let tensor = self.kernels.upload(&info.shape, info.dtype, bytes)?;
             self.slots[slot.index()].content = Some(Rc::new(tensor));
@@ -296,9 +290,8 @@ impl<K: Kernels> Engine for Executor<K> {
         for &slot in &steps.reads {
             let state = self.slot(slot)?;
             let found = state.count();
-            if state.slot.kind == SlotKind::Input && found != 1 && found != times {
-                let slot = state.slot.name.clone();
-                return Err(Error::MissingFrames { slot, found, times });
+            if state.slot.kind == SlotKind::Input {
+                expect_frames(&state.slot.name, found, times)?;
             }
         }
         for at in 0..times {

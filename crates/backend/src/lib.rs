@@ -11,6 +11,7 @@
 
 mod error;
 pub mod executor;
+mod frames;
 pub mod kernels;
 pub mod null;
 pub mod profile;
@@ -18,6 +19,7 @@ pub mod reference;
 
 pub use error::{Error, Result};
 pub use executor::{Executor, OpByOp};
+pub use frames::{expect_frames, expect_writable};
 pub use kernels::{Call, Kernels};
 pub use null::{Cost, Device, NullBackend, OpCost};
 pub use onesigma_graph::passes::legalise::Support;

@@ -3,7 +3,10 @@
 //! It compiles as every backend does and refuses what does not fit or is not supported, but its
 //! engine only keeps slots: a run checks frames and computes nothing. `onesigma compile` uses it.
 
-use crate::{Backend, Caps, Engine, Error, Report, Result, Support, inputs_read};
+use crate::{
+    Backend, Caps, Engine, Error, Report, Result, Support, expect_frames, expect_writable,
+    inputs_read,
+};
 use onesigma_format::Format;
 use onesigma_graph::{DType, EntryId, Graph, Node, Op, Program, Slot, SlotId, SlotKind, Value};
 use serde::{Deserialize, Serialize};
@@ -292,16 +295,7 @@ impl NullEngine {
 impl Engine for NullEngine {
     fn write(&mut self, slot: SlotId, bytes: &[u8]) -> Result<()> {
         let (info, content) = self.slot(slot)?;
-        let frame = info.bytes();
-        let fits = match info.kind {
-            SlotKind::Output => return Err(Error::NotWritable { slot: info.name.clone() }),
-            SlotKind::State => bytes.len() == frame,
-            SlotKind::Input if frame == 0 => bytes.is_empty(),
-            SlotKind::Input => !bytes.is_empty() && bytes.len().is_multiple_of(frame),
-        };
-        if !fits {
-            return Err(Error::WrongSize { slot: info.name.clone(), frame, found: bytes.len() });
-        }
+        expect_writable(&info.name, info.kind, info.bytes(), bytes.len())?;
         bytes.clone_into(content);
         Ok(())
     }
@@ -325,8 +319,8 @@ impl Engine for NullEngine {
         for slot in reads {
             let (info, content) = &self.slots[slot.index()];
             let found = content.len().checked_div(info.bytes()).unwrap_or(1);
-            if info.kind == SlotKind::Input && times > 0 && found != 1 && found != times {
-                return Err(Error::MissingFrames { slot: info.name.clone(), found, times });
+            if info.kind == SlotKind::Input && times > 0 {
+                expect_frames(&info.name, found, times)?;
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use onesigma_backend::{Engine, Error, Report, Result};
+use onesigma_backend::{Engine, Error, Report, Result, expect_frames, expect_writable};
 use onesigma_graph::{EntryId, Program, SlotId, SlotKind};
 
 use super::assemble::{Param, Work};
@@ -407,20 +407,7 @@ impl DeviceEngine {
 impl Engine for DeviceEngine {
     fn write(&mut self, slot: SlotId, bytes: &[u8]) -> Result<()> {
         let state = self.slot(slot)?;
-        let frame = state.bytes;
-        let frames = bytes.len().checked_div(frame).unwrap_or(1);
-        let whole = frames * frame == bytes.len() && frames > 0;
-        let fits = match state.kind {
-            SlotKind::Output => {
-                return Err(Error::NotWritable { slot: state.name.clone() });
-            }
-            SlotKind::State => whole && frames == 1,
-            SlotKind::Input => whole,
-        };
-        if !fits {
-            let (slot, found) = (state.name.clone(), bytes.len());
-            return Err(Error::WrongSize { slot, frame, found });
-        }
+        expect_writable(&state.name, state.kind, state.bytes, bytes.len())?;
         if state.kind == SlotKind::Input {
             let state = &mut self.slots[slot.index()];
             state.frames.clear();
@@ -469,9 +456,8 @@ impl Engine for DeviceEngine {
         }
         for &at in &entry.compiled.inputs {
             let state = &self.slots[at];
-            let found = state.frame_count();
-            if state.bytes > 0 && found != 1 && found != times {
-                return Err(Error::MissingFrames { slot: state.name.clone(), found, times });
+            if state.bytes > 0 {
+                expect_frames(&state.name, state.frame_count(), times)?;
             }
         }
         self.run_steps(index, times)

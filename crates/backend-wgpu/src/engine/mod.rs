@@ -6,7 +6,9 @@ mod steps;
 use std::sync::Arc;
 
 use onesigma_backend::kernels::unsupported;
-use onesigma_backend::{Engine, Error, Report, Result, Span, Support, inputs_read};
+use onesigma_backend::{
+    Engine, Error, Report, Result, Span, Support, expect_frames, expect_writable, inputs_read,
+};
 use onesigma_graph::passes::legalise::node_support;
 use onesigma_graph::{EntryId, Graph, Op, Program, SlotId, SlotKind, Value, ValueId};
 use wgpu::{BindGroup, Buffer, BufferUsages, ComputePipeline, SubmissionIndex};
@@ -245,20 +247,7 @@ impl WgpuEngine {
 impl Engine for WgpuEngine {
     fn write(&mut self, slot: SlotId, bytes: &[u8]) -> Result<()> {
         let state = self.slot(slot)?;
-        let frame = state.bytes;
-        let whole = match frame {
-            0 => bytes.is_empty(),
-            _ => !bytes.is_empty() && bytes.len().is_multiple_of(frame),
-        };
-        let fits = match state.kind {
-            SlotKind::Output => return Err(Error::NotWritable { slot: state.name.clone() }),
-            SlotKind::State => bytes.len() == frame,
-            SlotKind::Input => whole,
-        };
-        if !fits {
-            let (slot, found) = (state.name.clone(), bytes.len());
-            return Err(Error::WrongSize { slot, frame, found });
-        }
+        expect_writable(&state.name, state.kind, state.bytes, bytes.len())?;
         if state.kind == SlotKind::Input {
             let state = &mut self.slots[slot.index()];
             state.frames.clear();
@@ -325,9 +314,8 @@ impl Engine for WgpuEngine {
         }
         for &slot in &steps.inputs {
             let state = &self.slots[slot];
-            let found = state.frame_count();
-            if state.bytes > 0 && found != 1 && found != times {
-                return Err(Error::MissingFrames { slot: state.name.clone(), found, times });
+            if state.bytes > 0 {
+                expect_frames(&state.name, state.frame_count(), times)?;
             }
         }
         self.gpu.check()?;
