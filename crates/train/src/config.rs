@@ -15,6 +15,7 @@ use crate::corpus::FIELD;
 use crate::generate::Sampling;
 use crate::memory::Budget;
 use crate::optimizer::Optimizer;
+use crate::rates::Rates;
 use crate::schedule::{Decay, Schedule};
 use crate::task::Task;
 use crate::{Error, run_file};
@@ -193,6 +194,9 @@ pub struct Config {
     pub tensorboard: bool,
     /// Refuse a backend that has to emulate a format or decompose an op.
     pub strict: bool,
+    /// Factors on the learning rate by kind of parameter.
+    #[serde(skip_serializing_if = "is_default")]
+    pub rates: Rates,
     /// The model's size.
     pub model: ModelConfig,
     /// The whole architecture of a decoder; if absent, it follows from the size.
@@ -251,6 +255,7 @@ impl Default for Config {
             sample_temperature: 0.8,
             tensorboard: true,
             strict: false,
+            rates: Rates::default(),
             model: ModelConfig::default(),
             gpt: None,
             bert: None,
@@ -319,6 +324,7 @@ impl Config {
             return Err(setting("--task", self.task().name(), expected));
         }
         self.optimizer()?;
+        self.rates.validate()?;
         for (name, value) in [("--beta1", self.beta1), ("--beta2", self.beta2)] {
             if !(0.0..1.0).contains(&value) {
                 return Err(setting(name, value, "from 0 to below 1"));
@@ -466,6 +472,10 @@ impl Config {
     pub fn tokens_per_step(&self) -> u64 {
         (self.batch * self.accumulate * self.model.seq) as u64
     }
+}
+
+fn is_default(rates: &Rates) -> bool {
+    *rates == Rates::default()
 }
 
 fn setting(name: &'static str, given: impl ToString, expected: &str) -> Error {

@@ -13,6 +13,7 @@ use crate::Result;
 use crate::config::ModelConfig;
 use crate::optimizer::Optimizer;
 use crate::program::{Inputs, Measures, Model, Parameter};
+use crate::rates::Rates;
 use crate::tokenizer::Bytes;
 
 /// What was found by search, for one parametrisation.
@@ -124,6 +125,13 @@ impl Gpt {
         let names = specs.iter().map(|spec| spec.name.clone()).collect();
         let parameters = parameters(specs, parametrisation, config.n_layer);
         Ok(Self { config, parametrisation, names, parameters })
+    }
+
+    /// The same model with factors on its learning rates.
+    #[must_use]
+    pub fn with_rates(mut self, rates: &Rates) -> Self {
+        rates.apply(&mut self.parameters);
+        self
     }
 
     fn params(&self, values: &[ValueId]) -> Params {
