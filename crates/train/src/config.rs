@@ -65,6 +65,10 @@ pub struct ModelConfig {
     /// rule; if absent, the parametrisation's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub residual_mult: Option<f64>,
+    /// Unit-scaled models only: the number of keys whose scale attention takes; if absent, what
+    /// was found best for the parametrisation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_keys: Option<usize>,
 }
 
 impl Default for ModelConfig {
@@ -77,6 +81,7 @@ impl Default for ModelConfig {
             norm_position: None,
             residual_tau: None,
             residual_mult: None,
+            attention_keys: None,
         }
     }
 }
@@ -311,6 +316,9 @@ impl Config {
                 return Err(setting(name, value, "a positive number"));
             }
         }
+        if model.attention_keys == Some(0) {
+            return Err(setting("model.attention_keys", 0, "at least 1"));
+        }
         if !(self.mask_probability > 0.0 && self.mask_probability <= 1.0) {
             return Err(setting("mask_probability", self.mask_probability, "above 0, at most 1"));
         }
@@ -377,6 +385,7 @@ impl Config {
             norm_position: size.norm_position.unwrap_or(default.norm_position),
             residual_tau: size.residual_tau,
             residual_mult: size.residual_mult.unwrap_or(default.residual_mult),
+            attention_keys: size.attention_keys,
             ..default
         })
     }
