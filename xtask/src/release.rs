@@ -256,8 +256,13 @@ mod tests {
         let own = published(&metadata);
         for package in packages(&metadata).filter(|p| p["source"].is_null()) {
             if package["name"].as_str().is_some_and(|name| own.contains_key(name)) {
-                for key in ["description", "license", "repository", "rust_version"] {
+                for key in ["description", "license", "repository", "rust_version", "readme"] {
                     assert!(package[key].is_string(), "{}: no {key}", package["name"]);
+                }
+                let manifest = package["manifest_path"].as_str().expect("a path");
+                for file in ["LICENSE-MIT", "LICENSE-APACHE"] {
+                    let path = std::path::Path::new(manifest).with_file_name(file);
+                    assert!(path.is_file(), "{} is not packed", path.display());
                 }
             }
         }

@@ -181,12 +181,15 @@ pub fn dots(
     const ROW: f64 = 21.0;
     const FIGURE: f64 = 38.0;
     let rows = || groups.iter().flat_map(|(_, rows)| rows);
-    let top = 66.0 + 20.0 * series.len().div_ceil(3) as f64;
+    let longest = series.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    let columns = if longest > 32 { 2 } else { 3 };
+    let top = 66.0 + 20.0 * series.len().div_ceil(columns) as f64;
     let height = top + rows().count() as f64 * ROW + groups.len() as f64 * 30.0 + 8.0;
     let mut svg = Svg::new(title, WIDTH, height);
     svg.text(16.0, 26.0, "title", "start", title);
     for (n, name) in series.iter().enumerate() {
-        let (x, y) = (22.0 + (n % 3) as f64 * 275.0, 50.0 + (n / 3) as f64 * 20.0);
+        let (column, line) = ((n % columns) as f64, (n / columns) as f64);
+        let (x, y) = (22.0 + column * 825.0 / columns as f64, 50.0 + line * 20.0);
         svg.dot((x, y - 4.0), 5.0, &class(n), name);
         svg.text(x + 12.0, y, "name", "start", name);
     }

@@ -141,14 +141,11 @@ impl Sources {
         let (paths, records): (Vec<_>, _) = Record::all(&folder.join("bench"))?.into_iter().unzip();
         found.records = records;
         // What older records of a machine say is history.
-        let steps = paths.iter().zip(&found.records).filter_map(|(path, record)| {
-            found
-                .newest()
-                .iter()
-                .any(|new| std::ptr::eq(*new, record))
-                .then(|| steps_of(path, record))
-        });
-        found.steps = steps.flatten().collect();
+        let newest = found.newest();
+        let all = paths.iter().zip(&found.records);
+        let current =
+            all.filter(|(_, record)| newest.iter().any(|new| std::ptr::eq(*new, *record)));
+        found.steps = current.flat_map(|(path, record)| steps_of(path, record)).collect();
         cpu::read(&mut found, folder)?;
         let mut files = Vec::new();
         files_below(folder, &mut files);
