@@ -305,7 +305,7 @@ fn a_profile_of_training_lists_its_ops_and_changes_no_loss() {
     let updates = |op: &&serde_json::Value| label(op).starts_with("AdamW");
     // Each step updates every tensor once, after two passes.
     let adamw: u64 = ops.iter().filter(updates).map(|op| calls(&op)).sum();
-    assert!(adamw > 0 && adamw % 4 == 0, "{adamw}");
+    assert!(adamw > 0 && adamw.is_multiple_of(4), "{adamw}");
     let events = file["traceEvents"].as_array().expect("a list");
     let spans = events.iter().filter(|event| event["ph"] == "X").count() as u64;
     assert_eq!(ops.iter().map(|op| calls(&op)).sum::<u64>(), spans);
