@@ -43,11 +43,13 @@ errors() {
     echo "== without a GPU"
     CUDA_VISIBLE_DEVICES= ./onesigma train --backend cuda --data run.sh --steps 1 --out "$RUNS/e" 2>&1 | tail -3
     echo "== a limit below what a step needs"
-    ./onesigma train --backend cuda --memory 20MB --data run.sh --steps 1 --out "$RUNS/e" 2>&1 |
+    ./onesigma train --backend cuda --memory 8MB --data run.sh --steps 1 --out "$RUNS/less" 2>&1 |
       tail -3
+    echo "exit ${PIPESTATUS[0]}"
     echo "== more than the GPU has"
     ./onesigma train --backend cuda --layers 16 --hidden 8192 --heads 64 --seq 64 --batch 64 \
-      --data run.sh --steps 1 --out "$RUNS/e" 2>&1 | tail -3
+      --data run.sh --steps 1 --out "$RUNS/more" 2>&1 | tail -3
+    echo "exit ${PIPESTATUS[0]}"
   } > "$OUT/errors.txt"
   cat "$OUT/errors.txt"
 }
