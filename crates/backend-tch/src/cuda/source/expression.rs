@@ -95,3 +95,39 @@ fn binary(op: BinaryOp, a: &str, b: &str) -> String {
         _ => "not_a_number(0)".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use onesigma_graph::expr::Term;
+
+    use super::*;
+
+    fn text(expr: &Expr) -> String {
+        let mut out = String::new();
+        emit(&mut out, expr, "t", &["x".to_owned()], |axis| axis.to_string());
+        out
+    }
+
+    #[test]
+    fn a_tanh_beside_one_needs_no_series() {
+        let gelu = Expr::new(1, |x| x[0].clone() * (x[0].clone().tanh() + 1.0));
+        assert!(text(&gelu).contains("tangent_beside_one"));
+        let slope = Expr::new(1, |x| {
+            let t = x[0].clone().tanh();
+            Term::constant(1.0) - t.clone() * t
+        });
+        assert!(text(&slope).contains("tangent_beside_one"));
+    }
+
+    #[test]
+    fn a_tanh_that_may_be_small_keeps_its_relative_error() {
+        for expr in [
+            Expr::new(1, |x| x[0].clone().tanh()),
+            Expr::new(1, |x| x[0].clone().tanh() * 3.0),
+            Expr::new(1, |x| (x[0].clone().tanh() + 1.0) * x[0].clone().tanh()),
+            Expr::new(1, |x| x[0].clone().tanh() + 0.01),
+        ] {
+            assert!(text(&expr).contains("hyperbolic_tangent"), "{}", text(&expr));
+        }
+    }
+}
