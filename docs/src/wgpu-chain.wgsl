@@ -34,6 +34,10 @@ fn absolute(x: vec4<f32>) -> vec4<f32> {
 fn power_of_two(n: vec4<i32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(vec4<u32>(n + vec4<i32>(127)) << vec4<u32>(23u));
 }
+// The integer of a whole number of at most 2^21: behind 2^23 + 2^22 it stands in the lowest bits.
+fn whole_number(n: vec4<f32>) -> vec4<i32> {
+    return bitcast<vec4<i32>>(n + vec4<f32>(12582912.0)) - vec4<i32>(0x4b400000);
+}
 // e^x: relative error 1.5e-7.
 fn exponential(x: vec4<f32>) -> vec4<f32> {
     let bounded = clamp(x, vec4<f32>(-104.0), vec4<f32>(89.0));
@@ -48,8 +52,8 @@ fn exponential(x: vec4<f32>) -> vec4<f32> {
     tail = tail * r + 0.5;
     let value = (r * r) * tail + r + 1.0;
     // Two factors, so that the second alone leaves the range of f32.
-    let whole = vec4<i32>(n);
-    let first = whole / vec4<i32>(2);
+    let whole = whole_number(n);
+    let first = whole >> vec4<u32>(1u);
     let result = value * power_of_two(first) * power_of_two(whole - first);
     return select(result, x, is_nan(x));
 }
@@ -58,22 +62,21 @@ fn logistic(x: vec4<f32>) -> vec4<f32> {
     let value = select(vec4<f32>(1.0), e, bitcast<vec4<i32>>(x) < vec4<i32>(0)) / (1.0 + e);
     return select(value, x, is_nan(x));
 }
-// f32 bits of four codes of BF16: its high half, a NaN without payload.
+// f32 bits of four codes of BF16: its high half. A NaN keeps its payload.
 fn decode_bf16(code: vec4<u32>) -> vec4<u32> {
-    let bits = code << vec4<u32>(16u);
-    let nan = (bits & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
-    return select(bits, (bits & vec4<u32>(0x80000000u)) | vec4<u32>(0x7fc00000u), nan);
+    return code << vec4<u32>(16u);
 }
 // f32 bits of four codes of E4M3.
 fn decode_e4m3(code: vec4<u32>) -> vec4<u32> {
     let magnitude = code & vec4<u32>(127u);
     let sign = (code << vec4<u32>(24u)) & vec4<u32>(0x80000000u);
     let normal = (magnitude << vec4<u32>(20u)) + vec4<u32>(1006632960u);
+    let value = bitcast<vec4<f32>>(normal);
     // A subnormal: with the leading one that it does not have, less that. All three are normal in
     // f32 and the difference is exact, so nothing is rounded or flushed.
     let small = bitcast<vec4<u32>>(bitcast<vec4<f32>>(normal + vec4<u32>(0x800000u)) - vec4<f32>(0.015625f));
-    var bits = select(normal, small, magnitude < vec4<u32>(8u));
-    bits = select(bits, vec4<u32>(0x7fc00000u), magnitude > vec4<u32>(126u));
+    var bits = select(normal, small, value < vec4<f32>(0.015625f));
+    bits = select(bits, vec4<u32>(0x7fc00000u), value > vec4<f32>(448.0f));
     return sign | bits;
 }
 // Codes of BF16, rounded to nearest-even: the high half after an integer addition.
@@ -89,13 +92,16 @@ fn encode_bf16_even(bits: vec4<u32>) -> vec4<u32> {
 // Codes of E4M3, rounded to nearest-even.
 fn encode_e4m3_even(bits: vec4<u32>) -> vec4<u32> {
     let magnitude = bits & vec4<u32>(0x7fffffffu);
+    let value = bitcast<vec4<f32>>(magnitude);
+    // Half a unit less one, with the difference of the biases taken off; what wraps round is small.
     let odd = (magnitude >> vec4<u32>(20u)) & vec4<u32>(1u);
-    let normal = ((magnitude + vec4<u32>(524287u) + odd) >> vec4<u32>(20u)) - vec4<u32>(960u);
+    let normal = (magnitude + vec4<u32>(3288858623u) + odd) >> vec4<u32>(20u);
     // Below the smallest normal number: counted in quanta, a product by a power of two. An f32
-    // subnormal, which may be flushed, is far below half a quantum.
-    let quanta = min(bitcast<vec4<f32>>(magnitude), vec4<f32>(0.015625f)) * 512.0f;
-    let small = vec4<u32>(round(quanta));
-    let rounded = select(normal, small, magnitude < vec4<u32>(1015021568u));
+    // subnormal, which may be flushed, is far below half a quantum. Behind 2^23 the count stands in
+    // the lowest bits.
+    let quanta = round(value * 512.0f) + vec4<f32>(8388608.0);
+    let small = bitcast<vec4<u32>>(quanta) & vec4<u32>(0x7fffffu);
+    let rounded = select(normal, small, value < vec4<f32>(0.015625f));
     var code = min(rounded, vec4<u32>(126u));
     code = select(code, vec4<u32>(127u), magnitude > vec4<u32>(0x7f800000u));
     return code | ((bits >> vec4<u32>(24u)) & vec4<u32>(128u));

@@ -2,7 +2,7 @@
 //! tiles, casts, norms and element-wise ops beside a device copy, and a training step of a GPT.
 //!
 //! ```text
-//! kernels [--small] [--device NAME] [device] [rows] [vectors] [matrices] [gpt]
+//! kernels [--small] [--device NAME] [device] [rows] [vectors] [matrices] [words] [gpt]
 //! ```
 //!
 //! Prints a table, and with `OUT` set writes `$OUT/kernels_….json`.
@@ -20,7 +20,7 @@ use serde_json::{Value as Json, json};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-const SUITES: [&str; 4] = ["rows", "vectors", "matrices", "gpt"];
+const SUITES: [&str; 5] = ["rows", "vectors", "matrices", "words", "gpt"];
 
 /// Tiles that are tried; what the numbers mean is told at [`Tuning`].
 const VECTORS: [[usize; 7]; 15] = [
@@ -40,16 +40,15 @@ const VECTORS: [[usize; 7]; 15] = [
     [64, 64, 4, 4, 16, 1, 16],
     [64, 64, 4, 4, 32, 1, 8],
 ];
-const MATRICES: [[usize; 7]; 8] = [
+const MATRICES: [[usize; 7]; 5] = [
     [128, 128, 64, 64, 32, 1, 0],
     [128, 256, 64, 64, 32, 1, 0],
     [256, 128, 64, 64, 32, 1, 0],
     [128, 128, 64, 32, 64, 1, 0],
-    [128, 64, 64, 32, 32, 1, 0],
-    [64, 128, 32, 64, 32, 1, 0],
-    [64, 64, 32, 32, 64, 1, 0],
-    [64, 64, 32, 32, 32, 1, 0],
+    [128, 128, 64, 32, 32, 1, 0],
 ];
+/// Ways of staging.
+const STYLES: [usize; 8] = [0, 1, 2, 3, 4, 5, 7, 8];
 
 /// A program of one op on operands of given shapes and formats.
 fn program(
@@ -114,6 +113,7 @@ fn seconds(engine: &mut onesigma_backend_wgpu::WgpuEngine, times: usize) -> Outc
 struct Bench {
     backend: WgpuBackend,
     rows: Vec<Json>,
+    tuning: Tuning,
     small: bool,
     /// Operands that were made, by number of elements, format and seed.
     made: HashMap<(usize, Format, u32), Vec<u8>>,
@@ -213,17 +213,26 @@ impl Bench {
             return Ok(());
         }
         let plain = (false, false);
+        let layouts = [plain, (false, true), (true, false)];
         for matrices in MATRICES {
-            let tuning = Tuning { matrices: Some(matrices), ..Tuning::default() };
-            for (format, flags) in [
-                (Format::F16, plain),
-                (Format::F16, (false, true)),
-                (Format::F16, (true, false)),
-                (Format::E4M3, plain),
-                (Format::E4M3, (false, true)),
-            ] {
-                if let Err(error) = self.product(format, Format::F32, tuning, flags) {
-                    println!("product {format} {matrices:?}: {error}");
+            for stages in [1, 2] {
+                for style in STYLES {
+                    let [bm, bn, sm, sn, bk, ..] = matrices;
+                    let tile = [bm, bn, sm, sn, bk, stages, style];
+                    let tuning = Tuning { matrices: Some(tile), ..Tuning::default() };
+                    let f16 = style & 8 == 0 && bn * stages < 512;
+                    let e4m3 = [0, 3, 5, 8].contains(&style) && stages == 1;
+                    for flags in layouts {
+                        for (format, wanted) in [(Format::F16, f16), (Format::E4M3, e4m3)] {
+                            let wanted = wanted && (stages == 1 || style & 4 != 0);
+                            if !wanted || (format == Format::E4M3 && flags == (true, false)) {
+                                continue;
+                            }
+                            if let Err(error) = self.product(format, Format::F32, tuning, flags) {
+                                println!("product {format} {tile:?}: {error}");
+                            }
+                        }
+                    }
                 }
             }
         }
@@ -235,6 +244,24 @@ impl Bench {
         Ok(())
     }
 
+    /// Shared memory of words, which a driver may refuse with the loss of the device.
+    fn words(&mut self) -> Outcome<()> {
+        for style in [16, 17, 20, 21] {
+            let tuning =
+                Tuning { matrices: Some([128, 128, 64, 64, 32, 1, style]), ..Tuning::default() };
+            for format in [Format::F16, Format::E4M3] {
+                for flags in [(false, false), (false, true), (true, false)] {
+                    self.product(format, Format::F32, tuning, flags)?;
+                }
+            }
+            let tile = [128, 256, 64, 64, 32, 1, style];
+            let tuning = Tuning { matrices: Some(tile), ..Tuning::default() };
+            self.product(Format::E4M3, Format::F32, tuning, (false, false))?;
+            self.product(Format::E4M3, Format::F32, tuning, (false, true))?;
+        }
+        Ok(())
+    }
+
     /// An op whose limit is memory; `bytes` is what it has to move.
     fn memory_bound(
         &mut self,
@@ -243,7 +270,7 @@ impl Bench {
         operands: &[(Vec<usize>, Format)],
         build: impl Fn(&mut Graph, &[ValueId]) -> onesigma_graph::Result<ValueId>,
     ) -> Outcome<f64> {
-        let (program, mut engine, _) = self.engine(Tuning::default(), operands, build)?;
+        let (program, mut engine, _) = self.engine(self.tuning, operands, build)?;
         let bytes: usize = program.slots().iter().map(|slot| slot.bytes()).sum();
         let time = seconds(&mut engine, if self.small { 2 } else { 20 })?;
         let rate = bytes as f64 / time / 1e9;
@@ -266,14 +293,26 @@ impl Bench {
             (Format::F32, Format::E4M3),
             (Format::F32, Format::E5M2),
             (Format::BF16, Format::E4M3),
+            (Format::BF16, Format::E5M2),
+            (Format::F16, Format::E4M3),
             (Format::E4M3, Format::F16),
+            (Format::E5M2, Format::BF16),
             (Format::F16, Format::F32),
         ] {
             let to_type = DType::Float(to);
-            self.memory_bound(&format!("cast {from} to {to}"), copy, &of(from), |graph, x| {
-                let op = Op::Cast { to: to_type };
-                graph.op(op, x).stored_as(to_type, Conversion::SATURATE).one()
-            })?;
+            let narrow = from.bytes() <= 2 && to.bytes() <= 2;
+            for quads in if narrow { &[Some(1), Some(2), Some(4)][..] } else { &[None] } {
+                let name = match quads {
+                    Some(quads) => format!("cast {from} to {to}, {quads} quads"),
+                    None => format!("cast {from} to {to}"),
+                };
+                self.tuning = Tuning { quads: *quads, ..Tuning::default() };
+                self.memory_bound(&name, copy, &of(from), |graph, x| {
+                    let op = Op::Cast { to: to_type };
+                    graph.op(op, x).stored_as(to_type, Conversion::SATURATE).one()
+                })?;
+            }
+            self.tuning = Tuning::default();
         }
         self.memory_bound("gelu F32", copy, &of(Format::F32), |graph, x| {
             graph.map(x, |x| x[0].clone() * (x[0].clone() * 1.702).sigmoid())?.one()
@@ -390,6 +429,15 @@ impl Bench {
             }
         }
         kernels.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let micros = |time: std::time::Duration| time.as_secs_f64() * 1e6;
+        let device = engine.step_times(entry, times)?.map(|found| {
+            let times = [found.step, found.kernels, found.launches].map(micros);
+            println!(
+                "    on the device: a step takes {:.0} us, its kernels {:.0}, its launches {:.0}",
+                times[0], times[1], times[2]
+            );
+            json!({"step_us": times[0], "kernels_us": times[1], "launches_us": times[2]})
+        });
         println!(
             "gpt {recipe}: {:.2} ms a step, {:.2} singly, {:.2} ms in {} kernels, prepared in {prepared:.1} s",
             wall[1] * 1e3,
@@ -403,7 +451,7 @@ impl Bench {
         }
         self.rows.push(json!({
             "bench": "gpt", "recipe": recipe, "ms": wall[1] * 1e3, "singly_ms": singly * 1e3,
-            "in_kernels_ms": inside * 1e3,
+            "in_kernels_ms": inside * 1e3, "device": device,
             "prepared_s": prepared, "kernels": kernels, "notes": engine.report().notes,
         }));
         Ok(())
@@ -440,7 +488,8 @@ fn main() -> Outcome<()> {
     }
     let device = backend.caps().device;
     let small = has("--small");
-    let mut bench = Bench { backend, rows: Vec::new(), small, made: HashMap::new() };
+    let mut bench =
+        Bench { backend, rows: Vec::new(), tuning: Tuning::default(), small, made: HashMap::new() };
     let all = !SUITES.iter().any(|name| has(name));
     let report = |what: &str, result: Outcome<()>| {
         if let Err(error) = result {
@@ -455,6 +504,9 @@ fn main() -> Outcome<()> {
     }
     if all || has("matrices") {
         report("matrices", bench.matrices());
+    }
+    if has("words") {
+        report("words", bench.words());
     }
     if all || has("gpt") {
         report("gpt", bench.gpt("unit-fp8"));

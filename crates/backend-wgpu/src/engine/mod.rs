@@ -2,6 +2,7 @@
 
 mod slots;
 mod steps;
+mod times;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use onesigma_graph::{EntryId, Graph, Op, Program, SlotId, SlotKind, Value, Value
 use wgpu::{BindGroup, Buffer, BufferUsages, ComputePipeline, SubmissionIndex};
 
 use self::slots::Slot;
+pub use self::times::StepTimes;
 use crate::NAME;
 use crate::backend::{Tuning, supports};
 use crate::build;
@@ -235,6 +237,17 @@ impl WgpuEngine {
         })
     }
 
+    /// As [`read`](Engine::read), for callers that can be suspended: in a page, which cannot wait.
+    ///
+    /// # Errors
+    /// As [`read`](Engine::read).
+    pub async fn read_async(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()> {
+        let Some(wanted) = self.wanted(slot, bytes)? else { return Ok(()) };
+        let padded = self.gpu.download_async(&wanted.parts).await?;
+        wanted.spread(&padded, bytes);
+        Ok(())
+    }
+
     /// Waits for everything that was submitted.
     ///
     /// # Errors
@@ -260,49 +273,9 @@ impl Engine for WgpuEngine {
     }
 
     fn read(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()> {
-        let state = self.slot(slot)?;
-        let (frame, found) = (state.bytes, bytes.len());
-        let whole = found.checked_rem(frame).unwrap_or(found) == 0;
-        let stored = match state.kind {
-            SlotKind::State => 1,
-            SlotKind::Input => state.frame_count(),
-            // An output that no run has written is one frame of zeros.
-            SlotKind::Output => state.written.max(1),
-        };
-        if state.kind == SlotKind::Input && state.frames.is_empty() && frame > 0 {
-            let slot = state.name.clone();
-            return Err(Error::MissingFrames { slot, found: 0, times: 1 });
-        }
-        let fits = match state.kind {
-            SlotKind::State => found == frame,
-            _ => whole && found >= frame && found <= stored * frame,
-        };
-        if !fits {
-            return Err(Error::WrongSize { slot: state.name.clone(), frame, found });
-        }
-        if frame == 0 {
-            return Ok(());
-        }
-        let padded = match state.kind {
-            SlotKind::Input => {
-                bytes.copy_from_slice(&state.frames[state.frames.len() - found..]);
-                return Ok(());
-            }
-            SlotKind::Output if state.written == 0 => {
-                bytes.fill(0);
-                return Ok(());
-            }
-            SlotKind::State => self.gpu.download(&self.pieces(state.place))?,
-            SlotKind::Output => {
-                let Some((staged, _)) = &state.staged else { return Ok(()) };
-                let count = found / frame;
-                let first = (state.written - count) * state.padded;
-                self.gpu.download(&[(staged, first, count * state.padded)])?
-            }
-        };
-        for (to, from) in bytes.chunks_exact_mut(frame).zip(padded.chunks_exact(state.padded)) {
-            to.copy_from_slice(&from[..frame]);
-        }
+        let Some(wanted) = self.wanted(slot, bytes)? else { return Ok(()) };
+        let padded = self.gpu.download(&wanted.parts)?;
+        wanted.spread(&padded, bytes);
         Ok(())
     }
 

@@ -12,13 +12,26 @@ use super::WgpuEngine;
 impl WgpuEngine {
     /// Encodes one step.
     pub(super) fn encode(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
+        self.encode_with(encoder, entry, at, None, false);
+    }
+
+    /// As [`encode`](Self::encode), with timestamps; `bare` leaves each kernel one workgroup.
+    pub(super) fn encode_with(
+        &self,
+        encoder: &mut CommandEncoder,
+        entry: usize,
+        at: usize,
+        timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>,
+        bare: bool,
+    ) {
         let steps = &self.entries[entry];
         self.take_inputs(encoder, entry, at);
-        let mut pass = encoder.begin_compute_pass(&Default::default());
+        let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+        let mut pass = encoder.begin_compute_pass(&descriptor);
         for dispatch in &steps.dispatches {
             pass.set_pipeline(&dispatch.pipeline);
             pass.set_bind_group(0, &dispatch.group, &[]);
-            let [x, y, z] = dispatch.grid;
+            let [x, y, z] = if bare { [1; 3] } else { dispatch.grid };
             pass.dispatch_workgroups(x, y, z);
         }
         drop(pass);

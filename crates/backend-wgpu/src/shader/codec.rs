@@ -10,6 +10,7 @@ use super::{fill, scalar_literal};
 const PACK: &str = include_str!("../wgsl/pack.wgsl");
 const PHILOX: &str = include_str!("../wgsl/philox.wgsl");
 const MATH: &str = include_str!("../wgsl/math.wgsl");
+const PLAIN_NAN: &str = include_str!("../wgsl/plain_nan.wgsl");
 const NORMAL: &str = include_str!("../wgsl/normal.wgsl");
 
 /// Random bits that a conversion draws for an element; 0 for deterministic ones.
@@ -87,9 +88,21 @@ impl Library {
     pub(crate) fn embedded(&mut self, format: Format, how: Conversion, bits: &str) -> String {
         let name = format!("{}_exact_{}", name_of(format), rule_name(how));
         let over = overflow_code(format, how);
-        self.functions
-            .insert((2, format!("encode_{name}")), encode_near(format, over, &name, true));
+        let text = match format == Format::F16 {
+            true => encode_exact_f16(over, &name),
+            false => encode_near(format, over, &name, true),
+        };
+        self.functions.insert((2, format!("encode_{name}")), text);
         format!("encode_{name}({bits})")
+    }
+
+    /// As [`decoded`](Self::decoded) where the bits themselves are a result: NaN without payload.
+    pub(crate) fn plain(&mut self, from: DType, bits: &str) -> String {
+        if from != DType::Float(Format::BF16) {
+            return bits.to_owned();
+        }
+        self.functions.insert((2, "plain_nan".to_owned()), PLAIN_NAN.to_owned());
+        format!("plain_nan({bits})")
     }
 
     /// Codes of the f32 values whose bits are `bits`; `random` holds the random bits of a
@@ -157,6 +170,7 @@ fn quantum_exponent(format: Format) -> i32 {
 }
 
 const WORDS: &str = "vec4<u32>";
+const WORDS_F32: &str = "vec4<f32>";
 
 fn decode(format: Format, name: &str) -> String {
     if format == Format::BF16 {
@@ -182,14 +196,21 @@ fn decode(format: Format, name: &str) -> String {
     }
     let max = format.max_code();
     let nan = format!("{WORDS}(0x7fc00000u)");
+    // Codes beyond the largest number, read as if they were numbers too.
+    let beyond = |code: u32, value: f64| match value < f64::from(f32::MAX) / 8.0 {
+        true => format!("value > {WORDS_F32}({})", scalar_literal(value)),
+        false => format!("magnitude > {WORDS}({code}u)"),
+    };
     let specials = match format.specials() {
         Specials::Ieee => format!(
-            "bits = select(bits, {WORDS}(0x7f800000u), magnitude > {WORDS}({max}u));\n    \
-             bits = select(bits, {nan}, magnitude > {WORDS}({}u));\n    return sign | bits;",
-            max + 1
+            "bits = select(bits, {WORDS}(0x7f800000u), {});\n    \
+             bits = select(bits, {nan}, {});\n    return sign | bits;",
+            beyond(max, format.max()),
+            beyond(max + 1, 2f64.powi(format.max().log2().floor() as i32 + 1)),
         ),
         Specials::FiniteNan => format!(
-            "bits = select(bits, {nan}, magnitude > {WORDS}({max}u));\n    return sign | bits;"
+            "bits = select(bits, {nan}, {});\n    return sign | bits;",
+            beyond(max, format.max())
         ),
         Specials::Fnuz => {
             let (mask, sign) = ((1_u32 << format.bits()) - 1, sign_bit(format));
@@ -369,20 +390,35 @@ fn encode_near(format: Format, over: u32, name: &str, exact: bool) -> String {
     };
     let (p, narrow) = (format.mantissa_bits(), 23 - format.mantissa_bits());
     let min_normal = 2f64.powi(min_exponent(format));
+    let rebias = (127 - format.bias()) as u32;
+    let below_half = ((1_u32 << (narrow - 1)) - 1).wrapping_sub(rebias << 23);
     fill(
         template,
         &[
             ("format", format.to_string()),
             ("name", name.to_owned()),
             ("narrow", narrow.to_string()),
-            ("below_half", ((1_u32 << (narrow - 1)) - 1).to_string()),
-            ("rebias", (((127 - format.bias()) as u32) << p).to_string()),
+            ("below_half", below_half.to_string()),
+            ("rebias", (rebias << p).to_string()),
             ("min_normal", scalar_literal(min_normal)),
-            ("min_normal_bits", (min_normal as f32).to_bits().to_string()),
             ("per_quantum", scalar_literal(2f64.powi(-quantum_exponent(format)))),
             ("overflow", overflow),
             ("specials", specials),
         ],
+    )
+}
+
+/// Of numbers that F16 has, none of them subnormal in it.
+fn encode_exact_f16(over: u32, name: &str) -> String {
+    let sign = format!("((bits >> {WORDS}(16u)) & {WORDS}(0x8000u))");
+    let nan = Format::F16.nan_code();
+    let specials = format!(
+        "code = select(code, {sign} | {WORDS}({over}u), magnitude >= {WORDS}(0x7f800000u));\n        \
+         code = select(code, {sign} | {WORDS}({nan}u), magnitude > {WORDS}(0x7f800000u));"
+    );
+    fill(
+        include_str!("../wgsl/encode_exact_f16.wgsl"),
+        &[("name", name.to_owned()), ("specials", specials)],
     )
 }
 
