@@ -76,7 +76,7 @@ fn decode_e4m3(code: vec4<u32>) -> vec4<u32> {
     // f32 and the difference is exact, so nothing is rounded or flushed.
     let small = bitcast<vec4<u32>>(bitcast<vec4<f32>>(normal + vec4<u32>(0x800000u)) - vec4<f32>(0.015625f));
     var bits = select(normal, small, value < vec4<f32>(0.015625f));
-    bits = select(bits, vec4<u32>(0x7fc00000u), value > vec4<f32>(448.0f));
+    bits = select(bits, vec4<u32>(0x7fc00000u), magnitude > vec4<u32>(126u));
     return sign | bits;
 }
 // Codes of BF16, rounded to nearest-even: the high half after an integer addition.
@@ -91,20 +91,23 @@ fn encode_bf16_even(bits: vec4<u32>) -> vec4<u32> {
 }
 // Codes of E4M3, rounded to nearest-even.
 fn encode_e4m3_even(bits: vec4<u32>) -> vec4<u32> {
-    let magnitude = bits & vec4<u32>(0x7fffffffu);
-    let value = bitcast<vec4<f32>>(magnitude);
-    // Half a unit less one, with the difference of the biases taken off; what wraps round is small.
-    let odd = (magnitude >> vec4<u32>(20u)) & vec4<u32>(1u);
-    let normal = (magnitude + vec4<u32>(3288858623u) + odd) >> vec4<u32>(20u);
-    // Below the smallest normal number: counted in quanta, a product by a power of two. An f32
+    let exponent = bits & vec4<u32>(0x7f800000u);
+    let top = max(exponent, vec4<u32>(1015021568u));
+    // Counted in quanta of its exponent, by a product with a power of two, which is exact: an f32
     // subnormal, which may be flushed, is far below half a quantum. Behind 2^23 the count stands in
     // the lowest bits.
-    let quanta = round(value * 512.0f) + vec4<f32>(8388608.0);
-    let small = bitcast<vec4<u32>>(quanta) & vec4<u32>(0x7fffffu);
-    let rounded = select(normal, small, value < vec4<f32>(0.015625f));
+    let value = abs(bitcast<vec4<f32>>(bits));
+    let quanta = round(value * bitcast<vec4<f32>>(vec4<u32>(2155872256u) - top)) + vec4<f32>(8388608.0);
+    let rounded = bitcast<vec4<u32>>(quanta) + (top >> vec4<u32>(20u)) - vec4<u32>(1258292168u);
     var code = min(rounded, vec4<u32>(126u));
-    code = select(code, vec4<u32>(127u), magnitude > vec4<u32>(0x7f800000u));
-    return code | ((bits >> vec4<u32>(24u)) & vec4<u32>(128u));
+    let sign = (bits >> vec4<u32>(24u)) & vec4<u32>(128u);
+    code = code | sign;
+    if (any(exponent == vec4<u32>(0x7f800000u))) {
+        let magnitude = bits & vec4<u32>(0x7fffffffu);
+        code = select(code, vec4<u32>(126u) | sign, magnitude == vec4<u32>(0x7f800000u));
+        code = select(code, vec4<u32>(127u) | sign, magnitude > vec4<u32>(0x7f800000u));
+    }
+    return code;
 }
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {

@@ -40,15 +40,18 @@ const VECTORS: [[usize; 7]; 15] = [
     [64, 64, 4, 4, 16, 1, 16],
     [64, 64, 4, 4, 32, 1, 8],
 ];
-const MATRICES: [[usize; 7]; 5] = [
+const MATRICES: [[usize; 7]; 10] = [
     [128, 128, 64, 64, 32, 1, 0],
-    [128, 256, 64, 64, 32, 1, 0],
-    [256, 128, 64, 64, 32, 1, 0],
-    [128, 128, 64, 32, 64, 1, 0],
+    [128, 128, 64, 64, 32, 1, 2],
     [128, 128, 64, 32, 32, 1, 0],
+    [128, 128, 64, 32, 32, 1, 2],
+    [128, 128, 64, 64, 16, 1, 0],
+    [128, 128, 64, 64, 16, 2, 0],
+    [128, 128, 64, 32, 64, 1, 0],
+    [128, 128, 64, 32, 64, 1, 2],
+    [128, 256, 64, 64, 32, 1, 0],
+    [128, 256, 64, 64, 32, 1, 2],
 ];
-/// Ways of staging.
-const STYLES: [usize; 8] = [0, 1, 2, 3, 4, 5, 7, 8];
 
 /// A program of one op on operands of given shapes and formats.
 fn program(
@@ -91,20 +94,18 @@ fn codes(numel: usize, format: Format, seed: u32) -> Vec<u8> {
     bytes
 }
 
-/// Seconds of a run: median of five blocks of runs, each one submission.
+/// Seconds of a run on the device: median of five submissions.
 fn seconds(engine: &mut onesigma_backend_wgpu::WgpuEngine, times: usize) -> Outcome<f64> {
     // A device that was idle takes a while to raise its clocks.
     let start = Instant::now();
-    while start.elapsed().as_millis() < 150 {
+    while start.elapsed().as_millis() < 100 {
         engine.run(EntryId::new(0), times)?;
         engine.synchronize()?;
     }
     let mut all = Vec::new();
     for _ in 0..5 {
-        let start = Instant::now();
-        engine.run(EntryId::new(0), times)?;
-        engine.synchronize()?;
-        all.push(start.elapsed().as_secs_f64() / times as f64);
+        let time = engine.step_time(EntryId::new(0), times)?.ok_or("no timestamps")?;
+        all.push(time.as_secs_f64());
     }
     all.sort_by(f64::total_cmp);
     Ok(all[2])
@@ -213,28 +214,8 @@ impl Bench {
             return Ok(());
         }
         let plain = (false, false);
-        let layouts = [plain, (false, true), (true, false)];
         for matrices in MATRICES {
-            for stages in [1, 2] {
-                for style in STYLES {
-                    let [bm, bn, sm, sn, bk, ..] = matrices;
-                    let tile = [bm, bn, sm, sn, bk, stages, style];
-                    let tuning = Tuning { matrices: Some(tile), ..Tuning::default() };
-                    let f16 = style & 8 == 0 && bn * stages < 512;
-                    let e4m3 = [0, 3, 5, 8].contains(&style) && stages == 1;
-                    for flags in layouts {
-                        for (format, wanted) in [(Format::F16, f16), (Format::E4M3, e4m3)] {
-                            let wanted = wanted && (stages == 1 || style & 4 != 0);
-                            if !wanted || (format == Format::E4M3 && flags == (true, false)) {
-                                continue;
-                            }
-                            if let Err(error) = self.product(format, Format::F32, tuning, flags) {
-                                println!("product {format} {tile:?}: {error}");
-                            }
-                        }
-                    }
-                }
-            }
+            self.layouts(matrices)?;
         }
         let chosen = Tuning::default();
         self.product(Format::F16, Format::F32, chosen, (true, true))?;
@@ -246,18 +227,25 @@ impl Bench {
 
     /// Shared memory of words, which a driver may refuse with the loss of the device.
     fn words(&mut self) -> Outcome<()> {
-        for style in [16, 17, 20, 21] {
-            let tuning =
-                Tuning { matrices: Some([128, 128, 64, 64, 32, 1, style]), ..Tuning::default() };
-            for format in [Format::F16, Format::E4M3] {
-                for flags in [(false, false), (false, true), (true, false)] {
-                    self.product(format, Format::F32, tuning, flags)?;
-                }
-            }
-            let tile = [128, 256, 64, 64, 32, 1, style];
-            let tuning = Tuning { matrices: Some(tile), ..Tuning::default() };
-            self.product(Format::E4M3, Format::F32, tuning, (false, false))?;
-            self.product(Format::E4M3, Format::F32, tuning, (false, true))?;
+        for matrices in MATRICES {
+            let mut words = matrices;
+            words[6] += 16;
+            self.layouts(words)?;
+        }
+        Ok(())
+    }
+
+    /// Products by one tile; every operand in both layouts.
+    fn layouts(&mut self, matrices: [usize; 7]) -> Outcome<()> {
+        let tuning = Tuning { matrices: Some(matrices), ..Tuning::default() };
+        for (format, flags) in [
+            (Format::F16, (false, false)),
+            (Format::F16, (false, true)),
+            (Format::F16, (true, false)),
+            (Format::E4M3, (false, false)),
+            (Format::E4M3, (false, true)),
+        ] {
+            self.product(format, Format::F32, tuning, flags)?;
         }
         Ok(())
     }

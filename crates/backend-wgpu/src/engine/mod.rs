@@ -4,6 +4,7 @@ mod slots;
 mod steps;
 mod times;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use onesigma_backend::kernels::unsupported;
@@ -24,8 +25,10 @@ use crate::ir::{Entry, Home};
 use crate::lower::{Bounds, lower};
 use crate::memory::{Memory, frame_bytes, place_slots, plan};
 
-/// Dispatches of one submission, at most: longer runs are cut into blocks of steps.
-const BLOCK: usize = 16_384;
+/// Dispatches after which what is encoded is submitted: the device works while more is encoded.
+const BLOCK: usize = 256;
+/// Submissions under way.
+const UNDER_WAY: usize = 4;
 
 /// A kernel, ready to be dispatched.
 #[derive(Debug)]
@@ -57,8 +60,8 @@ pub struct WgpuEngine {
     planned_bytes: usize,
     slots: Vec<Slot>,
     entries: Vec<Steps>,
-    /// The submission before the last, which a new one waits for.
-    submitted: Option<SubmissionIndex>,
+    /// Submissions under way, oldest first.
+    submitted: VecDeque<SubmissionIndex>,
     shaders: usize,
     spans: Option<Vec<Span>>,
 }
@@ -149,7 +152,7 @@ impl WgpuEngine {
             planned_bytes: program.arena_bytes(),
             slots,
             entries: Vec::new(),
-            submitted: None,
+            submitted: VecDeque::new(),
             shaders: 0,
             spans: None,
         };
@@ -293,7 +296,6 @@ impl Engine for WgpuEngine {
         }
         self.gpu.check()?;
         let outputs = steps.outputs.clone();
-        let block = (BLOCK / steps.dispatches.len().max(1)).max(1);
         for &slot in &outputs {
             self.stage(slot, times)?;
         }
@@ -303,20 +305,7 @@ impl Engine for WgpuEngine {
                 self.run_timed(index, at)?;
             }
         } else {
-            let mut at = 0;
-            while at < times {
-                let end = (at + block).min(times);
-                let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-                for step in at..end {
-                    self.encode(&mut encoder, index, step);
-                }
-                let submission = self.gpu.queue.submit([encoder.finish()]);
-                // One block runs while the next is encoded.
-                if let Some(before) = self.submitted.replace(submission) {
-                    self.gpu.wait(Some(before))?;
-                }
-                at = end;
-            }
+            self.submit_steps(index, times)?;
         }
         for slot in outputs {
             self.slots[slot].written = times;

@@ -90,7 +90,7 @@ impl Library {
         let over = overflow_code(format, how);
         let text = match format == Format::F16 {
             true => encode_exact_f16(over, &name),
-            false => encode_near(format, over, &name, true),
+            false => encode_exact(format, over, &name),
         };
         self.functions.insert((2, format!("encode_{name}")), text);
         format!("encode_{name}({bits})")
@@ -170,7 +170,6 @@ fn quantum_exponent(format: Format) -> i32 {
 }
 
 const WORDS: &str = "vec4<u32>";
-const WORDS_F32: &str = "vec4<f32>";
 
 fn decode(format: Format, name: &str) -> String {
     if format == Format::BF16 {
@@ -196,21 +195,17 @@ fn decode(format: Format, name: &str) -> String {
     }
     let max = format.max_code();
     let nan = format!("{WORDS}(0x7fc00000u)");
-    // Codes beyond the largest number, read as if they were numbers too.
-    let beyond = |code: u32, value: f64| match value < f64::from(f32::MAX) / 8.0 {
-        true => format!("value > {WORDS_F32}({})", scalar_literal(value)),
-        false => format!("magnitude > {WORDS}({code}u)"),
-    };
     let specials = match format.specials() {
+        // Rare, so that they cost little more than the question.
         Specials::Ieee => format!(
-            "bits = select(bits, {WORDS}(0x7f800000u), {});\n    \
-             bits = select(bits, {nan}, {});\n    return sign | bits;",
-            beyond(max, format.max()),
-            beyond(max + 1, 2f64.powi(format.max().log2().floor() as i32 + 1)),
+            "if (any(magnitude > {WORDS}({max}u))) {{\n        \
+             bits = select(bits, {WORDS}(0x7f800000u), magnitude > {WORDS}({max}u));\n        \
+             bits = select(bits, {nan}, magnitude > {WORDS}({}u));\n    }}\n    \
+             return sign | bits;",
+            max + 1
         ),
         Specials::FiniteNan => format!(
-            "bits = select(bits, {nan}, {});\n    return sign | bits;",
-            beyond(max, format.max())
+            "bits = select(bits, {nan}, magnitude > {WORDS}({max}u));\n    return sign | bits;"
         ),
         Specials::Fnuz => {
             let (mask, sign) = ((1_u32 << format.bits()) - 1, sign_bit(format));
@@ -267,7 +262,7 @@ fn encode(format: Format, how: Conversion, name: &str) -> String {
     }
     let is_float = !matches!(format.specials(), Specials::Scale | Specials::Integer);
     if how.rounding == Rounding::NearestEven && is_float && quantum_exponent(format) > -120 {
-        return encode_near(format, over, name, false);
+        return encode_near(format, over, name);
     }
     let scale = format.specials() == Specials::Scale;
     let round = match how.rounding {
@@ -355,54 +350,62 @@ fn nan_line(format: Format) -> String {
     format!("code = select(code, {code}, magnitude > {WORDS}(0x7f800000u));")
 }
 
-fn encode_near(format: Format, over: u32, name: &str, exact: bool) -> String {
-    let overflow = format!("min(rounded, {WORDS}({over}u))");
-    let mut specials = String::new();
-    let sign = sign_bit(format);
-    let shift = 32 - format.bits();
-    match format.specials() {
-        Specials::Fnuz => {
-            specials.push_str(&format!(
-                "code = code | select({WORDS}(0u), (bits >> {WORDS}({shift}u)) & {WORDS}({sign}u), code != {WORDS}(0u));\n    "
-            ));
-            specials.push_str(&nan_line(format));
-            specials.push_str("\n    return code;");
-        }
-        _ => {
-            let nan = format.nan_code();
-            let own_sign = format!("(bits >> {WORDS}({shift}u)) & {WORDS}({sign}u)");
-            if format.has_nan() {
-                specials.push_str(&format!(
-                    "code = select(code, {WORDS}({nan}u), magnitude > {WORDS}(0x7f800000u));\n    \
-                     return code | ({own_sign});"
-                ));
-            } else {
-                specials.push_str(&format!(
-                    "code = code | ({own_sign});\n    \
-                     return select(code, {WORDS}({nan}u), magnitude > {WORDS}(0x7f800000u));"
-                ));
-            }
-        }
-    }
-    let template = match exact {
-        true => include_str!("../wgsl/encode_exact.wgsl"),
-        false => include_str!("../wgsl/encode_near.wgsl"),
+fn encode_near(format: Format, over: u32, name: &str) -> String {
+    let p = format.mantissa_bits();
+    let least = (min_exponent(format) + 127) as u32;
+    let nan = format!("{WORDS}({}u)", format.nan_code());
+    let is_fnuz = format.specials() == Specials::Fnuz;
+    let [signed, nan] = match is_fnuz {
+        // There is no negative zero.
+        true => [format!("select({WORDS}(0u), sign, code != {WORDS}(0u))"), nan],
+        false if format.has_nan() => ["sign".to_owned(), format!("{nan} | sign")],
+        false => ["sign".to_owned(), nan],
     };
-    let (p, narrow) = (format.mantissa_bits(), 23 - format.mantissa_bits());
-    let min_normal = 2f64.powi(min_exponent(format));
-    let rebias = (127 - format.bias()) as u32;
-    let below_half = ((1_u32 << (narrow - 1)) - 1).wrapping_sub(rebias << 23);
     fill(
-        template,
+        include_str!("../wgsl/encode_near.wgsl"),
         &[
             ("format", format.to_string()),
             ("name", name.to_owned()),
-            ("narrow", narrow.to_string()),
-            ("below_half", below_half.to_string()),
-            ("rebias", (rebias << p).to_string()),
-            ("min_normal", scalar_literal(min_normal)),
-            ("per_quantum", scalar_literal(2f64.powi(-quantum_exponent(format)))),
-            ("overflow", overflow),
+            ("min_normal_bits", (least << 23).to_string()),
+            ("per_quantum", ((254 + p) << 23).to_string()),
+            ("narrow", (23 - p).to_string()),
+            ("none", (0x4b00_0000 + (least << p)).to_string()),
+            ("over", over.to_string()),
+            ("to_sign", (32 - format.bits()).to_string()),
+            ("sign", sign_bit(format).to_string()),
+            ("signed", signed),
+            ("nan", nan),
+        ],
+    )
+}
+
+fn encode_exact(format: Format, over: u32, name: &str) -> String {
+    let nan = format.nan_code();
+    let sign =
+        format!("(bits >> {WORDS}({}u)) & {WORDS}({}u)", 32 - format.bits(), sign_bit(format));
+    let specials = match (format.specials(), format.has_nan()) {
+        (Specials::Fnuz, _) => format!(
+            "code = code | select({WORDS}(0u), {sign}, code != {WORDS}(0u));\n    {}\n    return code;",
+            nan_line(format)
+        ),
+        (_, true) => format!(
+            "code = select(code, {WORDS}({nan}u), magnitude > {WORDS}(0x7f800000u));\n    \
+             return code | ({sign});"
+        ),
+        (_, false) => format!(
+            "code = code | ({sign});\n    \
+             return select(code, {WORDS}({nan}u), magnitude > {WORDS}(0x7f800000u));"
+        ),
+    };
+    let p = format.mantissa_bits();
+    fill(
+        include_str!("../wgsl/encode_exact.wgsl"),
+        &[
+            ("format", format.to_string()),
+            ("name", name.to_owned()),
+            ("narrow", (23 - p).to_string()),
+            ("rebias", (((127 - format.bias()) as u32) << p).to_string()),
+            ("overflow", format!("min(rounded, {WORDS}({over}u))")),
             ("specials", specials),
         ],
     )

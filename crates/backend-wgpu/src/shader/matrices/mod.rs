@@ -27,14 +27,8 @@ const CHUNK: usize = 8;
 /// How a tile is staged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Style {
-    /// Short rows are dealt out so that neighbouring threads store to different banks.
-    pub turned: bool,
-    /// Half of the threads store the halves of their chunk in the other order.
-    pub crossed: bool,
-    /// The next stage is fetched before the barrier, which keeps it before the products.
-    pub early: bool,
-    /// NaN are found among halves, not codes.
-    pub half_marks: bool,
+    /// A stage is fetched when it is needed: other workgroups work meanwhile.
+    pub late: bool,
     /// Shared memory is made of words.
     pub words: bool,
 }
@@ -57,19 +51,12 @@ pub(crate) struct Tile {
 
 impl From<[usize; 7]> for Tile {
     fn from([bm, bn, sm, sn, bk, stages, style]: [usize; 7]) -> Self {
-        let style = Style {
-            turned: style & 1 != 0,
-            crossed: style & 2 != 0,
-            early: style & 4 != 0,
-            half_marks: style & 8 != 0,
-            words: style & 16 != 0,
-        };
+        let style = Style { late: style & 2 != 0, words: style & 16 != 0 };
         Self { bm, bn, sm, sn, bk, stages, style }
     }
 }
 
-const STYLE: Style =
-    Style { turned: true, crossed: false, early: false, half_marks: false, words: false };
+const STYLE: Style = Style { late: false, words: false };
 
 impl Tile {
     /// Four subgroups of 64 x 64; `examples/kernels.rs` tries others.
@@ -190,29 +177,22 @@ pub(crate) fn kernel(
         0 => String::new(),
         _ => format!("        if (k + {bk}u >= {}u) {{ break; }}\n", op.k),
     };
-    // The next part is under way while this one is worked on.
-    let (before, body) = match (stages, style.early) {
-        (1, false) => (
-            String::new(),
+    let (before, body) = match stages {
+        1 if style.late => {
+            (String::new(), format!("{}{}{BARRIER}{}{BARRIER}", fetch("k"), stage(0), multiply(0)))
+        }
+        // The next part is under way while this one is worked on.
+        1 => (
+            fetch("0u"),
             format!("{}{BARRIER}{}{}{BARRIER}", stage(0), next("next", 1), multiply(0)),
         ),
-        (1, true) => (
-            String::new(),
-            format!("{}{}{BARRIER}{}{BARRIER}", stage(0), next("next", 1), multiply(0)),
-        ),
         // One stage is worked on while the other is filled.
-        (_, false) => {
+        _ => {
             let half = |own: usize, name: &str| {
                 let work = multiply(own) + &stage(1 - own);
                 format!("{}{work}{BARRIER}", next(name, own + 1))
             };
-            (stage(0) + BARRIER, half(0, "next0") + &stop + &half(1, "next1"))
-        }
-        (_, true) => {
-            let half = |own: usize, name: &str| {
-                format!("{}{BARRIER}{}{}", next(name, own + 1), multiply(own), stage(1 - own))
-            };
-            (stage(0), half(0, "next0") + &stop + &half(1, "next1"))
+            (fetch("0u") + &stage(0) + BARRIER, half(0, "next0") + &stop + &half(1, "next1"))
         }
     };
     let results = results(&mut builder, op, tile, &left, &right);
@@ -226,9 +206,6 @@ pub(crate) fn kernel(
         }
     }
     let mut before = before;
-    if style.crossed {
-        before.insert_str(0, "    let cross = (thread >> 3u) & 1u;\n");
-    }
     for staged in [&left, &right].into_iter().filter(|staged| staged.has_marks) {
         let (name, size) = (staged.name, staged.outer());
         let _ = writeln!(arrays, "var<workgroup> {name}_nan: array<atomic<u32>, {size}>;");
@@ -265,7 +242,7 @@ pub(crate) fn kernel(
                 own_places(&left, "own_row") + own_places(&right, "own_column").trim_end(),
             ),
             ("accumulators", accumulators.trim_end().to_owned()),
-            ("before", (fetch("0u") + &before).trim_end().to_owned()),
+            ("before", before.trim_end().to_owned()),
             ("body", body.trim_end().to_owned()),
             ("results", results.trim_end().to_owned()),
         ],
@@ -359,7 +336,7 @@ mod tests {
             style: Tile::from([0, 0, 0, 0, 0, 0, style]).style,
             ..Tile::LARGE
         };
-        let all = [(1, 4), (2, 0), (2, 4), (1, 3), (1, 9), (1, 16), (1, 20)];
+        let all = [(1, 2), (2, 0), (1, 16), (1, 18)];
         let all = all.map(|(stages, style)| styled(stages, style));
         for tile in [Tile::LARGE, Tile::SMALL].into_iter().chain(all) {
             for (transpose_left, transpose_right) in

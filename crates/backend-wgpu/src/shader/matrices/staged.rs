@@ -98,7 +98,7 @@ impl Staged {
         // Rows of four chunks are five apart: of eight threads that store at once, four take a row
         // and four the row that is four below, so that all store to different banks.
         let short = *tile_chunks == 4 && self.rows_at_once().is_multiple_of(8);
-        let own = match short && self.style.turned {
+        let own = match short {
             true => {
                 let row = format!("(thread / {tile_chunks}u)");
                 format!("({row} & ~7u) | (({row} & 1u) << 2u) | (({row} >> 1u) & 3u)")
@@ -163,40 +163,26 @@ impl Staged {
     /// Variables of the NaN that a thread has seen, for each row of its own or for eight columns.
     pub fn marks(&self) -> String {
         let name = self.name;
-        let (row, columns) = match self.style.half_marks {
-            true => ("vec4<f16>", "mat2x4<f16>"),
-            false => ("u32", "vec2<u32>"),
-        };
         match (self.has_marks, self.along_inner) {
             (false, _) => String::new(),
-            (true, false) => format!("    var {name}_seen: {columns};\n"),
+            (true, false) => format!("    var {name}_seen: vec2<u32>;\n"),
             (true, true) => {
-                (0..self.count()).map(|n| format!("    var {name}_seen{n}: {row};\n")).collect()
+                (0..self.count()).map(|n| format!("    var {name}_seen{n}: u32;\n")).collect()
             }
         }
     }
 
-    /// Statements that mark NaN of a chunk: codes of 0x7f, whose neighbour has the highest bit, or
-    /// which as halves are 1.875, larger than any number.
+    /// Statements that mark NaN of a chunk: codes of 0x7f, whose neighbour has the highest bit.
     fn mark(&self, n: usize) -> String {
         let name = self.name;
-        match (self.has_marks, self.style.half_marks, self.along_inner) {
-            (false, ..) => String::new(),
-            (true, true, true) => {
-                format!("{name}_seen{n} = max(max({name}_seen{n}, abs(own[0])), abs(own[1])); ")
-            }
-            (true, true, false) => format!(
-                "{name}_seen[0] = max({name}_seen[0], abs(own[0])); {name}_seen[1] = max({name}_seen[1], abs(own[1])); "
-            ),
-            (true, false, along) => {
-                let next = format!(
-                    "let next = ({name}{n} & vec2<u32>(0x7f7f7f7fu)) + vec2<u32>(0x01010101u); "
-                );
-                next + &match along {
-                    true => format!("{name}_seen{n} |= next.x | next.y; "),
-                    false => format!("{name}_seen |= next; "),
-                }
-            }
+        if !self.has_marks {
+            return String::new();
+        }
+        let next =
+            format!("let next = ({name}{n} & vec2<u32>(0x7f7f7f7fu)) + vec2<u32>(0x01010101u); ");
+        next + &match self.along_inner {
+            true => format!("{name}_seen{n} |= next.x | next.y; "),
+            false => format!("{name}_seen |= next; "),
         }
     }
 
@@ -209,27 +195,18 @@ impl Staged {
         }
         if self.along_inner {
             for n in 0..self.count() {
-                let seen = match self.style.half_marks {
-                    true => format!("any({name}_seen{n} > vec4<f16>(1.8h))"),
-                    false => format!("({name}_seen{n} & 0x80808080u) != 0u"),
-                };
                 let _ = writeln!(
                     text,
-                    "    if ({seen}) {{ atomicStore(&{name}_nan[{name}_row + {}u], 1u); }}",
+                    "    if (({name}_seen{n} & 0x80808080u) != 0u) {{ atomicStore(&{name}_nan[{name}_row + {}u], 1u); }}",
                     n * self.rows_at_once()
                 );
             }
             return text;
         }
-        for (part, word) in ["x", "y"].iter().enumerate() {
-            let seen = match self.style.half_marks {
-                true => format!("{name}_seen[{part}][n] > 1.8h"),
-                false => format!("(({name}_seen.{word} >> (8u * n)) & 0x80u) != 0u"),
-            };
+        for (word, at) in [("x", 0), ("y", 4)] {
             let _ = writeln!(
                 text,
-                "    for (var n = 0u; n < 4u; n++) {{ if ({seen}) {{ atomicStore(&{name}_nan[8u * {name}_column + {}u + n], 1u); }} }}",
-                4 * part
+                "    for (var n = 0u; n < 4u; n++) {{ if ((({name}_seen.{word} >> (8u * n)) & 0x80u) != 0u) {{ atomicStore(&{name}_nan[8u * {name}_column + {at}u + n], 1u); }} }}"
             );
         }
         text
@@ -247,16 +224,11 @@ impl Staged {
             let mark = self.mark(n);
             let own = format!("let own = {name}_halves({name}{n});");
             let place = format!("{name}_tile{stage}[{name}_to + {}u", below * self.width());
-            if self.style.words {
-                return format!("{{ {own} {mark}{place}] = own; }}");
-            }
-            match self.style.crossed {
-                // A store of eight bytes is served for 16 threads at once: eight of them store the
-                // first half of their chunk while the others store the second.
-                true => format!(
-                    "{{ {own} {mark}{place} + cross] = select(own[0], own[1], cross == 1u); {place} + 1u - cross] = select(own[1], own[0], cross == 1u); }}"
-                ),
-                false => format!("{{ {own} {mark}{place}] = own[0]; {place} + 1u] = own[1]; }}"),
+            match self.style.words {
+                true => format!("{{ {mark}{own} {place}] = own; }}"),
+                false => {
+                    format!("{{ {mark}{own} {place}] = own[0]; {place} + 1u] = own[1]; }}")
+                }
             }
         })
     }
