@@ -31,8 +31,8 @@ pub struct Options {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tuning {
     /// On cooperative matrices: rows and columns of a workgroup, of a subgroup, elements of the
-    /// inner axis, stages, and by its bits how they are staged.
-    pub matrices: Option<[usize; 7]>,
+    /// inner axis.
+    pub matrices: Option<[usize; 5]>,
     /// On the vector units: rows and columns of a workgroup, of a thread, elements of the inner
     /// axis, stages, threads of a subgroup in a row.
     pub vectors: Option<[usize; 7]>,

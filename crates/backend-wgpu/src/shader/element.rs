@@ -40,7 +40,7 @@ fn quads_of_a_thread(
     let plain = elements.iter().all(|element| matches!(element.compute, Compute::Expr(_)));
     match widest {
         Some(bytes) if bytes <= 2 && elements.len() <= 4 && plain && quads >= MANY => {
-            tuned.unwrap_or(4)
+            tuned.unwrap_or(2)
         }
         _ => 1,
     }

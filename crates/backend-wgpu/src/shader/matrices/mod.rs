@@ -24,15 +24,6 @@ const LANES: usize = 32;
 /// Elements of a chunk, the unit in which operands are fetched: two quads of shared memory.
 const CHUNK: usize = 8;
 
-/// How a tile is staged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Style {
-    /// A stage is fetched when it is needed: other workgroups work meanwhile.
-    pub late: bool,
-    /// Shared memory is made of words.
-    pub words: bool,
-}
-
 /// The shape of a tile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Tile {
@@ -44,30 +35,22 @@ pub(crate) struct Tile {
     pub sn: usize,
     /// Elements of the inner axis that are staged at once.
     pub bk: usize,
-    /// Stages in shared memory: with 2 one is worked on while the other is filled.
-    pub stages: usize,
-    pub style: Style,
 }
 
-impl From<[usize; 7]> for Tile {
-    fn from([bm, bn, sm, sn, bk, stages, style]: [usize; 7]) -> Self {
-        let style = Style { late: style & 2 != 0, words: style & 16 != 0 };
-        Self { bm, bn, sm, sn, bk, stages, style }
+impl From<[usize; 5]> for Tile {
+    fn from([bm, bn, sm, sn, bk]: [usize; 5]) -> Self {
+        Self { bm, bn, sm, sn, bk }
     }
 }
 
-const STYLE: Style = Style { late: false, words: false };
-
 impl Tile {
     /// Four subgroups of 64 x 64; `examples/kernels.rs` tries others.
-    pub(crate) const LARGE: Self =
-        Self { bm: 128, bn: 128, sm: 64, sn: 64, bk: 32, stages: 1, style: STYLE };
+    pub(crate) const LARGE: Self = Self { bm: 128, bn: 128, sm: 64, sn: 64, bk: 32 };
     /// For E4M3, whose codes take the registers that the large tile has to spare.
     const WIDE: Self = Self { bm: 128, bn: 256, ..Self::LARGE };
     const DEEP: Self = Self { sn: 32, bk: 64, ..Self::LARGE };
     /// For products with few large tiles.
-    pub(crate) const SMALL: Self =
-        Self { bm: 64, bn: 64, sm: 32, sn: 32, bk: 64, stages: 1, style: STYLE };
+    pub(crate) const SMALL: Self = Self { bm: 64, bn: 64, sm: 32, sn: 32, bk: 64 };
 
     fn threads(self) -> usize {
         self.bm / self.sm * (self.bn / self.sn) * LANES
@@ -123,7 +106,7 @@ pub(crate) fn kernel(
         op.result.alpha *= left_to_the_result(builder.dtype(tensor));
     }
     let op = &op;
-    let Tile { bm, bn, sm, sn, bk, stages, style } = tile;
+    let Tile { bm, bn, sm, sn, bk } = tile;
     let threads = tile.threads();
     let staged = |left: bool| {
         let (tensor, transposed, extent, block) = match left {
@@ -142,7 +125,6 @@ pub(crate) fn kernel(
             tile_rows: if along_inner { block } else { bk },
             tile_chunks: if along_inner { bk / CHUNK } else { block / CHUNK },
             ragged: !extent.is_multiple_of(block) || !op.k.is_multiple_of(bk),
-            style,
             has_marks: entry.tensors[tensor].dtype == DType::Float(Format::E4M3),
             threads,
         }
@@ -156,67 +138,46 @@ pub(crate) fn kernel(
             let _ = writeln!(accumulators, "    var sum{i}_{j} = coop_mat16x16<f32, C>();");
         }
     }
+    if left.has_marks || right.has_marks {
+        accumulators.push_str("    var seen: u32;\n");
+    }
     for staged in [&left, &right] {
-        accumulators.push_str(&staged.marks());
         for n in 0..staged.count() {
             let raw = staged.raw(&builder);
             let _ = writeln!(accumulators, "    var {}{n}: {raw};", staged.name);
         }
     }
-    let multiply = |stage: usize| multiply(tile, &left, &right, stage);
     let indent = "        ";
     let fetch = |k: &str| left.fetch(k, indent) + &right.fetch(k, indent);
-    let stage = |n: usize| left.stage(n, indent) + &right.stage(n, indent);
-    const BARRIER: &str = "        workgroupBarrier();\n";
-    let last = op.k.next_multiple_of(bk) - bk;
-    let next = |name: &str, ahead: usize| {
-        let at = format!("        let {name} = min(k + {}u, {last}u);\n", ahead * bk);
-        at + &fetch(name)
-    };
-    let stop = match op.k.div_ceil(bk) % 2 {
-        0 => String::new(),
-        _ => format!("        if (k + {bk}u >= {}u) {{ break; }}\n", op.k),
-    };
-    let (before, body) = match stages {
-        1 if style.late => {
-            (String::new(), format!("{}{}{BARRIER}{}{BARRIER}", fetch("k"), stage(0), multiply(0)))
-        }
-        // The next part is under way while this one is worked on.
-        1 => (
-            fetch("0u"),
-            format!("{}{BARRIER}{}{}{BARRIER}", stage(0), next("next", 1), multiply(0)),
-        ),
-        // One stage is worked on while the other is filled.
-        _ => {
-            let half = |own: usize, name: &str| {
-                let work = multiply(own) + &stage(1 - own);
-                format!("{}{work}{BARRIER}", next(name, own + 1))
-            };
-            (fetch("0u") + &stage(0) + BARRIER, half(0, "next0") + &stop + &half(1, "next1"))
-        }
-    };
     let results = results(&mut builder, op, tile, &left, &right);
     let readers = left.reader(&mut builder) + &right.reader(&mut builder);
     let (row_tiles, column_tiles) = (op.m.div_ceil(bm), op.n.div_ceil(bn));
     let tiles = row_tiles * column_tiles * op.batch;
-    let mut arrays = String::new();
-    for staged in [&left, &right] {
-        for n in 0..stages.min(2) {
-            arrays.push_str(&staged.array(n));
-        }
+    let mut arrays = left.array() + &right.array();
+    let (mut before, mut after) = (String::new(), String::new());
+    let marked: Vec<&Staged> = [&left, &right].into_iter().filter(|own| own.has_marks).collect();
+    if !marked.is_empty() {
+        before.push_str("    if (thread == 0u) { atomicStore(&any_nan, 0u); }\n");
+        arrays.push_str("var<workgroup> any_nan: atomic<u32>;\n");
+        after.push_str(
+            "    if ((seen & 0x80808080u) != 0u) { atomicStore(&any_nan, 1u); }\n    \
+             workgroupBarrier();\n    \
+             // Rare, so that it may take its time.\n    \
+             if (atomicLoad(&any_nan) != 0u) {\n",
+        );
     }
-    let mut before = before;
-    for staged in [&left, &right].into_iter().filter(|staged| staged.has_marks) {
-        let (name, size) = (staged.name, staged.outer());
+    for own in &marked {
+        let (name, size) = (own.name, own.outer());
         let _ = writeln!(arrays, "var<workgroup> {name}_nan: array<atomic<u32>, {size}>;");
         let _ = writeln!(
             before,
             "    for (var n = thread; n < {size}u; n += {threads}u) {{ atomicStore(&{name}_nan[n], 0u); }}"
         );
+        after.push_str(&own.find());
     }
-    let told = left.tell() + &right.tell();
-    let results =
-        if told.is_empty() { results } else { told + "    workgroupBarrier();\n" + &results };
+    if !marked.is_empty() {
+        after.push_str("    }\n    workgroupBarrier();\n");
+    }
     let text = fill(
         TEMPLATE,
         &[
@@ -235,16 +196,18 @@ pub(crate) fn kernel(
             ("band", (8 * column_tiles).to_string()),
             ("subgroups_across", (bn / sn).to_string()),
             ("k", op.k.to_string()),
-            ("step", (bk * stages.min(2)).to_string()),
+            ("last", (op.k.next_multiple_of(bk) - bk).to_string()),
             ("places", left.places() + right.places().trim_end()),
             (
                 "own_places",
                 own_places(&left, "own_row") + own_places(&right, "own_column").trim_end(),
             ),
             ("accumulators", accumulators.trim_end().to_owned()),
-            ("before", before.trim_end().to_owned()),
-            ("body", body.trim_end().to_owned()),
-            ("results", results.trim_end().to_owned()),
+            ("first", (before + &fetch("0u").replace("        ", "    ")).trim_end().to_owned()),
+            ("stage", left.stage(indent) + right.stage(indent).trim_end()),
+            ("next", fetch("next").trim_end().to_owned()),
+            ("products", multiply(tile, &left, &right).trim_end().to_owned()),
+            ("results", (after + &results).trim_end().to_owned()),
         ],
     );
     let directives = "enable wgpu_cooperative_matrix;\n";
@@ -255,41 +218,41 @@ pub(crate) fn kernel(
 fn own_places(staged: &Staged, own: &str) -> String {
     let place = match staged.along_inner {
         true => format!("{own} * {}u", staged.width()),
-        false => format!("{own} / {}u", staged.unit()),
+        false => format!("{own} / 4u"),
     };
     format!("    let {}_own = {place};\n", staged.name)
 }
 
 /// Statements that load matrices of both operands and multiply them, for a stage.
-fn multiply(tile: Tile, left: &Staged, right: &Staged, stage: usize) -> String {
+fn multiply(tile: Tile, left: &Staged, right: &Staged) -> String {
     let mut text = String::new();
     // Row-major where the rows of the matrix are those of the tile.
     let load = |staged: &Staged, role: &str, at: usize, inner: usize| {
         let (name, width) = (staged.name, staged.width());
         let rows_are_outer = staged.along_inner;
         let place = match rows_are_outer {
-            true => at * width + inner / staged.unit(),
-            false => inner * width + at / staged.unit(),
+            true => at * width + inner / 4,
+            false => inner * width + at / 4,
         };
         // Rows of the left matrix run along m, those of the right one along the inner axis.
         let row_major = (role == "A") == rows_are_outer;
         format!(
-            "{}<coop_mat16x16<f16, {role}>>(&{name}_tile{stage}[{name}_own + {place}u], {width}u)",
+            "{}<coop_mat16x16<f16, {role}>>(&{name}_tile[{name}_own + {place}u], {width}u)",
             if row_major { "coopLoadT" } else { "coopLoad" },
         )
     };
     for inner in (0..tile.bk).step_by(EDGE) {
         for i in 0..tile.sm / EDGE {
             let value = load(left, "A", i * EDGE, inner);
-            let _ = writeln!(text, "        let a{stage}_{inner}_{i} = {value};");
+            let _ = writeln!(text, "        let a{inner}_{i} = {value};");
         }
         for j in 0..tile.sn / EDGE {
             let value = load(right, "B", j * EDGE, inner);
-            let _ = writeln!(text, "        let b{stage}_{inner}_{j} = {value};");
+            let _ = writeln!(text, "        let b{inner}_{j} = {value};");
             for i in 0..tile.sm / EDGE {
                 let _ = writeln!(
                     text,
-                    "        sum{i}_{j} = coopMultiplyAdd(a{stage}_{inner}_{i}, b{stage}_{inner}_{j}, sum{i}_{j});"
+                    "        sum{i}_{j} = coopMultiplyAdd(a{inner}_{i}, b{inner}_{j}, sum{i}_{j});"
                 );
             }
         }
@@ -331,14 +294,7 @@ mod tests {
             result: Rounded::PLAIN,
             out: 2,
         };
-        let styled = |stages: usize, style: usize| Tile {
-            stages,
-            style: Tile::from([0, 0, 0, 0, 0, 0, style]).style,
-            ..Tile::LARGE
-        };
-        let all = [(1, 2), (2, 0), (1, 16), (1, 18)];
-        let all = all.map(|(stages, style)| styled(stages, style));
-        for tile in [Tile::LARGE, Tile::SMALL].into_iter().chain(all) {
+        for tile in [Tile::LARGE, Tile::SMALL, Tile::WIDE, Tile::DEEP] {
             for (transpose_left, transpose_right) in
                 [(false, false), (false, true), (true, false), (true, true)]
             {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use onesigma_format::Format;
 use onesigma_graph::DType;
 
-use super::{CHUNK, Style};
+use super::CHUNK;
 use crate::ir::TensorId;
 use crate::shader::kernel::Builder;
 
@@ -29,7 +29,6 @@ pub(super) struct Staged {
     /// Whether NaN are told apart from the products: those of E4M3.
     pub has_marks: bool,
     pub threads: usize,
-    pub style: Style,
 }
 
 impl Staged {
@@ -38,21 +37,15 @@ impl Staged {
         self.tile_rows.div_ceil(self.rows_at_once())
     }
 
-    /// Elements of a unit of shared memory.
-    pub fn unit(&self) -> usize {
-        if self.style.words { CHUNK } else { CHUNK / 2 }
-    }
-
-    /// Units of a row of the tile.
+    /// Quads of a row of the tile.
     pub fn width(&self) -> usize {
-        CHUNK / self.unit() * (self.tile_chunks + PAD)
+        2 * (self.tile_chunks + PAD)
     }
 
-    /// The declaration of the tile of a stage.
-    pub fn array(&self, stage: usize) -> String {
-        let unit = if self.style.words { "vec4<u32>" } else { "vec4<f16>" };
+    /// The declaration of the tile.
+    pub fn array(&self) -> String {
         let size = self.tile_rows * self.width();
-        format!("var<workgroup> {}_tile{stage}: array<{unit}, {size}>;\n", self.name)
+        format!("var<workgroup> {}_tile: array<vec4<f16>, {size}>;\n", self.name)
     }
 
     /// The type of a chunk as it is stored.
@@ -73,11 +66,18 @@ impl Staged {
             ),
             false => ("", String::new()),
         };
-        let halves = halves(builder, builder.dtype(tensor), self.style.words);
-        let made = if self.style.words { "vec4<u32>" } else { "mat2x4<f16>" };
-        format!(
+        let halves = halves(builder, builder.dtype(tensor));
+        // The magnitude of element `i` of a chunk of codes.
+        let code = match self.has_marks {
+            true => format!(
+                "fn {name}_code(i: u32) -> u32 {{\n    let c = x{x}_load(i / 8u);\n    \
+                 return (select(c.x, c.y, (i & 4u) != 0u) >> (8u * (i & 3u))) & 0x7fu;\n}}\n"
+            ),
+            false => String::new(),
+        };
+        code + &format!(
             "fn {name}(at: u32{more}) -> {raw} {{\n{guard}    return x{x}_load(at);\n}}\n\
-             fn {name}_halves(c: {raw}) -> {made} {{\n{halves}}}\n"
+             fn {name}_halves(c: {raw}) -> mat2x4<f16> {{\n{halves}}}\n"
         )
     }
 
@@ -109,10 +109,9 @@ impl Staged {
             "    let {name}_row = {own};\n    \
              let {name}_column = thread % {tile_chunks}u;\n    \
              let {name}_from = batch * {}u + ({row}) * {chunks}u + {column};\n    \
-             let {name}_to = {name}_row * {}u + {}u * {name}_column;\n",
+             let {name}_to = {name}_row * {}u + 2u * {name}_column;\n",
             rows * chunks,
-            self.width(),
-            CHUNK / self.unit(),
+            self.width()
         )
     }
 
@@ -160,56 +159,32 @@ impl Staged {
         })
     }
 
-    /// Variables of the NaN that a thread has seen, for each row of its own or for eight columns.
-    pub fn marks(&self) -> String {
-        let name = self.name;
-        match (self.has_marks, self.along_inner) {
-            (false, _) => String::new(),
-            (true, false) => format!("    var {name}_seen: vec2<u32>;\n"),
-            (true, true) => {
-                (0..self.count()).map(|n| format!("    var {name}_seen{n}: u32;\n")).collect()
-            }
-        }
-    }
-
     /// Statements that mark NaN of a chunk: codes of 0x7f, whose neighbour has the highest bit.
     fn mark(&self, n: usize) -> String {
-        let name = self.name;
         if !self.has_marks {
             return String::new();
         }
-        let next =
-            format!("let next = ({name}{n} & vec2<u32>(0x7f7f7f7fu)) + vec2<u32>(0x01010101u); ");
-        next + &match self.along_inner {
-            true => format!("{name}_seen{n} |= next.x | next.y; "),
-            false => format!("{name}_seen |= next; "),
-        }
+        format!(
+            "let next = ({}{n} & vec2<u32>(0x7f7f7f7fu)) + vec2<u32>(0x01010101u); seen |= next.x | next.y; ",
+            self.name
+        )
     }
 
-    /// Statements that tell the workgroup which rows or columns of the result are NaN.
-    pub fn tell(&self) -> String {
-        let name = self.name;
-        let mut text = String::new();
-        if !self.has_marks {
-            return text;
-        }
-        if self.along_inner {
-            for n in 0..self.count() {
-                let _ = writeln!(
-                    text,
-                    "    if (({name}_seen{n} & 0x80808080u) != 0u) {{ atomicStore(&{name}_nan[{name}_row + {}u], 1u); }}",
-                    n * self.rows_at_once()
-                );
-            }
-            return text;
-        }
-        for (word, at) in [("x", 0), ("y", 4)] {
-            let _ = writeln!(
-                text,
-                "    for (var n = 0u; n < 4u; n++) {{ if ((({name}_seen.{word} >> (8u * n)) & 0x80u) != 0u) {{ atomicStore(&{name}_nan[8u * {name}_column + {at}u + n], 1u); }} }}"
-            );
-        }
-        text
+    /// Statements that find which rows or columns of the result are NaN.
+    pub fn find(&self) -> String {
+        let Self { name, first, rows, columns, .. } = self;
+        let (extent, inner, at) = match self.along_inner {
+            true => (rows, columns, format!("({first} + n) * {columns}u + k")),
+            false => (columns, rows, format!("k * {columns}u + {first} + n")),
+        };
+        let (size, threads) = (self.outer(), self.threads);
+        format!(
+            "        for (var n = thread; n < min({size}u, {extent}u - {first}); n += {threads}u) {{\n            \
+             for (var k = 0u; k < {inner}u; k++) {{\n                \
+             if ({name}_code(batch * {}u + {at}) == 0x7fu) {{ atomicStore(&{name}_nan[n], 1u); }}\n            \
+             }}\n        }}\n",
+            rows * columns
+        )
     }
 
     /// Rows or columns of the result in a tile.
@@ -217,35 +192,25 @@ impl Staged {
         if self.along_inner { self.tile_rows } else { CHUNK * self.tile_chunks }
     }
 
-    /// Statements that put what was fetched into the tile of a stage.
-    pub fn stage(&self, stage: usize, indent: &str) -> String {
+    /// Statements that put what was fetched into the tile.
+    pub fn stage(&self, indent: &str) -> String {
         let Self { name, .. } = self;
         self.each(indent, |n, below| {
-            let mark = self.mark(n);
-            let own = format!("let own = {name}_halves({name}{n});");
-            let place = format!("{name}_tile{stage}[{name}_to + {}u", below * self.width());
-            match self.style.words {
-                true => format!("{{ {mark}{own} {place}] = own; }}"),
-                false => {
-                    format!("{{ {mark}{own} {place}] = own[0]; {place} + 1u] = own[1]; }}")
-                }
-            }
+            format!(
+                "{{ {}let own = {name}_halves({name}{n}); {name}_tile[{name}_to + {1}u] = own[0]; {name}_tile[{name}_to + {2}u] = own[1]; }}",
+                self.mark(n),
+                below * self.width(),
+                below * self.width() + 1
+            )
         })
     }
 }
 
-/// Body of the function that makes eight halves of a chunk `c`, as numbers or as words. In E4M3 the
-/// exponent is 8 too small then, which the scale of the result makes good, and a NaN becomes a
-/// number: [`Staged::marks`].
-fn halves(builder: &mut Builder<'_>, dtype: DType, words: bool) -> String {
-    let spread = match words {
-        true => {
-            "    return vec4<u32>((low.x & 0xffffu) | (high.x << 16u), (low.x >> 16u) | (high.x & 0xffff0000u), (low.y & 0xffffu) | (high.y << 16u), (low.y >> 16u) | (high.y & 0xffff0000u));\n"
-        }
-        false => "    return mat2x4<f16>(spread(low.x, high.x), spread(low.y, high.y));\n",
-    };
+/// Body of the function that makes eight halves of a chunk `c`. In E4M3 the exponent is 8 too small
+/// then, which the scale of the result makes good, and a NaN becomes a number: [`Staged::find`].
+fn halves(builder: &mut Builder<'_>, dtype: DType) -> String {
+    let spread = "    return mat2x4<f16>(spread(low.x, high.x), spread(low.y, high.y));\n";
     match dtype.format() {
-        Some(Format::F16) if words => "    return c;\n".to_owned(),
         Some(Format::F16) => "    return mat2x4<f16>(halves(c.xy), halves(c.zw));\n".to_owned(),
         Some(Format::E4M3) => {
             "    let m = vec2<u32>(0x3f803f80u);\n    let s = vec2<u32>(0x80008000u);\n    \
@@ -268,19 +233,9 @@ fn halves(builder: &mut Builder<'_>, dtype: DType, words: bool) -> String {
             };
             let mut half = |codes: &str| {
                 let bits = builder.library.decoded(dtype, codes);
-                match words {
-                    true => format!("bitcast<vec4<f32>>({bits})"),
-                    false => format!("vec4<f16>(bitcast<vec4<f32>>({bits}))"),
-                }
+                format!("vec4<f16>(bitcast<vec4<f32>>({bits}))")
             };
-            let (low, high) = (half(low), half(high));
-            match words {
-                true => format!(
-                    "    let low = {low};\n    let high = {high};\n    \
-                     return vec4<u32>(pack2x16float(low.xy), pack2x16float(low.zw), pack2x16float(high.xy), pack2x16float(high.zw));\n"
-                ),
-                false => format!("    return mat2x4<f16>({low}, {high});\n"),
-            }
+            format!("    return mat2x4<f16>({}, {});\n", half(low), half(high))
         }
     }
 }
