@@ -100,6 +100,8 @@ impl WgpuBackend {
         }
     }
 
+    // A browser's device belongs to one thread.
+    #[cfg_attr(target_family = "wasm", allow(clippy::arc_with_non_send_sync))]
     async fn unchecked(options: &Options) -> Result<Self> {
         let gpu = Arc::new(Gpu::open(options).await?);
         let most = gpu.segment_bytes();

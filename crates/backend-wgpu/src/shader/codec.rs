@@ -175,9 +175,6 @@ fn decode(format: Format, name: &str) -> String {
     if format == Format::BF16 {
         return include_str!("../wgsl/decode_bf16.wgsl").to_owned();
     }
-    if format == Format::F16 {
-        return include_str!("../wgsl/decode_f16.wgsl").to_owned();
-    }
     let p = format.mantissa_bits();
     let quantum = (quantum_exponent(format) + 127) as u32;
     match format.specials() {

@@ -138,10 +138,8 @@ pub(crate) fn kernel(
             let _ = writeln!(accumulators, "    var sum{i}_{j} = coop_mat16x16<f32, C>();");
         }
     }
-    if left.has_marks || right.has_marks {
-        accumulators.push_str("    var seen: u32;\n");
-    }
     for staged in [&left, &right] {
+        accumulators.push_str(&staged.marks());
         for n in 0..staged.count() {
             let raw = staged.raw(&builder);
             let _ = writeln!(accumulators, "    var {}{n}: {raw};", staged.name);
@@ -154,30 +152,18 @@ pub(crate) fn kernel(
     let (row_tiles, column_tiles) = (op.m.div_ceil(bm), op.n.div_ceil(bn));
     let tiles = row_tiles * column_tiles * op.batch;
     let mut arrays = left.array() + &right.array();
-    let (mut before, mut after) = (String::new(), String::new());
-    let marked: Vec<&Staged> = [&left, &right].into_iter().filter(|own| own.has_marks).collect();
-    if !marked.is_empty() {
-        before.push_str("    if (thread == 0u) { atomicStore(&any_nan, 0u); }\n");
-        arrays.push_str("var<workgroup> any_nan: atomic<u32>;\n");
-        after.push_str(
-            "    if ((seen & 0x80808080u) != 0u) { atomicStore(&any_nan, 1u); }\n    \
-             workgroupBarrier();\n    \
-             // Rare, so that it may take its time.\n    \
-             if (atomicLoad(&any_nan) != 0u) {\n",
-        );
-    }
-    for own in &marked {
-        let (name, size) = (own.name, own.outer());
+    let mut before = String::new();
+    for staged in [&left, &right].into_iter().filter(|staged| staged.has_marks) {
+        let (name, size) = (staged.name, staged.outer());
         let _ = writeln!(arrays, "var<workgroup> {name}_nan: array<atomic<u32>, {size}>;");
         let _ = writeln!(
             before,
             "    for (var n = thread; n < {size}u; n += {threads}u) {{ atomicStore(&{name}_nan[n], 0u); }}"
         );
-        after.push_str(&own.find());
     }
-    if !marked.is_empty() {
-        after.push_str("    }\n    workgroupBarrier();\n");
-    }
+    let told = left.tell() + &right.tell();
+    let results =
+        if told.is_empty() { results } else { told + "    workgroupBarrier();\n" + &results };
     let text = fill(
         TEMPLATE,
         &[
@@ -207,7 +193,7 @@ pub(crate) fn kernel(
             ("stage", left.stage(indent) + right.stage(indent).trim_end()),
             ("next", fetch("next").trim_end().to_owned()),
             ("products", multiply(tile, &left, &right).trim_end().to_owned()),
-            ("results", (after + &results).trim_end().to_owned()),
+            ("results", results.trim_end().to_owned()),
         ],
     );
     let directives = "enable wgpu_cooperative_matrix;\n";

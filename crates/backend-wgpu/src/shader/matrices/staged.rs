@@ -67,15 +67,7 @@ impl Staged {
             false => ("", String::new()),
         };
         let halves = halves(builder, builder.dtype(tensor));
-        // The magnitude of element `i` of a chunk of codes.
-        let code = match self.has_marks {
-            true => format!(
-                "fn {name}_code(i: u32) -> u32 {{\n    let c = x{x}_load(i / 8u);\n    \
-                 return (select(c.x, c.y, (i & 4u) != 0u) >> (8u * (i & 3u))) & 0x7fu;\n}}\n"
-            ),
-            false => String::new(),
-        };
-        code + &format!(
+        format!(
             "fn {name}(at: u32{more}) -> {raw} {{\n{guard}    return x{x}_load(at);\n}}\n\
              fn {name}_halves(c: {raw}) -> mat2x4<f16> {{\n{halves}}}\n"
         )
@@ -159,32 +151,56 @@ impl Staged {
         })
     }
 
+    /// Variables of the NaN that a thread has seen, for each row of its own or for eight columns.
+    pub fn marks(&self) -> String {
+        let name = self.name;
+        match (self.has_marks, self.along_inner) {
+            (false, _) => String::new(),
+            (true, false) => format!("    var {name}_seen: vec2<u32>;\n"),
+            (true, true) => {
+                (0..self.count()).map(|n| format!("    var {name}_seen{n}: u32;\n")).collect()
+            }
+        }
+    }
+
     /// Statements that mark NaN of a chunk: codes of 0x7f, whose neighbour has the highest bit.
     fn mark(&self, n: usize) -> String {
+        let name = self.name;
         if !self.has_marks {
             return String::new();
         }
-        format!(
-            "let next = ({}{n} & vec2<u32>(0x7f7f7f7fu)) + vec2<u32>(0x01010101u); seen |= next.x | next.y; ",
-            self.name
-        )
+        let next =
+            format!("let next = ({name}{n} & vec2<u32>(0x7f7f7f7fu)) + vec2<u32>(0x01010101u); ");
+        next + &match self.along_inner {
+            true => format!("{name}_seen{n} |= next.x | next.y; "),
+            false => format!("{name}_seen |= next; "),
+        }
     }
 
-    /// Statements that find which rows or columns of the result are NaN.
-    pub fn find(&self) -> String {
-        let Self { name, first, rows, columns, .. } = self;
-        let (extent, inner, at) = match self.along_inner {
-            true => (rows, columns, format!("({first} + n) * {columns}u + k")),
-            false => (columns, rows, format!("k * {columns}u + {first} + n")),
-        };
-        let (size, threads) = (self.outer(), self.threads);
-        format!(
-            "        for (var n = thread; n < min({size}u, {extent}u - {first}); n += {threads}u) {{\n            \
-             for (var k = 0u; k < {inner}u; k++) {{\n                \
-             if ({name}_code(batch * {}u + {at}) == 0x7fu) {{ atomicStore(&{name}_nan[n], 1u); }}\n            \
-             }}\n        }}\n",
-            rows * columns
-        )
+    /// Statements that tell the workgroup which rows or columns of the result are NaN.
+    pub fn tell(&self) -> String {
+        let name = self.name;
+        let mut text = String::new();
+        if !self.has_marks {
+            return text;
+        }
+        if self.along_inner {
+            for n in 0..self.count() {
+                let _ = writeln!(
+                    text,
+                    "    if (({name}_seen{n} & 0x80808080u) != 0u) {{ atomicStore(&{name}_nan[{name}_row + {}u], 1u); }}",
+                    n * self.rows_at_once()
+                );
+            }
+            return text;
+        }
+        for (word, at) in [("x", 0), ("y", 4)] {
+            let _ = writeln!(
+                text,
+                "    for (var n = 0u; n < 4u; n++) {{ if ((({name}_seen.{word} >> (8u * n)) & 0x80u) != 0u) {{ atomicStore(&{name}_nan[8u * {name}_column + {at}u + n], 1u); }} }}"
+            );
+        }
+        text
     }
 
     /// Rows or columns of the result in a tile.
@@ -207,7 +223,7 @@ impl Staged {
 }
 
 /// Body of the function that makes eight halves of a chunk `c`. In E4M3 the exponent is 8 too small
-/// then, which the scale of the result makes good, and a NaN becomes a number: [`Staged::find`].
+/// then, which the scale of the result makes good, and a NaN becomes a number: [`Staged::marks`].
 fn halves(builder: &mut Builder<'_>, dtype: DType) -> String {
     let spread = "    return mat2x4<f16>(spread(low.x, high.x), spread(low.y, high.y));\n";
     match dtype.format() {
