@@ -189,7 +189,7 @@ pub(crate) fn kernel(
                 own_places(&left, "own_row") + own_places(&right, "own_column").trim_end(),
             ),
             ("accumulators", accumulators.trim_end().to_owned()),
-            ("first", (before + &fetch("0u").replace("        ", "    ")).trim_end().to_owned()),
+            ("first", (fetch("0u").replace("        ", "    ") + &before).trim_end().to_owned()),
             ("stage", left.stage(indent) + right.stage(indent).trim_end()),
             ("next", fetch("next").trim_end().to_owned()),
             ("products", multiply(tile, &left, &right).trim_end().to_owned()),
