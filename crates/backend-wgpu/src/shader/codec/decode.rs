@@ -5,7 +5,8 @@ use onesigma_format::{Format, Specials};
 use super::{WORDS, min_exponent, quantum_exponent, sign_bit};
 use crate::shader::{fill, scalar_literal};
 
-/// The function `decode_{name}`.
+/// The function `decode_{name}`. It has no branch: products decode what they fetch ahead, and a
+/// branch would wait for it.
 pub(super) fn decode(format: Format, name: &str) -> String {
     if format == Format::BF16 {
         return include_str!("../../wgsl/decode_bf16.wgsl").to_owned();
@@ -31,12 +32,9 @@ pub(super) fn decode(format: Format, name: &str) -> String {
     let max = format.max_code();
     let nan = format!("{WORDS}(0x7fc00000u)");
     let specials = match format.specials() {
-        // Rare, so that they cost little more than the question.
         Specials::Ieee => format!(
-            "if (any(magnitude > {WORDS}({max}u))) {{\n        \
-             bits = select(bits, {WORDS}(0x7f800000u), magnitude > {WORDS}({max}u));\n        \
-             bits = select(bits, {nan}, magnitude > {WORDS}({}u));\n    }}\n    \
-             return sign | bits;",
+            "bits = select(bits, {WORDS}(0x7f800000u), magnitude > {WORDS}({max}u));\n    \
+             bits = select(bits, {nan}, magnitude > {WORDS}({}u));\n    return sign | bits;",
             max + 1
         ),
         Specials::FiniteNan => format!(
