@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::libtorch;
 use crate::process::{self, cargo, cargo_with, has_cargo_command, root};
 
 /// Arguments of `cargo xtask release`.
@@ -28,13 +29,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     println!("publishing order: {}", order(&metadata).join(", "));
     msrv()?;
     deny()?;
-    semver(arguments.baseline.as_deref())?;
+    semver(&metadata, arguments.baseline.as_deref())?;
     if arguments.no_publish {
         eprintln!("skipped: cargo publish --dry-run (--no-publish)");
         return Ok(());
     }
     // With --workspace, cargo resolves the crates of this workspace among themselves, in order.
     let mut publish = cargo_with(["publish", "--workspace", "--dry-run", "--locked"]);
+    if let Err(reason) = libtorch::provide(&mut publish) {
+        eprintln!(
+            "skipped: building onesigma-backend-tch as packed needs libtorch 2.11 ({reason})"
+        );
+        publish.args(["--exclude", "onesigma-backend-tch"]);
+    }
     if is_dirty()? {
         eprintln!("note: the work tree has changes that are not committed; they are packed too");
         publish.arg("--allow-dirty");
@@ -52,9 +59,10 @@ pub fn deny() -> Result<()> {
     process::run(&mut cargo_with(["deny", "check"]))
 }
 
-/// Compares public interfaces with a revision; skipped with a message where the tool is missing
-/// or nothing was ever released.
-fn semver(baseline: Option<&str>) -> Result<()> {
+/// Compares the public interfaces of published default members with a revision; skipped with a
+/// message where the tool is missing or nothing was ever released. Of the other backends only a
+/// constructor is public.
+fn semver(metadata: &Value, baseline: Option<&str>) -> Result<()> {
     if !has_cargo_command("semver-checks") {
         return skip("cargo semver-checks", "cargo install cargo-semver-checks --locked");
     }
@@ -63,7 +71,17 @@ fn semver(baseline: Option<&str>) -> Result<()> {
         eprintln!("skipped: semver check: no release is tagged yet; --baseline REV names one");
         return Ok(());
     };
-    process::run(&mut cargo_with(["semver-checks", "--workspace", "--baseline-rev", &revision]))
+    let (default, own) = (ids(&metadata["workspace_default_members"]), published(metadata));
+    let mut check =
+        cargo_with(["semver-checks", "--default-features", "--baseline-rev", &revision]);
+    for package in packages(metadata) {
+        let name = package["name"].as_str().unwrap_or_default();
+        let is_default = default.iter().any(|id| package["id"] == id.as_str());
+        if is_default && own.contains_key(name) {
+            check.args(["--package", name]);
+        }
+    }
+    process::run(&mut check)
 }
 
 /// No dependency of a published crate asks for a newer Rust than `rust-version`, and, where rustup
@@ -149,13 +167,15 @@ fn order(metadata: &Value) -> Vec<String> {
     order
 }
 
+/// A list of ids.
+fn ids(value: &Value) -> Vec<String> {
+    let list = value.as_array().into_iter().flatten();
+    list.filter_map(|id| id.as_str().map(str::to_owned)).collect()
+}
+
 /// Ids of everything that the default members depend on, build dependencies included and
 /// development dependencies not.
 fn used_by_default(metadata: &Value) -> Result<BTreeSet<String>> {
-    let ids = |value: &Value| -> Vec<String> {
-        let list = value.as_array().into_iter().flatten();
-        list.filter_map(|id| id.as_str().map(str::to_owned)).collect()
-    };
     let mut open = ids(&metadata["workspace_default_members"]);
     let nodes: BTreeMap<&str, &Value> = metadata["resolve"]["nodes"]
         .as_array()
@@ -236,8 +256,13 @@ mod tests {
         let own = published(&metadata);
         for package in packages(&metadata).filter(|p| p["source"].is_null()) {
             if package["name"].as_str().is_some_and(|name| own.contains_key(name)) {
-                for key in ["description", "license", "repository", "rust_version"] {
+                for key in ["description", "license", "repository", "rust_version", "readme"] {
                     assert!(package[key].is_string(), "{}: no {key}", package["name"]);
+                }
+                let manifest = package["manifest_path"].as_str().expect("a path");
+                for file in ["LICENSE-MIT", "LICENSE-APACHE"] {
+                    let path = std::path::Path::new(manifest).with_file_name(file);
+                    assert!(path.is_file(), "{} is not packed", path.display());
                 }
             }
         }

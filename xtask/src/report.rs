@@ -2,18 +2,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
 use crate::process::root;
-use crate::svg::Svg;
 
 mod book;
 mod charts;
 mod page;
+mod png;
 mod sources;
 
+use charts::Chart;
 use sources::Sources;
 
 /// Arguments of `cargo xtask report`.
@@ -29,7 +29,7 @@ pub struct Arguments {
     /// The page to write
     #[arg(long, default_value = "target/report.html")]
     out: PathBuf,
-    /// Write the pictures and the chapter of the book as well
+    /// Write the pictures, the chapter of the book and the README's table as well
     #[arg(long)]
     docs: bool,
 }
@@ -47,40 +47,37 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     println!("{} charts, {} tables: {}", charts.len(), page::TABLES, arguments.out.display());
     if arguments.docs {
         let folder = root().join("docs/src/images/bench");
-        fs::create_dir_all(&folder)?;
-        for chart in &charts {
-            picture(&folder, chart.name, &chart.svg)?;
-        }
+        pictures(&folder, &charts)?;
+        let readme = root().join("README.md");
+        let text = book::readme(&fs::read_to_string(&readme)?, &sources)?;
+        fs::write(readme, text)?;
         fs::write(root().join("docs/src/benchmarks.md"), book::chapter(&sources, &charts))?;
-        println!("wrote docs/src/benchmarks.md and docs/src/images/bench");
+        println!("wrote README.md's table, docs/src/benchmarks.md and docs/src/images/bench");
     }
     Ok(())
 }
 
-/// The chart as SVG and, where there is a browser to draw it, as PNG.
-fn picture(folder: &Path, name: &str, svg: &Svg) -> Result<()> {
-    let path = folder.join(format!("{name}.svg"));
-    fs::write(&path, svg.file())?;
-    let Some(browser) = chromium() else {
-        eprintln!("skipped: no Chromium in PATH, so {name}.png is not drawn");
-        return Ok(());
-    };
-    let profile = std::env::temp_dir().join(format!("onesigma-report-{}", std::process::id()));
-    let png = folder.join(format!("{name}.png"));
-    let status = Command::new(browser)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"])
-        .args(["--force-device-scale-factor=2", "--blink-settings=preferredColorScheme=1"])
-        .arg(format!("--user-data-dir={}", profile.display()))
-        .arg(format!("--window-size={:.0},{:.0}", svg.width, svg.height))
-        .arg(format!("--screenshot={}", png.display()))
-        .arg(format!("file://{}", path.display()))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    let _ = fs::remove_dir_all(&profile);
-    if !status.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: Chromium could not draw {name}.png");
+/// The charts that the README shows, where a picture that follows the reader's theme is not enough.
+const PNGS: [&str; 1] = ["peers"];
+
+/// Every chart as a file, and no other: what there is nothing to draw for any more goes.
+fn pictures(folder: &Path, charts: &[Chart]) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    for entry in fs::read_dir(folder)?.flatten() {
+        let path = entry.path();
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let is_drawn = charts.iter().any(|chart| chart.name == stem);
+        let is_png = path.extension().is_some_and(|extension| extension == "png");
+        if !is_drawn || (is_png && !PNGS.contains(&stem.as_str())) {
+            fs::remove_file(&path)?;
+        }
+    }
+    for chart in charts {
+        let path = folder.join(format!("{}.svg", chart.name));
+        fs::write(&path, chart.svg.file())?;
+        if PNGS.contains(&chart.name.as_str()) {
+            png::draw(&path, &chart.svg)?;
+        }
     }
     Ok(())
 }

@@ -32,6 +32,7 @@ pub const COMMON: &str = "\
 .chart .s0{fill:var(--s0);stroke:var(--s0)}.chart .s1{fill:var(--s1);stroke:var(--s1)}.chart .s2{fill:var(--s2);stroke:var(--s2)}\
 .chart .s3{fill:var(--s3);stroke:var(--s3)}.chart .s4{fill:var(--s4);stroke:var(--s4)}.chart .s5{fill:var(--s5);stroke:var(--s5)}\
 .chart .peer{fill:var(--peer);stroke:var(--peer)}.chart rect{stroke-width:0}\
+.chart text.in{stroke:none;font-variant-numeric:tabular-nums}\
 .chart .band{opacity:.16}.chart .curve{fill:none;stroke-width:2;stroke-dasharray:none}";
 
 /// For text and attributes.
@@ -159,6 +160,68 @@ pub fn bars(title: &str, groups: &[(String, Vec<Bar>)], limit: Option<(f64, &str
     svg
 }
 
+/// One row of [`dots`].
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// To its left.
+    pub label: String,
+    /// A value for each series, where there is one.
+    pub values: Vec<Option<f64>>,
+}
+
+/// Rows in named groups with a dot for each series, from 0; figures to the right in the colours of
+/// the dots, and a dashed line at `limit`.
+pub fn dots(
+    title: &str,
+    series: &[String],
+    groups: &[(String, Vec<Row>)],
+    (limit, words): (f64, &str),
+) -> Svg {
+    const WIDTH: f64 = 860.0;
+    const ROW: f64 = 21.0;
+    const FIGURE: f64 = 38.0;
+    let rows = || groups.iter().flat_map(|(_, rows)| rows);
+    let longest = series.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    let columns = if longest > 32 { 2 } else { 3 };
+    let top = 66.0 + 20.0 * series.len().div_ceil(columns) as f64;
+    let height = top + rows().count() as f64 * ROW + groups.len() as f64 * 30.0 + 8.0;
+    let mut svg = Svg::new(title, WIDTH, height);
+    svg.text(16.0, 26.0, "title", "start", title);
+    for (n, name) in series.iter().enumerate() {
+        let (column, line) = ((n % columns) as f64, (n / columns) as f64);
+        let (x, y) = (22.0 + column * 825.0 / columns as f64, 50.0 + line * 20.0);
+        svg.dot((x, y - 4.0), 5.0, &class(n), name);
+        svg.text(x + 12.0, y, "name", "start", name);
+    }
+    let longest = rows().map(|row| row.label.chars().count()).max().unwrap_or(0);
+    let left = 28.0 + 7.4 * longest as f64;
+    let right = WIDTH - 24.0 - FIGURE * series.len() as f64;
+    let values = rows().flat_map(|row| row.values.iter().flatten().copied());
+    let scale = (right - left) / values.fold(limit, f64::max).max(1e-300);
+    let x = left + limit * scale;
+    svg.path(&[(x, top - 6.0), (x, height - 8.0)], "limit");
+    svg.text(x, top - 10.0, "limit-name", "middle", words);
+    let mut y = top;
+    for (name, rows) in groups {
+        svg.text(16.0, y + 14.0, "name", "start", name);
+        y += 22.0;
+        for row in rows {
+            svg.text(left - 8.0, y + 14.0, "name", "end", &row.label);
+            svg.path(&[(left, y + 10.0), (right, y + 10.0)], "axis");
+            for (n, value) in row.values.iter().enumerate() {
+                let Some(value) = value else { continue };
+                let hint = format!("{name}, {} beside {}: {value:.3}", series[n], row.label);
+                svg.dot((left + value * scale, y + 10.0), 5.0, &class(n), &hint);
+                let at = right + FIGURE * (n + 1) as f64 + 8.0;
+                svg.text(at, y + 14.0, &format!("in {}", class(n)), "end", &format!("{value:.2}"));
+            }
+            y += ROW;
+        }
+        y += 8.0;
+    }
+    svg
+}
+
 /// One curve of [`lines`].
 #[derive(Clone, Debug)]
 pub struct Curve {
@@ -240,6 +303,16 @@ mod tests {
         for word in ["a&lt;b", "GPT &amp; co", "2 ms", "peer", "prefers-color-scheme"] {
             assert!(svg.contains(word), "{word} in {svg}");
         }
+    }
+
+    #[test]
+    fn every_value_is_a_dot_and_a_figure() {
+        let row = Row { label: "peer".into(), values: vec![Some(0.5), None, Some(1.25)] };
+        let series = ["a", "b", "c"].map(str::to_owned);
+        let svg = dots("t", &series, &[("g".into(), vec![row])], (1.0, "peer")).inline();
+        // Three in the legend.
+        assert_eq!(svg.matches("<circle").count(), 3 + 2, "{svg}");
+        assert!(svg.contains(">0.50<") && svg.contains(">1.25<") && svg.contains("in s2"), "{svg}");
     }
 
     #[test]

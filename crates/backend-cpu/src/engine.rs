@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use onesigma_backend::{Engine, Error, Report, Result, Span, expect_frames, expect_writable};
+use onesigma_backend::{
+    Engine, Error, Report, Result, Span, expect_frames, expect_readable, expect_writable,
+};
 use onesigma_graph::{EntryId, Op, Place, Program, SlotId, SlotKind};
 
 use crate::arena::Arena;
@@ -250,22 +252,14 @@ impl Engine for CpuEngine {
 
     fn read(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()> {
         let slot = self.slot(slot)?;
-        let (place, kind, stored) = (slot.place, slot.kind, slot.frames.len());
-        let whole = bytes.len().checked_rem(place.bytes).unwrap_or(bytes.len()) == 0;
-        let fits = match kind {
-            SlotKind::State => bytes.len() == place.bytes,
-            SlotKind::Input | SlotKind::Output => {
-                whole && bytes.len() >= place.bytes && bytes.len() <= stored
-            }
-        };
-        if !fits {
-            let (slot, frame) = (slot.name.clone(), place.bytes);
-            return Err(Error::WrongSize { slot, frame, found: bytes.len() });
-        }
-        if kind == SlotKind::State {
+        let (place, found) = (slot.place, bytes.len());
+        expect_readable(&slot.name, slot.kind, place.bytes, slot.frame_count(), found)?;
+        if slot.kind == SlotKind::State {
             bytes.copy_from_slice(self.arena.at(place));
+        } else if slot.frames.is_empty() {
+            bytes.fill(0);
         } else {
-            bytes.copy_from_slice(&slot.frames[stored - bytes.len()..]);
+            bytes.copy_from_slice(&slot.frames[slot.frames.len() - found..]);
         }
         Ok(())
     }
@@ -275,16 +269,17 @@ impl Engine for CpuEngine {
         let Some(entry) = self.entries.get(index) else {
             return Err(Error::UnknownEntry { index, count });
         };
+        if times == 0 {
+            return Ok(());
+        }
         for &at in &entry.inputs {
             let slot = &self.slots[at];
             if slot.place.bytes > 0 {
                 expect_frames(&slot.name, slot.frame_count(), times)?;
             }
         }
-        if times > 0 {
-            for write in &entry.writes {
-                self.slots[write.slot].frames.clear();
-            }
+        for write in &entry.writes {
+            self.slots[write.slot].frames.clear();
         }
         self.team.clone().lead(|| self.run_steps(index, times))
     }

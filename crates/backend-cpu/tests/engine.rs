@@ -300,7 +300,7 @@ fn wrong_calls_are_refused_and_leave_the_state() {
     assert!(matches!(engine.write(x, &[]), Err(Error::WrongSize { .. })));
     assert!(matches!(engine.write(SlotId::new(9), &[]), Err(Error::UnknownSlot { .. })));
     assert!(matches!(engine.read(w, &mut [0; 15]), Err(Error::WrongSize { .. })));
-    assert!(matches!(engine.read(old, &mut [0; 16]), Err(Error::WrongSize { .. })));
+    assert!(matches!(engine.read(old, &mut [0; 32]), Err(Error::WrongSize { .. })));
     assert_eq!(read(&mut *engine, w, 4), [1.0; 4]);
 }
 

@@ -2,8 +2,8 @@
 
 use crate::kernels::{Call, Kernels, dispatch, unsupported};
 use crate::{
-    Backend, Caps, Engine, Error, Report, Result, Support, expect_frames, expect_writable,
-    inputs_read,
+    Backend, Caps, Engine, Error, Report, Result, Support, expect_frames, expect_readable,
+    expect_writable, inputs_read,
 };
 use onesigma_graph::passes::legalise::node_support;
 use onesigma_graph::passes::memory_plan::last_uses;
@@ -260,25 +260,22 @@ impl<K: Kernels> Engine for Executor<K> {
     }
 
     fn read(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()> {
-        let State { slot: info, content, frames } = self.slot(slot)?;
-        let frame = info.bytes();
-        let wrong = || Error::WrongSize { slot: info.name.clone(), frame, found: bytes.len() };
-        match (info.kind, content) {
-            (SlotKind::Output, _) | (SlotKind::Input, None) => {
-                if info.kind == SlotKind::Input && frames.is_empty() && frame > 0 {
-                    let slot = info.name.clone();
-                    return Err(Error::MissingFrames { slot, found: 0, times: 1 });
-                }
-                let whole = bytes.len().checked_rem(frame).unwrap_or(bytes.len()) == 0;
-                let start = frames.len().checked_sub(bytes.len()).filter(|_| whole);
-                bytes.copy_from_slice(&frames[start.ok_or_else(wrong)?..]);
-                Ok(())
+        let state = self.slot(slot)?;
+        let State { slot: info, content, frames } = state;
+        let held = match info.kind {
+            SlotKind::Output => frames.len().checked_div(info.bytes()).unwrap_or(1),
+            _ => state.count(),
+        };
+        expect_readable(&info.name, info.kind, info.bytes(), held, bytes.len())?;
+        match content {
+            Some(tensor) if info.kind != SlotKind::Output => {
+                return self.kernels.download(tensor, &info.shape, info.dtype, bytes);
             }
-            (_, Some(tensor)) if bytes.len() == frame => {
-                self.kernels.download(tensor, &info.shape, info.dtype, bytes)
-            }
-            _ => Err(wrong()),
+            // What nothing has written yet.
+            _ if frames.is_empty() => bytes.fill(0),
+            _ => bytes.copy_from_slice(&frames[frames.len() - bytes.len()..]),
         }
+        Ok(())
     }
 
     fn run(&mut self, entry: EntryId, times: usize) -> Result<()> {

@@ -19,7 +19,7 @@ pub mod reference;
 
 pub use error::{Error, Result};
 pub use executor::{Executor, OpByOp};
-pub use frames::{expect_frames, expect_writable};
+pub use frames::{expect_frames, expect_readable, expect_writable};
 pub use kernels::{Call, Kernels};
 pub use null::{Cost, Device, NullBackend, OpCost};
 pub use onesigma_graph::passes::legalise::Support;
@@ -104,9 +104,9 @@ pub trait Engine {
     /// [`Error::NotWritable`] for an output; [`Error::UnknownSlot`].
     fn write(&mut self, slot: SlotId, bytes: &[u8]) -> Result<()>;
 
-    /// Reads a slot: the frame of a state or input, or the last `bytes.len() / frame` frames of an
-    /// output, one for each step of the last run that wrote it, oldest first. An output that no run
-    /// has written is one frame of zeros.
+    /// Reads a slot: the frame of a state, or the last `bytes.len() / frame` frames of an input as
+    /// written, or of an output, one for each step of the last run that wrote it, oldest first. An
+    /// output that no run has written is one frame of zeros.
     ///
     /// # Errors
     /// [`Error::WrongSize`] for no whole number of frames or more frames than there are;

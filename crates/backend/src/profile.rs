@@ -115,7 +115,8 @@ impl<'a> Profile<'a> {
         text
     }
 
-    /// The spans in the trace event format (JSON), which Perfetto and `chrome://tracing` open.
+    /// The spans in the trace event format (JSON), which Perfetto and `chrome://tracing` open; the
+    /// [`lines`](Self::lines) of the table stand beside them, as `ops`.
     pub fn trace(&self) -> String {
         let mut events = Vec::with_capacity(self.spans.len());
         for span in self.spans {
@@ -146,6 +147,11 @@ impl<'a> Profile<'a> {
                 "args": {"name": entry.name},
             }));
         }
-        serde_json::json!({"traceEvents": events, "displayTimeUnit": "ms"}).to_string()
+        serde_json::json!({
+            "traceEvents": events,
+            "displayTimeUnit": "ms",
+            "ops": self.lines(),
+        })
+        .to_string()
     }
 }

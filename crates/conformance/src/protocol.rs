@@ -163,9 +163,25 @@ fn many_times_equal_many_runs(backend: &dyn Backend) -> Verdict {
 
 fn no_times_do_nothing(backend: &dyn Backend) -> Verdict {
     let (f, mut engine) = ready(backend)?;
+    engine.run(f.step, 0).map_err(|error| format!("without a frame of input: {error}"))?;
     put(&mut *engine, f.x, &[1.0; N])?;
     engine.run(f.step, 0).map_err(text)?;
     expect("a", get(&mut *engine, f.a, 1)?, vec![1.0, 2.0, 3.0, 4.0, 5.0])
+}
+
+fn slots_that_nothing_wrote_are_zeros_or_missing(backend: &dyn Backend) -> Verdict {
+    let (f, mut engine) = ready(backend)?;
+    refused("read of an input", engine.read(f.x, &mut [0; 4 * N]), |error| {
+        matches!(error, Error::MissingFrames { .. })
+    })?;
+    let mut y = vec![0xff; 4 * N];
+    engine.read(f.y, &mut y).map_err(text)?;
+    expect("y", y, vec![0; 4 * N])?;
+    refused("two frames of an output", engine.read(f.y, &mut [0; 8 * N]), |error| {
+        matches!(error, Error::WrongSize { .. })
+    })?;
+    put(&mut *engine, f.x, &frames())?;
+    expect("two frames of an input", get(&mut *engine, f.x, 2)?, frames()[N..].to_vec())
 }
 
 fn wrong_sizes_are_refused(backend: &dyn Backend) -> Verdict {
@@ -298,12 +314,16 @@ fn a_report_is_there(backend: &dyn Backend) -> Verdict {
 }
 
 pub(crate) fn trials(make: Make, backend: &dyn Backend) -> Vec<Trial> {
-    let checks: [(&str, Check); 12] = [
+    let checks: [(&str, Check); 13] = [
         ("state_starts_as_zeros", state_starts_as_zeros),
         ("state_is_shared_by_entries", state_is_shared_by_entries),
         ("writes_see_the_old_state", writes_see_the_old_state),
         ("many_times_equal_many_runs", many_times_equal_many_runs),
         ("no_times_do_nothing", no_times_do_nothing),
+        (
+            "slots_that_nothing_wrote_are_zeros_or_missing",
+            slots_that_nothing_wrote_are_zeros_or_missing,
+        ),
         ("wrong_sizes_are_refused", wrong_sizes_are_refused),
         ("unknown_names_are_refused", unknown_names_are_refused),
         ("missing_frames_are_refused", missing_frames_are_refused),

@@ -47,6 +47,11 @@ pub use scalar::{decode, encode};
 pub use spec::{Format, Specials};
 pub use statistics::{Statistics, encode_slice_with_statistics};
 
+/// The example of the page that goes with the package.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// The examples of the book's chapter on formats.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/src/formats.md")]

@@ -100,7 +100,17 @@ pub fn open(name: &str) -> Result<Box<dyn Backend>, Error> {
                      onesigma --features {feature}"
                 ),
             },
-            None => Error::Unknown { kind: "backend", given: name.into(), known },
+            None => {
+                let more = FEATURES.iter().map(|(other, _)| *other);
+                let more: Vec<&str> = more
+                    .filter(|other| BACKENDS.iter().all(|entry| entry.name != *other))
+                    .collect();
+                let known = match more.is_empty() {
+                    true => known,
+                    false => format!("{known}; in builds with more features: {}", more.join(", ")),
+                };
+                Error::Unknown { kind: "backend", given: name.into(), known }
+            }
         });
     };
     match (device, entry.devices) {

@@ -32,3 +32,8 @@ pub mod embed;
 pub mod numerics;
 pub mod setup;
 pub mod sweep;
+
+/// The example of the page that goes with the package.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -97,12 +97,13 @@ fn model(config: &Config, recipe: &Recipe) -> Result<(Box<dyn Model>, usize)> {
         let bert = config.bert_architecture();
         let vocabulary = bert.vocab_size;
         let model = Bert::new(bert, config.task(), p, config.mask_probability)?;
+        let model = model.with_rates(&config.rates);
         return Ok((Box::new(model), vocabulary));
     }
     let gpt = config.gpt.clone();
     let gpt = gpt.unwrap_or_else(|| Gpt::architecture(&config.model, Bytes::VOCABULARY, p));
     let vocabulary = gpt.vocab_size;
-    Ok((Box::new(Gpt::from_config(gpt, p)?), vocabulary))
+    Ok((Box::new(Gpt::from_config(gpt, p)?.with_rates(&config.rates)), vocabulary))
 }
 
 /// The peak learning rate of a configuration that names none; a tenth of it where weights are

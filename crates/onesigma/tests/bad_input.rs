@@ -132,7 +132,7 @@ fn nothing_to_load() {
     let empty = dir.path().to_str().expect("UTF-8");
     refused(&onesigma(&["eval", empty]), 2, &["no checkpoint"]);
     refused(&onesigma(&["generate", "no/such/run"]), 2, &["no checkpoint"]);
-    refused(&onesigma(&["train", "--resume", empty]), 2, &["no checkpoint"]);
+    refused(&onesigma(&["train", "--resume", empty]), 2, &["no run folder"]);
 }
 
 /// A file-size limit stands in for a full disk: the write of the checkpoint fails half way.
@@ -178,4 +178,48 @@ fn a_loss_scale_for_a_unit_scaled_recipe() {
 fn a_validation_text_beside_the_corpus_that_has_its_own_split() {
     let outcome = onesigma(&["train", "--data", "cargo", "--valid", "book.txt"]);
     refused(&outcome, 2, &["--valid is ", "book.txt", "`cargo`"]);
+}
+
+#[test]
+fn checkpoints_that_are_all_damaged_are_no_reason_to_start_over() {
+    let dir = folder();
+    let text = text_file(dir.path());
+    assert_eq!(train(dir.path(), &text, &[]).code, Some(0));
+    let run = dir.path().join("run");
+    let checkpoints = run.join("checkpoints");
+    for entry in fs::read_dir(&checkpoints).expect("the run's").flatten() {
+        if entry.file_name().to_string_lossy().starts_with("step-") {
+            fs::write(entry.path(), "cut").expect("room");
+        }
+    }
+    let metrics = fs::read(run.join("metrics.jsonl")).expect("the run's");
+    let path = run.to_str().expect("UTF-8");
+    let words = ["none of the 3 checkpoints", "best.safetensors"];
+    refused(&onesigma(&["train", "--resume", path, "--steps", "20", "--quiet"]), 1, &words);
+    refused(&onesigma(&["eval", path]), 1, &words);
+    assert_eq!(fs::read(run.join("metrics.jsonl")).expect("still there"), metrics);
+
+    fs::remove_file(run.join("config.toml")).expect("it was there");
+    let words = ["no run folder", "no config.toml"];
+    refused(&onesigma(&["train", "--resume", path, "--quiet"]), 2, &words);
+}
+
+#[test]
+fn names_are_suggested_and_reasons_said_once() {
+    let dir = folder();
+    let text = text_file(dir.path());
+    let said = |more: &[&str], code, words: &[&str]| {
+        let outcome = train(dir.path(), &text, more);
+        refused(&outcome, code, words);
+        outcome.stderr
+    };
+    said(&["--optimizer", "adamm"], 2, &["did you mean `adamw`?", "lion"]);
+    said(&["--model-type", "gtp2"], 2, &["did you mean `gpt2`?"]);
+    said(&["--backend", "cpuu"], 2, &["did you mean `cpu`?"]);
+    said(&["--tokenizer", "none.json"], 2, &["no such file", "wordpiece"]);
+    let stderr = said(&["--set", "stepz=3"], 2, &["did you mean `steps`?"]);
+    assert!(stderr.lines().count() == 1 && stderr.len() < 120, "{stderr}");
+    let file = text.join("below");
+    let stderr = said(&["--out", file.to_str().expect("UTF-8")], 1, &["cannot create"]);
+    assert_eq!(stderr.matches("os error").count(), 1, "{stderr}");
 }

@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use onesigma::backend::{Backend, RefBackend};
 use onesigma::train::Error;
 use onesigma::train::config::{Config, ModelConfig};
+use onesigma::train::corpus::{Corpus, Document};
 use onesigma::train::generate::{NextToken, Sampling, generate, generate_shifting};
 use onesigma::train::generator::{Generator, Reads};
 use onesigma::train::session::Session;
+use onesigma::train::trainer::Trainer;
 use onesigma::{backends, setup};
 
 const SEQ: usize = 24;
@@ -127,6 +129,29 @@ fn forgetting_several_tokens_at_once_saves_windows() -> Result<(), Error> {
     assert_eq!(texts[0], texts[1]);
     let Reads { windows, tokens } = generator.reads();
     assert_eq!((windows + tokens, windows), (3 * SEQ, 1 + (2 * SEQ + 5).div_ceil(8)));
+    Ok(())
+}
+
+#[test]
+fn samples_of_a_run_are_the_same_with_a_cache_and_follow_the_training() -> Result<(), Error> {
+    let text = "fn main() { let x = 1; let y = x + 2; }\n".repeat(200);
+    let document = Document { name: "text".into(), text: text.into_bytes() };
+    let corpus = Corpus::from_documents("text", vec![document], Vec::new());
+    let config = Config { sample_tokens: 2 * SEQ, steps: 40, ..config("unit-f32") };
+    let trained = |with_cache: bool| -> Result<[String; 2], Error> {
+        let mut trainer = Trainer::new(setup::session(&config)?, &config, 0.1, &corpus)?;
+        if with_cache {
+            let values = trainer.session().parameters()?;
+            trainer = trainer.with_generator(setup::generator(&config, &values)?);
+        }
+        let before = trainer.sample()?;
+        let batches: Vec<_> = (0..40).map(|step| trainer.batch(step)).collect();
+        trainer.session().train(0, &[0.1; 40], &batches)?;
+        Ok([before, trainer.sample()?])
+    };
+    let (whole, cached) = (trained(false)?, trained(true)?);
+    assert_eq!(whole, cached);
+    assert_ne!(cached[0], cached[1], "the samples stay those of the first weights");
     Ok(())
 }
 

@@ -279,3 +279,40 @@ fn a_validation_text_of_its_own_is_what_is_measured() {
     };
     assert!(last(&own) > last(&held_out) + 0.5, "{} {}", last(&own), last(&held_out));
 }
+
+#[test]
+fn a_profile_of_training_lists_its_ops_and_changes_no_loss() {
+    let dir = folder();
+    let text = text_file(dir.path());
+    let trace = dir.path().join("trace.json");
+    let path = trace.to_str().expect("UTF-8");
+    let [plain, profiled] = ["plain", "profiled"].map(|name| dir.path().join(name));
+    let steps = ["--steps", "9", "--accumulate", "2"];
+    let outcome = onesigma(&arguments(&text, &plain, &steps));
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let more = [&steps[..], &["--profile", path, "--profile-steps", "4"]].concat();
+    let outcome = onesigma(&arguments(&text, &profiled, &more));
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert_eq!(losses(&plain), losses(&profiled));
+    for word in ["time of 4 steps, op by op", "GFLOP/s", "AdamW", "run folder"] {
+        assert!(outcome.stdout.contains(word), "{word} in {}", outcome.stdout);
+    }
+    let file: serde_json::Value =
+        serde_json::from_slice(&fs::read(&trace).expect("written")).expect("JSON");
+    let ops = file["ops"].as_array().expect("a list");
+    let calls = |op: &&serde_json::Value| op["calls"].as_u64().expect("a number");
+    let label = |op: &&serde_json::Value| op["label"].as_str().expect("text").to_owned();
+    let updates = |op: &&serde_json::Value| label(op).starts_with("AdamW");
+    // Each step updates every tensor once, after two passes.
+    let adamw: u64 = ops.iter().filter(updates).map(|op| calls(&op)).sum();
+    assert!(adamw > 0 && adamw.is_multiple_of(4), "{adamw}");
+    let events = file["traceEvents"].as_array().expect("a list");
+    let spans = events.iter().filter(|event| event["ph"] == "X").count() as u64;
+    assert_eq!(ops.iter().map(|op| calls(&op)).sum::<u64>(), spans);
+
+    let missing = dir.path().join("no/folder/trace.json");
+    let more = ["--profile", missing.to_str().expect("UTF-8")];
+    let outcome = onesigma(&arguments(&text, &dir.path().join("other"), &more));
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stderr.contains("trace.json"), "{}", outcome.stderr);
+}

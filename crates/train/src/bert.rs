@@ -9,6 +9,7 @@ use onesigma_ops::Parametrisation;
 
 use crate::model::{named, parameters};
 use crate::program::{Inputs, Measures, Model, ModelInput, Parameter, Settings};
+use crate::rates::Rates;
 use crate::task::{Task, predictions};
 use crate::{Error, Result};
 
@@ -58,6 +59,13 @@ impl Bert {
         let names = specs.iter().map(|spec| spec.name.clone()).collect();
         let parameters = parameters(specs, parametrisation, config.num_hidden_layers);
         Ok(Self { config, task, parametrisation, mask_probability, names, parameters })
+    }
+
+    /// The same model with factors on its learning rates.
+    #[must_use]
+    pub fn with_rates(mut self, rates: &Rates) -> Self {
+        rates.apply(&mut self.parameters);
+        self
     }
 
     fn predictions(&self, settings: &Settings) -> usize {

@@ -120,19 +120,27 @@ impl Checkpoint {
     /// is not looked at.
     ///
     /// # Errors
-    /// [`Error::CheckpointMissing`] if none is whole; [`Error::Io`] if the folder cannot be read.
+    /// [`Error::CheckpointMissing`] if there is none; [`Error::NoWholeCheckpoint`];
+    /// [`Error::Io`] if the folder cannot be read.
     pub fn latest(folder: &Path) -> Result<(PathBuf, Self, Vec<String>), Error> {
         let mut warnings = Vec::new();
         for path in list(folder)?.into_iter().rev() {
             match Self::load(&path) {
                 Ok(checkpoint) => return Ok((path, checkpoint, warnings)),
-                Err(error) => warnings.push(format!("{error} (skipped)")),
+                Err(Error::CheckpointDamaged { path, reason }) => {
+                    warnings.push(format!("checkpoint {} is damaged: {reason}", path.display()));
+                }
+                Err(error) => warnings.push(error.to_string()),
             }
         }
-        for warning in &warnings {
-            tracing::warn!("{warning}");
+        match warnings.first() {
+            None => Err(Error::CheckpointMissing { path: folder.into() }),
+            Some(reason) => Err(Error::NoWholeCheckpoint {
+                folder: folder.into(),
+                count: warnings.len(),
+                reason: reason.clone(),
+            }),
         }
-        Err(Error::CheckpointMissing { path: folder.into() })
     }
 
     /// The file's contents.

@@ -15,6 +15,7 @@ use crate::corpus::FIELD;
 use crate::generate::Sampling;
 use crate::memory::Budget;
 use crate::optimizer::Optimizer;
+use crate::rates::Rates;
 use crate::schedule::{Decay, Schedule};
 use crate::task::Task;
 use crate::{Error, run_file};
@@ -64,6 +65,10 @@ pub struct ModelConfig {
     /// rule; if absent, the parametrisation's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub residual_mult: Option<f64>,
+    /// Unit-scaled models only: the number of keys whose scale attention takes; if absent, what
+    /// was found best for the parametrisation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_keys: Option<usize>,
 }
 
 impl Default for ModelConfig {
@@ -76,6 +81,7 @@ impl Default for ModelConfig {
             norm_position: None,
             residual_tau: None,
             residual_mult: None,
+            attention_keys: None,
         }
     }
 }
@@ -193,6 +199,9 @@ pub struct Config {
     pub tensorboard: bool,
     /// Refuse a backend that has to emulate a format or decompose an op.
     pub strict: bool,
+    /// Factors on the learning rate by kind of parameter.
+    #[serde(skip_serializing_if = "is_default")]
+    pub rates: Rates,
     /// The model's size.
     pub model: ModelConfig,
     /// The whole architecture of a decoder; if absent, it follows from the size.
@@ -251,6 +260,7 @@ impl Default for Config {
             sample_temperature: 0.8,
             tensorboard: true,
             strict: false,
+            rates: Rates::default(),
             model: ModelConfig::default(),
             gpt: None,
             bert: None,
@@ -306,6 +316,9 @@ impl Config {
                 return Err(setting(name, value, "a positive number"));
             }
         }
+        if model.attention_keys == Some(0) {
+            return Err(setting("model.attention_keys", 0, "at least 1"));
+        }
         if !(self.mask_probability > 0.0 && self.mask_probability <= 1.0) {
             return Err(setting("mask_probability", self.mask_probability, "above 0, at most 1"));
         }
@@ -319,6 +332,7 @@ impl Config {
             return Err(setting("--task", self.task().name(), expected));
         }
         self.optimizer()?;
+        self.rates.validate()?;
         for (name, value) in [("--beta1", self.beta1), ("--beta2", self.beta2)] {
             if !(0.0..1.0).contains(&value) {
                 return Err(setting(name, value, "from 0 to below 1"));
@@ -371,6 +385,7 @@ impl Config {
             norm_position: size.norm_position.unwrap_or(default.norm_position),
             residual_tau: size.residual_tau,
             residual_mult: size.residual_mult.unwrap_or(default.residual_mult),
+            attention_keys: size.attention_keys,
             ..default
         })
     }
@@ -466,6 +481,10 @@ impl Config {
     pub fn tokens_per_step(&self) -> u64 {
         (self.batch * self.accumulate * self.model.seq) as u64
     }
+}
+
+fn is_default(rates: &Rates) -> bool {
+    *rates == Rates::default()
 }
 
 fn setting(name: &'static str, given: impl ToString, expected: &str) -> Error {

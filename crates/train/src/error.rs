@@ -65,7 +65,7 @@ pub enum Error {
         expected: String,
     },
     /// A name that is not among the known ones.
-    #[error("unknown {kind} `{given}`, expected one of: {known}")]
+    #[error("unknown {kind} `{given}`,{} expected one of: {known}", did_you_mean(given, known))]
     Unknown {
         /// What was named: `recipe`, `model`, `schedule` and so on.
         kind: &'static str,
@@ -91,6 +91,27 @@ pub enum Error {
         found: u32,
         /// The version that can be read.
         expected: u32,
+    },
+    /// A folder of checkpoints of which none can be trusted.
+    #[error(
+        "none of the {count} checkpoints in {folder} is whole ({reason}); take best.safetensors, \
+         if it is there, with `--init-from`, or train again into another folder"
+    )]
+    NoWholeCheckpoint {
+        /// The folder.
+        folder: PathBuf,
+        /// How many there are.
+        count: usize,
+        /// What is wrong with the newest.
+        reason: String,
+    },
+    /// A folder that holds no run.
+    #[error("{path} is no run folder: {reason}; give a folder that `onesigma train` has made")]
+    NoRun {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing.
+        reason: &'static str,
     },
     /// There is nothing to resume from or to load.
     #[error("no checkpoint in {path}; train first, or give a run folder or a checkpoint file")]
@@ -178,6 +199,13 @@ pub enum Error {
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// The known name that is nearest to a given one, as part of a sentence.
+fn did_you_mean(given: &str, known: &str) -> String {
+    let known: Vec<&str> = known.split([',', ';']).map(str::trim).collect();
+    let near = onesigma_ops::nearest(given, &known);
+    near.map_or(String::new(), |name| format!(" did you mean `{name}`?"))
+}
+
 impl Error {
     /// Wraps a system error with what was being done to which path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
@@ -198,6 +226,7 @@ impl Error {
                 | Self::Setting { .. }
                 | Self::Unknown { .. }
                 | Self::CheckpointMissing { .. }
+                | Self::NoRun { .. }
                 | Self::RunExists { .. }
                 | Self::Config { .. }
                 | Self::Tokenizer { .. }

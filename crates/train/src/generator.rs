@@ -65,7 +65,13 @@ impl Generator {
         Ok(own)
     }
 
-    fn load(&mut self, values: &BTreeMap<String, Vec<f32>>) -> Result<(), Error> {
+    /// Replaces the parameters, as of a model that has been trained further; what was read is
+    /// forgotten.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn load(&mut self, values: &BTreeMap<String, Vec<f32>>) -> Result<(), Error> {
+        self.cached.clear();
         for &(id, how) in &self.program.parameters {
             let slot = &self.program.program.slots()[id.index()];
             let mismatch = |found: String| Error::CheckpointMismatch {

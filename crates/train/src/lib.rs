@@ -25,6 +25,7 @@ pub mod model;
 pub mod numerics;
 pub mod optimizer;
 pub mod program;
+pub mod rates;
 pub mod run_dir;
 pub mod run_file;
 pub mod schedule;

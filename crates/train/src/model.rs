@@ -13,6 +13,7 @@ use crate::Result;
 use crate::config::ModelConfig;
 use crate::optimizer::Optimizer;
 use crate::program::{Inputs, Measures, Model, Parameter};
+use crate::rates::Rates;
 use crate::tokenizer::Bytes;
 
 /// What was found by search, for one parametrisation.
@@ -24,23 +25,36 @@ struct Tuning {
     attention_mult: f64,
     /// Weight of residual branches against the embedding.
     residual_mult: f64,
+    /// Number of keys whose scale attention takes, where a sequence has more.
+    attention_keys: usize,
     /// Factor on the readout's learning rate.
     readout_rate: f64,
 }
 
 impl Tuning {
-    const NEUTRAL: Self =
-        Self { rate: 0.003, attention_mult: 1.0, residual_mult: 1.0, readout_rate: 1.0 };
+    const NEUTRAL: Self = Self {
+        rate: 0.003,
+        attention_mult: 1.0,
+        residual_mult: 1.0,
+        attention_keys: 16,
+        readout_rate: 1.0,
+    };
 
-    /// From coarse searches on the default size and corpus.
+    /// From coarse searches on the default size and corpus, but for the keys of attention, which
+    /// are from one at 86 million parameters and 512 tokens.
     fn of(p: Parametrisation) -> Self {
+        let neutral = Self::NEUTRAL;
         match p {
-            Parametrisation::UMup => {
-                Self { rate: 1.0, attention_mult: 4.0, residual_mult: 0.5, readout_rate: 2.0 }
-            }
-            Parametrisation::Unit => Self { rate: 0.05, residual_mult: 0.25, ..Self::NEUTRAL },
-            Parametrisation::MuS => Self { rate: 0.05, readout_rate: 64.0, ..Self::NEUTRAL },
-            _ => Self::NEUTRAL,
+            Parametrisation::UMup => Self {
+                rate: 1.0,
+                attention_mult: 4.0,
+                residual_mult: 0.5,
+                readout_rate: 2.0,
+                ..neutral
+            },
+            Parametrisation::Unit => Self { rate: 0.05, residual_mult: 0.25, ..neutral },
+            Parametrisation::MuS => Self { rate: 0.05, readout_rate: 64.0, ..neutral },
+            _ => neutral,
         }
     }
 }
@@ -81,7 +95,8 @@ impl Gpt {
     ///
     /// The multipliers come from a coarse search on the default size and corpus: 200 steps of
     /// `u-mup-fp8` ended at a validation loss of 2.3 with them, at 2.7 with all of them 1; those of
-    /// `unit-f32` at 2.35 with a residual weight of 1/4 and at 2.52 with 1.
+    /// `unit-f32` at 2.35 with a residual weight of 1/4 and at 2.52 with 1. Why attention takes the
+    /// scale of 16 keys is in `docs/src/decisions/0007-keys-of-causal-attention.md`.
     ///
     /// # Errors
     /// [`Error::Model`](crate::Error::Model) for an impossible size.
@@ -111,6 +126,9 @@ impl Gpt {
             norm_position: size.norm_position,
             residual_tau: size.residual_tau,
             residual_mult: size.residual_mult.unwrap_or(tuning.residual_mult),
+            attention_keys: parametrisation
+                .is_scaled()
+                .then(|| size.attention_keys.unwrap_or(tuning.attention_keys.min(size.seq))),
             ..GptConfig::default()
         }
     }
@@ -124,6 +142,13 @@ impl Gpt {
         let names = specs.iter().map(|spec| spec.name.clone()).collect();
         let parameters = parameters(specs, parametrisation, config.n_layer);
         Ok(Self { config, parametrisation, names, parameters })
+    }
+
+    /// The same model with factors on its learning rates.
+    #[must_use]
+    pub fn with_rates(mut self, rates: &Rates) -> Self {
+        rates.apply(&mut self.parameters);
+        self
     }
 
     fn params(&self, values: &[ValueId]) -> Params {

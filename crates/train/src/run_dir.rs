@@ -44,12 +44,15 @@ impl RunDir {
     /// The configuration of an existing run.
     ///
     /// # Errors
-    /// [`Error::CheckpointMissing`] if `root` is no run folder; [`Error::Config`] if its
+    /// [`Error::NoRun`] if `root` is no run folder; [`Error::Config`] if its
     /// configuration does not parse.
     pub fn config<C: DeserializeOwned>(root: &Path) -> Result<C, Error> {
         let path = root.join("config.toml");
         let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => Error::CheckpointMissing { path: root.into() },
+            std::io::ErrorKind::NotFound => Error::NoRun {
+                path: root.into(),
+                reason: if root.is_dir() { "it has no config.toml" } else { "there is none" },
+            },
             _ => Error::io("read", &path)(source),
         })?;
         run_file::from_toml(&text, &path)
@@ -198,7 +201,7 @@ mod tests {
         let error = RunDir::create(&root, &config()).expect_err("already there");
         assert!(matches!(error, Error::RunExists { .. }));
         let missing = RunDir::config::<Config>(dir.path()).expect_err("no run here");
-        assert!(matches!(missing, Error::CheckpointMissing { .. }));
+        assert!(matches!(missing, Error::NoRun { .. }));
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub fn read(path: &Path) -> Result<Table, Error> {
 pub fn parse(text: &str, origin: &str) -> Result<Table, Error> {
     text.parse().map_err(|error: toml::de::Error| Error::Config {
         path: origin.into(),
-        reason: error.to_string(),
+        reason: error.to_string().trim_end().to_owned(),
     })
 }
 
@@ -58,7 +58,7 @@ pub fn parse(text: &str, origin: &str) -> Result<Table, Error> {
 pub fn from_toml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
     toml::from_str(text).map_err(|error| Error::Config {
         path: path.into(),
-        reason: with_nearest(&error.to_string()),
+        reason: with_nearest(error.to_string().trim_end()),
     })
 }
 
@@ -97,8 +97,11 @@ pub fn config(table: Table, origin: &str) -> Result<Config, Error> {
     })
 }
 
+/// Most names that a message lists beside the nearest one.
+const FEW: usize = 12;
+
 /// A message of the parser with `did you mean` where it names an unknown field or variant and the
-/// known ones.
+/// known ones; of many, only the nearest is named.
 fn with_nearest(message: &str) -> String {
     let quoted = |text: &str| -> Vec<String> {
         text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
@@ -111,7 +114,13 @@ fn with_nearest(message: &str) -> String {
     match names.split_first().and_then(|(given, known)| nearest(given, known)) {
         Some(near) => {
             let (before, rest) = message[at..].split_once(", expected").unwrap_or((message, ""));
-            format!("{}{before}, did you mean `{near}`? (expected{rest})", &message[..at])
+            // What follows on further lines says where.
+            let (known, place) = rest.find('\n').map_or((rest, ""), |end| rest.split_at(end));
+            let known = match names.len() {
+                ..=FEW => format!(" (expected{known})"),
+                _ => String::new(),
+            };
+            format!("{}{before}, did you mean `{near}`?{known}{place}", &message[..at])
         }
         None => message.to_owned(),
     }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use onesigma_backend::Engine;
+use onesigma_backend::{Engine, Span};
 use onesigma_format::{Conversion, Format, Noise, encode_slice};
-use onesigma_graph::{EntryId, Role, SlotId, SlotKind};
+use onesigma_graph::{EntryId, Role, Slot, SlotId, SlotKind};
 
 use crate::Error;
 use crate::batch::Batch;
@@ -180,9 +180,14 @@ impl Session {
     /// # Errors
     /// Those of the backend.
     pub fn state(&mut self) -> Result<Vec<Tensor>, Error> {
+        self.tensors(|_| true)
+    }
+
+    /// The state slots that `is_wanted`, by name.
+    fn tensors(&mut self, is_wanted: impl Fn(&Slot) -> bool) -> Result<Vec<Tensor>, Error> {
         let mut tensors = Vec::new();
         for (index, slot) in self.program.program.slots().iter().enumerate() {
-            if slot.kind != SlotKind::State {
+            if slot.kind != SlotKind::State || !is_wanted(slot) {
                 continue;
             }
             let mut bytes = vec![0; slot.bytes()];
@@ -196,6 +201,26 @@ impl Session {
         }
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(tensors)
+    }
+
+    /// The parameters by name, as [`load`](Self::load) takes them.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn parameters(&mut self) -> Result<BTreeMap<String, Vec<f32>>, Error> {
+        let parameters = self.tensors(|slot| slot.role == Role::MasterWeight)?;
+        let values = |tensor: Tensor| Some((tensor.to_f32()?, tensor.name));
+        Ok(parameters.into_iter().filter_map(values).map(|(values, name)| (name, values)).collect())
+    }
+
+    /// Begins to record the time of every node; false if the engine cannot.
+    pub fn record(&mut self) -> bool {
+        self.engine.record()
+    }
+
+    /// What was recorded since [`record`](Self::record), which ends.
+    pub fn take_spans(&mut self) -> Vec<Span> {
+        self.engine.take_spans()
     }
 
     /// Replaces every state slot.

@@ -133,6 +133,13 @@ impl Subwords {
     pub fn from_path(path: &Path, lowercase: bool) -> Result<Self, Error> {
         let origin = path.display().to_string();
         let wrong = |reason: String| Error::Tokenizer { origin: origin.clone(), reason };
+        if !path.exists() {
+            return Err(wrong(
+                "there is no such file or folder; `--tokenizer` takes `bytes`, `wordpiece`, a \
+                 tokenizer.json, a vocab.txt or a folder with one"
+                    .into(),
+            ));
+        }
         if path.is_dir() {
             for name in ["tokenizer.json", "vocab.txt"] {
                 let file = path.join(name);

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use onesigma_backend::Span;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -10,7 +11,8 @@ use crate::batch::{Batch, EvaluationBatches, TrainingBatches};
 use crate::checkpoint::{Checkpoint, State};
 use crate::config::Config;
 use crate::corpus::Corpus;
-use crate::generate::generate;
+use crate::generate::{NextToken, generate_shifting};
+use crate::generator::Generator;
 use crate::loader::Loader;
 use crate::run_dir::RunDir;
 use crate::schedule::Schedule;
@@ -20,14 +22,20 @@ use crate::telemetry::{End, Event, Observer, Record, float_or_null};
 use crate::text::Tokenizer;
 
 mod best;
+mod recording;
 
 use best::Best;
+use recording::Recording;
 
 /// Batches that the loader keeps ready beyond those of one call of the engine.
 const READY_BATCHES: usize = 4;
 
 /// Time that one call of the engine should take at most: nothing is heard from a run meanwhile.
 const CALL: Duration = Duration::from_millis(500);
+
+/// A sample that outgrows the context forgets this part of it at once, so that the cache serves for
+/// most tokens.
+const SAMPLE_FORGETS: usize = 4;
 
 /// File name of the checkpoint with the lowest validation loss.
 pub const BEST: &str = "best.safetensors";
@@ -90,6 +98,8 @@ pub struct Trainer {
     last_validation: Option<(u64, Evaluation)>,
     best: Best,
     tokenizer: Option<Tokenizer>,
+    generator: Option<Generator>,
+    recording: Option<Recording>,
     training_time: Duration,
     steps_this_sitting: u64,
     /// Steps that fit into [`CALL`], as far as is known.
@@ -137,6 +147,8 @@ impl Trainer {
             last_validation: None,
             best: Best::default(),
             tokenizer: None,
+            generator: None,
+            recording: None,
             training_time: Duration::ZERO,
             steps_this_sitting: 0,
             steps_in_time: 1,
@@ -149,6 +161,32 @@ impl Trainer {
     pub fn with_tokenizer(mut self, tokenizer: Tokenizer) -> Self {
         self.tokenizer = Some(tokenizer);
         self
+    }
+
+    /// Gives the run what writes samples of text with a cache of keys and values; without it every
+    /// token evaluates a whole sequence. It is for the same model, and its parameters are replaced
+    /// before it writes.
+    #[must_use]
+    pub fn with_generator(mut self, generator: Generator) -> Self {
+        self.generator = Some(generator);
+        self
+    }
+
+    /// Records the time of every op in `steps` steps of this sitting, once it is warm; for
+    /// [`recorded`](Self::recorded). False if the engine cannot.
+    pub fn record(&mut self, steps: u64) -> bool {
+        if !self.session.record() {
+            return false;
+        }
+        self.session.take_spans();
+        let left = self.config.steps.saturating_sub(self.steps_done);
+        self.recording = Some(Recording::new(left, steps));
+        true
+    }
+
+    /// What was recorded, and in how many steps.
+    pub fn recorded(&mut self) -> Option<(Vec<Span>, u64)> {
+        self.recording.take().map(Recording::into_spans)
     }
 
     /// The session, for evaluation and generation.
@@ -297,20 +335,32 @@ impl Trainer {
             .filter(|&every| every > 0)
             .map(|every| every - done % every)
             .chain([config.steps_per_call, config.steps - done, self.steps_in_time])
+            .chain(self.recording.as_ref().and_then(Recording::until_border))
             .min()
             .unwrap_or(1);
         let rates: Vec<f32> = (done..done + steps).map(|step| self.schedule.rate(step)).collect();
         let passes = (0..steps * config.accumulate as u64)
             .map(|_| loader.next_batch())
             .collect::<Result<Vec<_>, _>>()?;
+        let is_recorded = self.recording.as_ref().is_some_and(Recording::is_on);
+        if is_recorded {
+            self.session.record();
+        }
         let started = Instant::now();
         let losses = self.session.train(done, &rates, &passes)?;
         let elapsed = started.elapsed();
+        if let Some(recording) = &mut self.recording {
+            let spans = if is_recorded { self.session.take_spans() } else { Vec::new() };
+            recording.note(steps, spans);
+        }
         let fit = CALL.as_secs_f64() / (elapsed.as_secs_f64() / steps as f64).max(1e-9);
         self.steps_in_time = (fit as u64).clamp(1, 1 << 20);
-        self.training_time += elapsed;
         self.steps_done += steps;
-        self.steps_this_sitting += steps;
+        if !is_recorded {
+            // While they are recorded, ops run one by one.
+            self.training_time += elapsed;
+            self.steps_this_sitting += steps;
+        }
         let norms = self.session.grad_norms();
         let records: Vec<Record> = (done..)
             .zip(losses.iter().zip(&rates))
@@ -372,7 +422,15 @@ impl Trainer {
         let mut tokens = tokenizer.encode(&self.config.sample_prompt)?;
         let prompt = tokens.clone();
         let (count, sampling) = (self.config.sample_tokens, self.config.sampling());
-        generate(&mut self.session, &prompt, count, sampling, |token| {
+        let model: &mut dyn NextToken = match &mut self.generator {
+            Some(generator) => {
+                generator.load(&self.session.parameters()?)?;
+                generator
+            }
+            None => &mut self.session,
+        };
+        let shift = (model.context() / SAMPLE_FORGETS).max(1);
+        generate_shifting(model, &prompt, count, shift, sampling, |token| {
             tokens.push(token);
             true
         })?;

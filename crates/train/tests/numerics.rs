@@ -20,6 +20,7 @@ const SIZE: ModelConfig = ModelConfig {
     norm_position: None,
     residual_tau: None,
     residual_mult: None,
+    attention_keys: None,
 };
 
 struct Case {

@@ -20,6 +20,7 @@ const SIZE: ModelConfig = ModelConfig {
     norm_position: None,
     residual_tau: None,
     residual_mult: None,
+    attention_keys: None,
 };
 const BATCH: usize = 8;
 const RATE: f32 = 0.003;

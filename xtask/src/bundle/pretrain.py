@@ -34,8 +34,8 @@ BOOK_DATA = {"data": f"{BOOKS}/books.train.txt", "valid": f"{BOOKS}/books.valid.
 
 # 85 million parameters beside the embeddings; a token is a byte.
 GPT = {**BOOK_DATA, "layers": 12, "hidden": 768, "heads": 12, "seq": 512, "batch": 32}
-GPT_RATES = {"unit-fp8": (0.01, 0.02, 0.04, 0.08), "bf16": (0.0004, 0.0008)}
-GPT_FOUND = {"unit-fp8": 0.04, "bf16": 0.0008}
+GPT_RATES = {"unit-fp8": (0.015, 0.02, 0.03, 0.04), "bf16": (0.0004, 0.0008, 0.0012)}
+GPT_FOUND = {"unit-fp8": 0.03, "bf16": 0.0008}
 BERT = {"model_type": "bert", "layers": 6, "hidden": 384, "heads": 6, "seq": 128, "batch": 64}
 MLM = {**BERT, **BOOK_DATA, "tokenizer": VOCAB}
 MLM_RATES = {"unit-fp8": (0.006, 0.012), "bf16": (0.0008,)}

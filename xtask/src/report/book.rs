@@ -2,10 +2,13 @@
 
 use std::fmt::Write as _;
 
+use anyhow::{Context, Result};
+
 use crate::bench::record::quantity;
 
-use super::charts::{Chart, ratios};
-use super::sources::Sources;
+use super::charts::peers::{Pairs, first_groups, pairs, peer_name};
+use super::charts::{Chart, memory_words};
+use super::sources::{Sources, Step};
 
 const INTRODUCTION: &str = "\
 # Benchmark results
@@ -47,19 +50,54 @@ pub fn chapter(sources: &Sources, charts: &[Chart]) -> String {
             );
         }
     }
-    let pairs = ratios(sources);
+    let pairs = pairs(sources);
     if !pairs.is_empty() {
-        text += "\n## Beside peers\n\nStep time over the peer's; below 1 is faster.\n\n";
-        text += "| measured together | ours over the peer | ratio |\n| --- | --- | --- |\n";
-        for (group, pairs) in pairs {
-            for (name, ratio) in pairs {
-                let _ = writeln!(text, "| {group} | {name} | {ratio:.2} |");
-            }
+        text +=
+            "\n## Beside peers\n\nStep time over the peer's in the same run; below 1 is faster.\n";
+    }
+    for Pairs { group, own, peers } in pairs {
+        let names: Vec<&str> = own.iter().map(|step| step.name.as_str()).collect();
+        let _ = writeln!(text, "\n### {}\n\n| peer | {} |", group.name, names.join(" | "));
+        let _ = writeln!(text, "| --- |{}", " --- |".repeat(names.len()));
+        for (peer, ratios) in peers {
+            let ratio = |ratio: &Option<f64>| ratio.map_or("–".into(), |r| format!("{r:.2}"));
+            let ratios: Vec<String> = ratios.iter().map(ratio).collect();
+            let _ = writeln!(text, "| {} | {} |", peer_name(peer), ratios.join(" | "));
         }
     }
     for chart in charts {
-        let (title, name, note) = (&chart.svg.title, chart.name, chart.note);
+        let (title, name, note) = (&chart.svg.title, &chart.name, chart.note);
         let _ = write!(text, "\n## {title}\n\n![{title}](images/bench/{name}.svg)\n\n{note}\n");
     }
     text
+}
+
+/// Where the README has its table.
+const MARKS: [&str; 2] =
+    ["<!-- results: cargo xtask report --docs -->\n", "<!-- end of results -->"];
+
+/// The README with the table of today's results, all contenders of one run each.
+///
+/// # Errors
+/// If the README has no place for it.
+pub fn readme(old: &str, sources: &Sources) -> Result<String> {
+    let place = || old.split_once(MARKS[0]).zip(old.split_once(MARKS[1]));
+    let ((before, _), (_, after)) = place().context("README.md has no marks of results")?;
+    let mut table = String::new();
+    for Pairs { group, .. } in first_groups(sources) {
+        let mut steps: Vec<&Step> = group.steps.clone();
+        steps.sort_by(|a, b| a.ms.total_cmp(&b.ms));
+        let _ = writeln!(table, "\n| {} | ms a step | memory |", group.name);
+        table += "| --- | ---: | ---: |\n";
+        for step in steps {
+            let name = peer_name(step);
+            let name = if step.is_peer { name.to_owned() } else { format!("**{name}**") };
+            let memory = step.memory_bytes.map_or("–".into(), memory_words);
+            let _ = writeln!(table, "| {name} | {:.1} | {memory} |", step.ms);
+        }
+        let source = group.steps.first().map_or("", |step| &step.source);
+        let file = source.rsplit_once("docs/results/").map_or(source, |(_, file)| file);
+        let _ = writeln!(table, "\nFrom [{file}](docs/results/{file}).");
+    }
+    Ok(format!("{before}{}{table}\n{}{after}", MARKS[0], MARKS[1]))
 }

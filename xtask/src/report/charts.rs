@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use crate::bench::record::{Case, Record, quantity};
 use crate::svg::{self, Bar, Curve, Svg, bars, class, lines};
 
-use super::sources::{Sources, Step};
+use super::sources::{Group, Sources, Step, machine, without_machine};
 
+pub mod peers;
 mod products;
 
 /// A chart with what has to be said about it.
 #[derive(Debug)]
 pub struct Chart {
     /// Its file name, and its anchor in the page.
-    pub name: &'static str,
+    pub name: String,
     /// One sentence below it.
     pub note: &'static str,
     /// The drawing.
@@ -22,143 +23,132 @@ pub struct Chart {
 
 /// Those that there is something to draw for.
 pub fn all(sources: &Sources) -> Vec<Chart> {
-    [
-        throughput(sources),
-        peers(sources),
-        limit(sources),
-        products::products(sources),
-        scaling(sources),
-    ]
-    .into_iter()
-    .flatten()
-    .chain(products::growth(sources))
-    .chain(memory(sources))
-    .chain(history(sources))
-    .collect()
+    let mut charts = Vec::from_iter(peers::summary(sources));
+    charts.extend(throughput(sources));
+    charts.extend(peers::peers(sources));
+    charts.extend(limit(sources));
+    charts.extend(products::products(sources));
+    charts.extend(scaling(sources));
+    charts.extend(products::growth(sources));
+    charts.extend(memory(sources));
+    charts.extend(history(sources));
+    charts
 }
 
-fn chart(name: &'static str, note: &'static str, svg: Svg) -> Option<Chart> {
-    Some(Chart { name, note, svg })
+fn chart(name: &str, note: &'static str, svg: Svg) -> Option<Chart> {
+    Some(Chart { name: name.into(), note, svg })
 }
 
-/// Groups with a bar for each step that `value` knows something about.
+/// Rows of a chart that can still be read in one look.
+const ROWS: usize = 44;
+
+/// What belongs to a machine, in parts of at most [`ROWS`] rows; `draw` gets the words for the end of
+/// the title.
+fn by_machine<T>(
+    (name, note): (&str, &'static str),
+    groups: Vec<(String, String, Vec<T>)>,
+    draw: impl Fn(&str, &[(String, Vec<T>)]) -> Svg,
+) -> Vec<Chart> {
+    let mut machines: Vec<(String, Vec<Vec<(String, Vec<T>)>>)> = Vec::new();
+    for (machine, group, rows) in groups {
+        if !machines.iter().any(|(other, _)| *other == machine) {
+            machines.push((machine.clone(), vec![Vec::new()]));
+        }
+        let Some((_, parts)) = machines.iter_mut().find(|(other, _)| *other == machine) else {
+            continue;
+        };
+        let last = parts.last().map_or(0, |part| part.iter().map(|(_, rows)| rows.len()).sum());
+        if last > 0 && last + rows.len() > ROWS {
+            parts.push(Vec::new());
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push((group, rows));
+        }
+    }
+    let mut charts = Vec::new();
+    for (machine, parts) in machines {
+        for (n, part) in parts.iter().enumerate() {
+            let (end, mut name) = (format!(": {machine}"), format!("{name}-{}", slug(&machine)));
+            let end = match parts.len() {
+                1 => end,
+                count => {
+                    name = format!("{name}-{}", n + 1);
+                    format!("{end} ({} of {count})", n + 1)
+                }
+            };
+            charts.push(Chart { name, note, svg: draw(&end, part) });
+        }
+    }
+    charts
+}
+
+/// Letters and digits in lower case, with dashes for what is between them.
+fn slug(words: &str) -> String {
+    let words = words.to_lowercase();
+    let parts = words.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("-")
+}
+
+/// For each group a bar for each step that `value` knows something about, given all of its group.
 fn step_bars(
-    groups: &[(String, Vec<&Step>)],
-    value: impl Fn(&Step) -> Option<(f64, String)>,
-) -> Vec<(String, Vec<Bar>)> {
-    let drawn = groups.iter().map(|(name, steps)| {
+    sources: &Sources,
+    value: impl Fn(&Step, &[&Step]) -> Option<(f64, String)>,
+) -> Vec<(String, String, Vec<Bar>)> {
+    let groups = sources.groups();
+    let drawn = groups.iter().map(|Group { name, machine, steps }| {
         let drawn = steps.iter().filter_map(|step| {
-            let (value, text) = value(step)?;
+            let (value, text) = value(step, steps)?;
             let class = if step.is_peer { "peer".into() } else { class(0) };
             Some(Bar { label: step.name.clone(), value, text, class })
         });
-        (name.clone(), drawn.collect::<Vec<_>>())
+        let name = without_machine(name, machine).to_owned();
+        ((*machine).to_owned(), name, drawn.collect::<Vec<_>>())
     });
-    drawn.filter(|(_, bars)| !bars.is_empty()).collect()
+    drawn.filter(|(_, _, bars)| !bars.is_empty()).collect()
 }
 
 /// Tokens a second would put an H200 beside two cores: within a group, the best is 1.
-fn throughput(sources: &Sources) -> Option<Chart> {
-    let groups = sources.groups();
-    let best = |steps: &[&Step]| steps.iter().map(|s| s.tokens / s.ms).fold(0.0, f64::max);
-    let drawn: Vec<_> = groups
-        .iter()
-        .flat_map(|group| {
-            let best = best(&group.1);
-            step_bars(std::slice::from_ref(group), |step| {
-                let rate = step.tokens / step.ms;
-                Some((rate / best, format!("{}/s", quantity(rate * 1e3, "tokens"))))
-            })
-        })
-        .collect();
-    (!drawn.is_empty()).then_some(())?;
-    chart(
-        "throughput",
-        "Training throughput. Bars are relative to the fastest of their group; grey bars are peers.",
-        bars("Training throughput by backend and recipe", &drawn, None),
-    )
+fn throughput(sources: &Sources) -> Vec<Chart> {
+    let rate = |step: &Step| step.tokens / step.ms;
+    let groups = step_bars(sources, |step, all| {
+        let best = all.iter().map(|other| rate(other)).fold(0.0, f64::max);
+        Some((rate(step) / best, format!("{}/s", quantity(rate(step) * 1e3, "tokens"))))
+    });
+    let note = "Training throughput. Bars are relative to the fastest of their group; grey bars are peers.";
+    by_machine(("throughput", note), groups, |end, groups| {
+        bars(&format!("Training throughput{end}"), groups, None)
+    })
 }
 
-/// Times of peers over ours, in groups that have both.
-pub fn ratios(sources: &Sources) -> Vec<(String, Vec<(String, f64)>)> {
-    let mut found = Vec::new();
-    for (name, steps) in sources.groups() {
-        let (peers, own): (Vec<&Step>, Vec<&Step>) = steps.into_iter().partition(|s| s.is_peer);
-        let mut pairs = Vec::new();
-        for step in &own {
-            for peer in &peers {
-                // A peer that was timed beside one recipe is held against that alone.
-                let beside = peer.name.split_once(", beside ").map(|(_, recipe)| recipe);
-                if beside.is_none_or(|recipe| step.name.starts_with(recipe)) {
-                    let peer_name = peer.name.split(", beside").next().unwrap_or(&peer.name);
-                    pairs.push((format!("{} over {peer_name}", step.name), step.ms / peer.ms));
-                }
-            }
+fn limit(sources: &Sources) -> Vec<Chart> {
+    let mut groups: Vec<(String, String, Vec<Bar>)> = Vec::new();
+    let mut add = |device: &str, group: &str, bar: Bar| {
+        let machine = machine(device);
+        match groups.iter_mut().find(|(m, n, _)| m == machine && n == group) {
+            Some((_, _, bars)) => bars.push(bar),
+            None => groups.push((machine.into(), group.into(), vec![bar])),
         }
-        if !pairs.is_empty() {
-            found.push((name, pairs));
-        }
-    }
-    found
-}
-
-fn peers(sources: &Sources) -> Option<Chart> {
-    let groups: Vec<(String, Vec<Bar>)> = ratios(sources)
-        .into_iter()
-        .map(|(name, pairs)| {
-            let bar = |(label, value): (String, f64)| Bar {
-                label,
-                value,
-                text: format!("{value:.2}"),
-                class: class(if value < 1.0 { 2 } else { 1 }),
-            };
-            (name, pairs.into_iter().map(bar).collect())
-        })
-        .collect();
-    (!groups.is_empty()).then_some(())?;
-    chart(
-        "peers",
-        "Step time over the peer's in the same run: below 1 is faster.",
-        bars("Step time, ratio to each peer", &groups, Some((1.0, "peer"))),
-    )
-}
-
-fn limit(sources: &Sources) -> Option<Chart> {
-    let mut groups: Vec<(String, Vec<Bar>)> = Vec::new();
+    };
     for record in sources.newest() {
-        let mut add = |group: String, bar: Bar| match groups.iter_mut().find(|(n, _)| *n == group) {
-            Some((_, bars)) => bars.push(bar),
-            None => groups.push((group, vec![bar])),
-        };
         for case in &record.cases {
             let Some(share) = case.of_limit() else { continue };
             let label = format!("{} ({})", case.case, case.backend);
             let text = format!("{:.0} %", 100.0 * share);
             let suite = ["codec", "gemm", "kernel", "layer", "step"];
             let class = class(suite.iter().position(|one| *one == case.suite).unwrap_or(5));
-            add(case.group.clone(), Bar { label, value: share, text, class });
+            add(&record.machine.words(), &case.group, Bar { label, value: share, text, class });
         }
     }
     for share in &sources.shares {
-        let label = format!("{}, of the {}", share.name, share.limit);
-        let bar = Bar {
-            label,
-            value: share.share,
-            text: format!("{:.0} %", 100.0 * share.share),
-            class: class(1),
-        };
-        match groups.iter_mut().find(|(name, _)| *name == share.device) {
-            Some((_, bars)) => bars.push(bar),
-            None => groups.push((share.device.clone(), vec![bar])),
-        }
+        let text = format!("{:.0} %", 100.0 * share.share);
+        let bar = Bar { label: share.name.clone(), value: share.share, text, class: class(1) };
+        add(&share.device, &format!("share of the {}", share.limit), bar);
     }
-    (!groups.is_empty()).then_some(())?;
-    chart(
-        "limit",
-        "Share of the physical limit: the larger of the times that arithmetic and memory traffic \
-         need at the peak rates measured in the same run, over the time taken.",
-        bars("Share of the physical limit", &groups, Some((1.0, "limit"))),
-    )
+    let note = "Share of the physical limit: the larger of the times that arithmetic and memory \
+                traffic need at the peak rates measured in the same run, over the time taken.";
+    by_machine(("limit", note), groups, |end, groups| {
+        bars(&format!("Share of the physical limit{end}"), groups, Some((1.0, "limit")))
+    })
 }
 
 fn scaling(sources: &Sources) -> Option<Chart> {
@@ -195,31 +185,26 @@ fn scaling(sources: &Sources) -> Option<Chart> {
     )
 }
 
-fn memory(sources: &Sources) -> Option<Chart> {
-    let groups: Vec<_> = sources
-        .groups()
-        .iter()
-        .flat_map(|group| {
-            let most = group.1.iter().filter_map(|s| s.memory_bytes).fold(0.0, f64::max);
-            step_bars(std::slice::from_ref(group), |step| {
-                let bytes = step.memory_bytes?;
-                let mebibytes = bytes / f64::from(1 << 20);
-                let text = match mebibytes {
-                    big if big > 4096.0 => format!("{:.1} GiB", big / 1024.0),
-                    small => format!("{small:.1} MiB"),
-                };
-                Some((bytes / most, text))
-            })
-        })
-        .collect();
-    (!groups.is_empty()).then_some(())?;
-    chart(
-        "memory",
-        "Memory of a training step. On a processor the peak resident memory of the process, ours and \
-         peers'; on a GPU what ours allocates and the peak that peers report; in records ours as \
-         planned. Bars are relative to the largest of their group.",
-        bars("Memory of a training step", &groups, None),
-    )
+fn memory(sources: &Sources) -> Vec<Chart> {
+    let groups = step_bars(sources, |step, all| {
+        let most = all.iter().filter_map(|other| other.memory_bytes).fold(0.0, f64::max);
+        let bytes = step.memory_bytes?;
+        Some((bytes / most, memory_words(bytes)))
+    });
+    let note = "Memory of a training step. On a processor the peak resident memory of the process, \
+                ours and peers'; on a GPU what ours allocates and the peak that peers report; in \
+                records ours as planned. Bars are relative to the largest of their group.";
+    by_machine(("memory", note), groups, |end, groups| {
+        bars(&format!("Memory of a training step{end}"), groups, None)
+    })
+}
+
+/// Bytes as people read them.
+pub fn memory_words(bytes: f64) -> String {
+    match bytes / f64::from(1 << 20) {
+        big if big > 4096.0 => format!("{:.1} GiB", big / 1024.0),
+        small => format!("{small:.1} MiB"),
+    }
 }
 
 fn history(sources: &Sources) -> Option<Chart> {
@@ -257,4 +242,37 @@ fn history(sources: &Sources) -> Option<Chart> {
 /// For tables in pages.
 pub fn cell(text: &str) -> String {
     svg::escape(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chart_that_would_be_long_is_drawn_in_parts() {
+        let group = |machine: &str, n: usize, rows: usize| {
+            (machine.to_owned(), format!("group {n}"), vec![(); rows])
+        };
+        let groups = vec![
+            group("A, B", 0, 30),
+            group("C", 0, 3),
+            group("A, B", 1, 14),
+            group("A, B", 2, 1),
+            group("C", 1, 100),
+        ];
+        let charts = by_machine(("x", ""), groups, |end, part: &[(String, Vec<()>)]| {
+            Svg::new(&format!("T{end}"), 1.0, part.len() as f64)
+        });
+        let found: Vec<_> =
+            charts.iter().map(|c| (c.name.as_str(), c.svg.title.as_str(), c.svg.height)).collect();
+        assert_eq!(
+            found,
+            [
+                ("x-a-b-1", "T: A, B (1 of 2)", 2.0),
+                ("x-a-b-2", "T: A, B (2 of 2)", 1.0),
+                ("x-c-1", "T: C (1 of 2)", 1.0),
+                ("x-c-2", "T: C (2 of 2)", 1.0),
+            ]
+        );
+    }
 }

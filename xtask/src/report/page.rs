@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use crate::bench::record::quantity;
 use crate::svg;
 
-use super::charts::{Chart, cell, ratios};
+use super::charts::peers::{Pairs, pairs, peer_name};
+use super::charts::{Chart, cell};
 use super::sources::Sources;
 
 /// Sortable tables in the page.
@@ -34,7 +35,7 @@ pub fn html(sources: &Sources, charts: &[Chart]) -> String {
     let figures: String = charts
         .iter()
         .map(|chart| {
-            let (name, svg, note) = (chart.name, chart.svg.inline(), cell(chart.note));
+            let (name, svg, note) = (&chart.name, chart.svg.inline(), cell(chart.note));
             format!(
                 "<section class=\"panel\" id=\"{name}\"><div class=\"scroll\">{svg}</div>\
                  <p class=\"hint\">{note}</p></section>\n"
@@ -115,10 +116,14 @@ fn tables(sources: &Sources) -> String {
             text(file),
         ]
     });
-    let pairs = ratios(sources).into_iter().flat_map(|(group, pairs)| {
-        pairs
-            .into_iter()
-            .map(move |(name, ratio)| vec![text(&name), number(ratio, 3), text(&group)])
+    let pairs = pairs(sources);
+    let pairs = pairs.iter().flat_map(|Pairs { group, own, peers }| {
+        peers.iter().flat_map(move |(peer, ratios)| {
+            own.iter().zip(ratios).filter_map(move |(own, ratio)| {
+                let peer = text(peer_name(peer));
+                Some(vec![text(&own.name), peer, number((*ratio)?, 3), text(&group.name)])
+            })
+        })
     });
     let products = sources.products.iter().map(|product| {
         vec![
@@ -159,7 +164,7 @@ fn tables(sources: &Sources) -> String {
         + &table(
             "ratios",
             "Step time over the peer’s",
-            &["Pair", "Ratio", "Measured together"],
+            &["Ours", "Peer", "Ratio", "Measured together"],
             pairs.collect(),
         )
 }

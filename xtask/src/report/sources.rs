@@ -57,6 +57,27 @@ pub struct Growth {
     pub ms: f64,
 }
 
+/// Steps that were measured in one run.
+#[derive(Clone, Debug)]
+pub struct Group<'a> {
+    /// Device and model, and the file where that is not enough.
+    pub name: String,
+    /// The processor or card.
+    pub machine: &'a str,
+    /// The steps.
+    pub steps: Vec<&'a Step>,
+}
+
+/// The processor or card of a device, without threads, drivers and commits.
+pub fn machine(device: &str) -> &str {
+    device.split(", ").next().unwrap_or(device)
+}
+
+/// What is left of a group's name where the machine is said already.
+pub fn without_machine<'a>(name: &'a str, machine: &str) -> &'a str {
+    name.strip_prefix(machine).map_or(name, |rest| rest.trim_start_matches(", "))
+}
+
 /// One timed training step.
 #[derive(Clone, Debug)]
 pub struct Step {
@@ -117,10 +138,14 @@ impl Sources {
     /// Reads a folder of results.
     pub fn read(folder: &Path) -> Result<Self> {
         let mut found = Self::default();
-        for (path, record) in Record::all(&folder.join("bench"))? {
-            found.steps.extend(steps_of(&path, &record));
-            found.records.push(record);
-        }
+        let (paths, records): (Vec<_>, _) = Record::all(&folder.join("bench"))?.into_iter().unzip();
+        found.records = records;
+        // What older records of a machine say is history.
+        let newest = found.newest();
+        let all = paths.iter().zip(&found.records);
+        let current =
+            all.filter(|(_, record)| newest.iter().any(|new| std::ptr::eq(*new, *record)));
+        found.steps = current.flat_map(|(path, record)| steps_of(path, record)).collect();
         cpu::read(&mut found, folder)?;
         let mut files = Vec::new();
         files_below(folder, &mut files);
@@ -146,18 +171,20 @@ impl Sources {
 
     /// Steps by device, model and file, in the order they were found: what was not measured in one
     /// run is not compared.
-    pub fn groups(&self) -> Vec<(String, Vec<&Step>)> {
-        let mut groups: Vec<(String, Vec<&Step>)> = Vec::new();
+    pub fn groups(&self) -> Vec<Group<'_>> {
+        let mut groups: Vec<Group<'_>> = Vec::new();
         for step in &self.steps {
             let mut name = format!("{}, {}", step.device, step.model);
             let other = |one: &&Step| one.source != step.source;
-            if groups.iter().any(|(own, steps)| *own == name && steps.iter().any(other)) {
+            if groups.iter().any(|own| own.name == name && own.steps.iter().any(other)) {
                 let file = Path::new(&step.source).file_stem().unwrap_or_default();
                 name = format!("{name} ({})", file.to_string_lossy());
             }
-            match groups.iter_mut().find(|(other, _)| *other == name) {
-                Some((_, steps)) => steps.push(step),
-                None => groups.push((name, vec![step])),
+            match groups.iter_mut().find(|other| other.name == name) {
+                Some(group) => group.steps.push(step),
+                None => {
+                    groups.push(Group { name, machine: machine(&step.device), steps: vec![step] })
+                }
             }
         }
         groups
@@ -218,6 +245,7 @@ impl Sources {
         let name = match (&line.peer, &line.recipe) {
             (Some(peer), _) => format!("{peer} {}", line.config.as_deref().unwrap_or("")),
             (None, Some(recipe)) => {
+                let recipe = recipe.trim_end_matches(".toml");
                 let backend = line.backend.as_deref().unwrap_or("onesigma");
                 let less =
                     line.recomputed.filter(|&count| count > 0).map_or("", |_| ", less memory");
@@ -264,9 +292,10 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     read.map(Some).with_context(|| format!("{} is not of the form expected", path.display()))
 }
 
-/// Without the version of a library, so that peers and we are on one device.
+/// Without the versions of a library and a driver, so that peers and we are on one device.
 fn short(device: &str) -> String {
-    device.split(", libtorch").next().unwrap_or(device).to_owned()
+    let end = [", libtorch", " (driver"].iter().filter_map(|word| device.find(word)).min();
+    device[..end.unwrap_or(device.len())].to_owned()
 }
 
 fn steps_of(path: &Path, record: &Record) -> Vec<Step> {

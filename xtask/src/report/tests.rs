@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::*;
 use crate::bench::record::tests::record;
@@ -75,7 +75,7 @@ fn processor(folder: &Path) {
     write("scaling_cpu.json", &format!(r#""rows": [{}, {}]"#, row(8, 50.0), row(16, 60.0)));
 }
 
-fn made(name: &str) -> (PathBuf, Sources, Vec<charts::Chart>) {
+fn made(name: &str) -> (PathBuf, Sources, Vec<Chart>) {
     let folder =
         std::env::temp_dir().join(format!("onesigma-report-{name}-{}", std::process::id()));
     let _ = fs::remove_dir_all(&folder);
@@ -89,24 +89,39 @@ fn made(name: &str) -> (PathBuf, Sources, Vec<charts::Chart>) {
 fn every_chart_is_drawn_from_results_of_several_machines() {
     let (folder, sources, charts) = made("charts");
     fs::remove_dir_all(folder).expect("its own folder");
-    let names: Vec<_> = charts.iter().map(|chart| chart.name).collect();
+    let names: Vec<_> = charts.iter().map(|chart| chart.name.as_str()).collect();
     assert_eq!(
         names,
         [
-            "throughput",
             "peers",
-            "limit",
-            "products",
+            "throughput-amd-epyc",
+            "throughput-cpu-z",
+            "throughput-gpu-x",
+            "peers-cpu-z",
+            "peers-gpu-x",
+            "limit-amd-epyc",
+            "limit-gpu-y",
+            "limit-gpu-x",
+            "products-cpu-z",
+            "products-gpu-y",
             "scaling",
             "growth-width",
-            "memory",
+            "memory-amd-epyc",
+            "memory-cpu-z",
+            "memory-gpu-x",
             "history"
         ]
     );
-    let ratios = charts::ratios(&sources);
-    assert_eq!(ratios.len(), 2);
-    assert_eq!(ratios[0].1, [("unit-fp8 (cpu) over burn".to_owned(), 0.25)]);
-    assert_eq!(ratios[1].1, [("unit-fp8 (cuda) over py<torch> bf16".to_owned(), 0.5)]);
+    let pairs = charts::peers::pairs(&sources);
+    let found = pairs.iter().flat_map(|pairs| {
+        pairs.peers.iter().map(|(peer, ratios)| {
+            (pairs.own[0].name.as_str(), charts::peers::peer_name(peer), ratios[0])
+        })
+    });
+    assert_eq!(
+        found.collect::<Vec<_>>(),
+        [("unit-fp8 (cpu)", "burn", Some(0.25)), ("unit-fp8 (cuda)", "py<torch> bf16", Some(0.5)),]
+    );
     // Of several tiles of one product the fastest counts.
     let rates: Vec<f64> = sources.products.iter().map(|product| product.rate).collect();
     assert_eq!(rates, [90e9, 3e12]);
@@ -123,7 +138,30 @@ fn every_chart_is_drawn_from_results_of_several_machines() {
         assert!(!html.contains(word), "the page loads something: {word}");
     }
     let chapter = book::chapter(&sources, &charts);
-    assert!(chapter.contains("| unit-fp8 (cuda) over py<torch> bf16 | 0.50 |"), "{chapter}");
+    assert!(chapter.contains("| py<torch> bf16 | 0.50 |"), "{chapter}");
+}
+
+#[test]
+fn the_readme_has_every_contender_of_a_run_and_changes_with_the_results_alone() {
+    let (folder, sources, charts) = made("readme");
+    let old = "# Title\n\n<!-- results: cargo xtask report --docs -->\nold\n<!-- end of results -->\n\nEnd.\n";
+    let new = book::readme(old, &sources).expect("marks");
+    for row in [
+        "| **unit-fp8 (cpu)** | 30.0 | 95.4 MiB |",
+        "| py<torch> bf16 | 118.0 | 17.0 GiB |",
+        "step.jsonl",
+    ] {
+        assert!(new.contains(row), "{row} in {new}");
+    }
+    assert!(new.starts_with("# Title\n") && new.ends_with("\n\nEnd.\n") && !new.contains("old"));
+    assert_eq!(book::readme(&new, &sources).expect("marks"), new);
+    assert!(book::readme("# Title\n", &sources).is_err());
+    // A second report writes the same bytes.
+    let again = Sources::read(&folder).expect("results");
+    let drawn = charts::all(&again);
+    assert!(charts.iter().zip(&drawn).all(|(a, b)| a.svg.file() == b.svg.file()));
+    assert_eq!(book::chapter(&sources, &charts), book::chapter(&again, &drawn));
+    fs::remove_dir_all(folder).expect("its own folder");
 }
 
 /// The document after its scripts.

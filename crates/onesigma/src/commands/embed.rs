@@ -7,10 +7,11 @@ use anyhow::Result;
 use onesigma::backends;
 use onesigma::embed::{Embedder, cosine};
 use onesigma::format::Format;
+use onesigma::models::Model;
 use onesigma::ops::Parametrisation;
 use onesigma::train::Error;
 
-use super::model;
+use super::{Usage, model};
 
 /// Arguments of `onesigma embed`.
 #[derive(Debug, clap::Args)]
@@ -48,6 +49,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut opened = model::open(&arguments.model, None)?;
     if let Some(to) = &arguments.to {
         opened = opened.converted(to.parse::<Parametrisation>()?)?;
+    }
+    if !matches!(opened.pretrained.model, Model::Bert { .. }) {
+        let given = arguments.model.display();
+        return Err(Usage(format!("{given} is a decoder; embeddings are those of a BERT")).into());
     }
     let Some(pieces) = &opened.pieces else {
         return Err(Error::Tokenizer {

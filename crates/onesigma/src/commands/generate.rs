@@ -33,7 +33,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 200)]
     tokens: usize,
     /// Divides the logits: lower is safer, 0 always takes the likeliest token
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
     temperature: f64,
     /// Draw among this many of the likeliest tokens; 0 for all
     #[arg(long, default_value_t = 0)]

@@ -1,4 +1,4 @@
-//! `--profile`: where the time of a run went.
+//! `--profile` of `onesigma run` and `onesigma train`: where the time went.
 
 use std::fs;
 use std::io::Write;
@@ -6,12 +6,17 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use onesigma::backend::profile::Profile;
-use onesigma::backend::{Backend, Engine};
+use onesigma::backend::{Backend, Engine, Span};
 use onesigma::graph::Program;
 
 /// Begins to record.
 pub fn begin(engine: &mut dyn Engine) -> Result<()> {
-    if !engine.record() {
+    can_record(engine.record())
+}
+
+/// Says what to do if an engine cannot record.
+pub fn can_record(can: bool) -> Result<()> {
+    if !can {
         bail!("this backend cannot record a profile; use `--backend cpu`");
     }
     Ok(())
@@ -21,12 +26,12 @@ pub fn begin(engine: &mut dyn Engine) -> Result<()> {
 pub fn end(
     out: &mut impl Write,
     program: &Program,
-    engine: &mut dyn Engine,
+    spans: &[Span],
     backend: &dyn Backend,
     path: &Path,
 ) -> Result<()> {
-    let (spans, limits) = (engine.take_spans(), backend.limits());
-    let profile = Profile::new(program, &spans, limits.as_ref())?;
+    let limits = backend.limits();
+    let profile = Profile::new(program, spans, limits.as_ref())?;
     if let Some(limits) = &limits {
         write!(out, "{}: copy {:.1} GB/s", limits.name, limits.bytes_per_second / 1e9)?;
         for rate in &limits.matmul {

@@ -93,7 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     engine.run(entry, times)?;
     if let Some(path) = &arguments.profile {
-        profile::end(&mut out, &program, engine, backend.as_ref(), path)?;
+        profile::end(&mut out, &program, &engine.take_spans(), backend.as_ref(), path)?;
     }
     let written = program.entries()[entry.index()].graph.writes();
     for &(slot, _) in written {

@@ -24,145 +24,150 @@ pub struct Settings {
     /// Change any setting of the run file, such as model.residual_tau=0.5; may be repeated
     #[arg(long, value_name = "KEY=VALUE", action = clap::ArgAction::Append)]
     set: Vec<String>,
-    /// f32, bf16, fp16, fp16-loss-scale, unit-f32, unit-fp16, unit-fp8, u-mup-f32, u-mup-fp8,
-    /// mu-s-f32, mu-s-fp8, or a .toml file [default: unit-fp8]
-    #[arg(long)]
-    recipe: Option<String>,
     /// regular, unit, u-mup or mu-s: how the model is scaled [default: as the recipe says]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
     parametrisation: Option<Parametrisation>,
-    /// One of `onesigma backends` [default: cpu]
-    #[arg(long)]
-    backend: Option<String>,
-    /// Which device of the backend: its number in `onesigma backends` or a part of its name, for
-    /// backends that list several
-    #[arg(long)]
-    device: Option<String>,
     /// gpt2, a decoder, or bert, an encoder [default: gpt2]
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", help_heading = "Model")]
     model_type: Option<String>,
     /// language-model, masked-lm, pre-training, classification or span [default: language-model,
     /// for bert masked-lm]
-    #[arg(long)]
+    #[arg(long, help_heading = "Model")]
     task: Option<String>,
     /// Start from the weights of a run, a checkpoint or a Hugging Face folder, with its sizes and
     /// tokeniser; heads that it lacks are new
-    #[arg(long, value_name = "RUN|DIR")]
+    #[arg(long, value_name = "RUN|DIR", help_heading = "Model")]
     init_from: Option<PathBuf>,
-    /// bytes, wordpiece (learned from the data), or a tokenizer.json, vocab.txt or a folder with
-    /// one [default: bytes, for bert wordpiece]
-    #[arg(long, value_name = "NAME|FILE|DIR")]
-    tokenizer: Option<String>,
-    /// Tokens of a vocabulary that is learned [default: 8192]
-    #[arg(long, value_name = "TOKENS")]
-    vocabulary: Option<usize>,
-    /// A file of text or JSON lines, plain, .gz or .zst, a folder of them, or `cargo`: the text of this workspace's dependencies; for
-    /// classification and span the examples [default: cargo]
-    #[arg(long, value_name = "FILE|DIR")]
-    data: Option<PathBuf>,
-    /// Of JSON lines, the field that holds the text [default: text]
-    #[arg(long, value_name = "NAME")]
-    field: Option<String>,
-    /// Folder of tokenised texts, or `off` [default: the user's cache folder]
-    #[arg(long, value_name = "DIR")]
-    cache: Option<PathBuf>,
-    /// A text to measure on [default: a part of the data is held back]
-    #[arg(long, value_name = "FILE|DIR")]
-    valid: Option<PathBuf>,
-    /// Seed of initialisation, shuffling and stochastic rounding [default: 0]
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Optimiser steps of the whole run [default: 1000]
-    #[arg(long)]
-    steps: Option<u64>,
-    /// Sequences in one pass [default: 16]
-    #[arg(long)]
-    batch: Option<usize>,
-    /// Passes whose gradients one optimiser step averages [default: 1]
-    #[arg(long, value_name = "PASSES")]
-    accumulate: Option<usize>,
-    /// Constant factor on the loss before the backward pass, in place of the recipe's own scaling
-    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
-    loss_scale: Option<f64>,
-    /// Shorten the true gradient of the mean loss to this norm over all parameters
-    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
-    clip: Option<f64>,
-    /// adamw, adam, lion or sgd [default: adamw]
-    #[arg(long)]
-    optimizer: Option<String>,
-    /// Decay of the first moment, or momentum [default: 0.9]
-    #[arg(long, value_name = "DECAY", allow_negative_numbers = true)]
-    beta1: Option<f64>,
-    /// Decay of the second moment, of Lion's moment [default: 0.99]
-    #[arg(long, value_name = "DECAY", allow_negative_numbers = true)]
-    beta2: Option<f64>,
-    /// Format in which the optimiser keeps weights [default: as the recipe says]
-    #[arg(long, value_name = "FORMAT")]
-    master_weight: Option<Format>,
-    /// Format of the first moment, of momentum [default: as the recipe says]
-    #[arg(long, value_name = "FORMAT")]
-    first_moment: Option<Format>,
-    /// Format of the second moment [default: as the recipe says]
-    #[arg(long, value_name = "FORMAT")]
-    second_moment: Option<Format>,
-    /// Peak learning rate [default: one that suits parametrisation and optimiser]
-    #[arg(long, allow_negative_numbers = true)]
-    lr: Option<f64>,
-    /// Decay after the warm-up [default: cosine]
-    #[arg(long, value_enum)]
-    schedule: Option<DecayName>,
-    /// Steps of linear warm-up [default: a tenth of the run, at most 100]
-    #[arg(long, value_name = "STEPS")]
-    warmup: Option<u64>,
-    /// Last learning rate as a fraction of the peak [default: 0.1]
-    #[arg(long, value_name = "FRACTION", allow_negative_numbers = true)]
-    final_lr_fraction: Option<f64>,
-    /// Decay of weights per unit of learning rate [default: 0]
-    #[arg(long, allow_negative_numbers = true)]
-    weight_decay: Option<f64>,
     /// Transformer blocks [default: 4]
-    #[arg(long)]
+    #[arg(long, help_heading = "Model")]
     layers: Option<usize>,
     /// Attention heads [default: 4]
-    #[arg(long)]
+    #[arg(long, help_heading = "Model")]
     heads: Option<usize>,
     /// Width of the residual stream [default: 128]
-    #[arg(long)]
+    #[arg(long, help_heading = "Model")]
     hidden: Option<usize>,
     /// Tokens in one sequence [default: 128, with --init-from as there]
-    #[arg(long)]
+    #[arg(long, help_heading = "Model")]
     seq: Option<usize>,
+    /// f32, bf16, fp16, fp16-loss-scale, unit-f32, unit-fp16, unit-fp8, u-mup-f32, u-mup-fp8,
+    /// mu-s-f32, mu-s-fp8, or a .toml file [default: unit-fp8]
+    #[arg(long, help_heading = "Numerics")]
+    recipe: Option<String>,
+    /// Constant factor on the loss before the backward pass, in place of the recipe's own scaling
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true, help_heading = "Numerics")]
+    loss_scale: Option<f64>,
+    /// Format in which the optimiser keeps weights [default: as the recipe says]
+    #[arg(long, value_name = "FORMAT", help_heading = "Numerics")]
+    master_weight: Option<Format>,
+    /// Format of the first moment, of momentum [default: as the recipe says]
+    #[arg(long, value_name = "FORMAT", help_heading = "Numerics")]
+    first_moment: Option<Format>,
+    /// Format of the second moment [default: as the recipe says]
+    #[arg(long, value_name = "FORMAT", help_heading = "Numerics")]
+    second_moment: Option<Format>,
+    /// Refuse a backend that would have to emulate a format or decompose an op
+    #[arg(long, help_heading = "Numerics")]
+    strict: bool,
+    /// bytes, wordpiece (learned from the data), or a tokenizer.json, vocab.txt or a folder with
+    /// one [default: bytes, for bert wordpiece]
+    #[arg(long, value_name = "NAME|FILE|DIR", help_heading = "Data")]
+    tokenizer: Option<String>,
+    /// Tokens of a vocabulary that is learned [default: 8192]
+    #[arg(long, value_name = "TOKENS", help_heading = "Data")]
+    vocabulary: Option<usize>,
+    /// A file of text or JSON lines, plain, .gz or .zst, a folder of them, or `cargo`: the text of
+    /// this workspace's dependencies; for classification and span the examples [default: cargo]
+    #[arg(long, value_name = "FILE|DIR", help_heading = "Data")]
+    data: Option<PathBuf>,
+    /// Of JSON lines, the field that holds the text [default: text]
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    field: Option<String>,
+    /// Folder of tokenised texts, or `off` [default: the user's cache folder]
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    cache: Option<PathBuf>,
+    /// A text to measure on [default: a part of the data is held back]
+    #[arg(long, value_name = "FILE|DIR", help_heading = "Data")]
+    valid: Option<PathBuf>,
+    /// Seed of initialisation, shuffling and stochastic rounding [default: 0]
+    #[arg(long, help_heading = "Optimiser")]
+    seed: Option<u64>,
+    /// Optimiser steps of the whole run [default: 1000]
+    #[arg(long, help_heading = "Optimiser")]
+    steps: Option<u64>,
+    /// Sequences in one pass [default: 16]
+    #[arg(long, help_heading = "Optimiser")]
+    batch: Option<usize>,
+    /// Passes whose gradients one optimiser step averages [default: 1]
+    #[arg(long, value_name = "PASSES", help_heading = "Optimiser")]
+    accumulate: Option<usize>,
+    /// Shorten the true gradient of the mean loss to this norm over all parameters
+    #[arg(long, value_name = "NORM", allow_negative_numbers = true, help_heading = "Optimiser")]
+    clip: Option<f64>,
+    /// adamw, adam, lion or sgd [default: adamw]
+    #[arg(long, help_heading = "Optimiser")]
+    optimizer: Option<String>,
+    /// Decay of the first moment, or momentum [default: 0.9]
+    #[arg(long, value_name = "DECAY", allow_negative_numbers = true, help_heading = "Optimiser")]
+    beta1: Option<f64>,
+    /// Decay of the second moment, of Lion's moment [default: 0.99]
+    #[arg(long, value_name = "DECAY", allow_negative_numbers = true, help_heading = "Optimiser")]
+    beta2: Option<f64>,
+    /// Peak learning rate [default: one that suits parametrisation and optimiser]
+    #[arg(long, allow_negative_numbers = true, help_heading = "Optimiser")]
+    lr: Option<f64>,
+    /// Decay after the warm-up [default: cosine]
+    #[arg(long, value_enum, help_heading = "Optimiser")]
+    schedule: Option<DecayName>,
+    /// Steps of linear warm-up [default: a tenth of the run, at most 100]
+    #[arg(long, value_name = "STEPS", help_heading = "Optimiser")]
+    warmup: Option<u64>,
+    /// Last learning rate as a fraction of the peak [default: 0.1]
+    #[arg(
+        long,
+        value_name = "FRACTION",
+        allow_negative_numbers = true,
+        help_heading = "Optimiser"
+    )]
+    final_lr_fraction: Option<f64>,
+    /// Decay of weights per unit of learning rate [default: 0]
+    #[arg(long, allow_negative_numbers = true, help_heading = "Optimiser")]
+    weight_decay: Option<f64>,
     /// Steps between evaluations, 0 for the end alone [default: 100]
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, value_name = "STEPS", help_heading = "While it trains")]
     eval_every: Option<u64>,
     /// Batches of one evaluation [default: 16]
-    #[arg(long, value_name = "BATCHES")]
+    #[arg(long, value_name = "BATCHES", help_heading = "While it trains")]
     eval_batches: Option<usize>,
     /// End the run after so many evaluations without a lower loss, 0 for never [default: 0]
-    #[arg(long, value_name = "EVALUATIONS")]
+    #[arg(long, value_name = "EVALUATIONS", help_heading = "While it trains")]
     patience: Option<u64>,
     /// Steps between samples of text, 0 for none [default: 0]
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, value_name = "STEPS", help_heading = "While it trains")]
     sample_every: Option<u64>,
     /// The text that samples continue [default: none]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", help_heading = "While it trains")]
     sample_prompt: Option<String>,
     /// Steps between checkpoints, 0 for the end alone [default: 200]
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, value_name = "STEPS", help_heading = "While it trains")]
     save_every: Option<u64>,
     /// Checkpoints that are kept [default: 3]
-    #[arg(long)]
+    #[arg(long, help_heading = "While it trains")]
     keep: Option<usize>,
+    /// One of `onesigma backends` [default: cpu]
+    #[arg(long, help_heading = "Where it runs")]
+    backend: Option<String>,
+    /// Which device of the backend: its number in `onesigma backends` or a part of its name, for
+    /// backends that list several
+    #[arg(long, help_heading = "Where it runs")]
+    device: Option<String>,
     /// Steps that one call of the engine takes at most [default: 10]
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, value_name = "STEPS", help_heading = "Where it runs")]
     steps_per_call: Option<u64>,
     /// Memory that the program may take, such as 512MiB: what does not fit is recomputed, with equal
     /// results [default: as much as it takes]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = "Where it runs")]
     memory: Option<Budget>,
-    /// Refuse a backend that would have to emulate a format or decompose an op
-    #[arg(long)]
-    strict: bool,
 }
 
 /// Names of [`Decay`] on the command line.

@@ -13,9 +13,7 @@ use onesigma::train::checkpoint::Checkpoint;
 use onesigma::train::config::Config;
 use onesigma::train::run_dir::RunDir;
 use onesigma::train::session::Flushed;
-use onesigma::train::task::Data;
-#[cfg(feature = "tui")]
-use onesigma::train::task::Task;
+use onesigma::train::task::{Data, Task};
 use onesigma::train::telemetry::tensorboard::TensorBoard;
 use onesigma::train::telemetry::{End, Event, Observer};
 use onesigma::train::trainer::{Summary, Trainer};
@@ -23,7 +21,7 @@ use onesigma::train::{Error, atomic};
 
 use super::prepare::{Prepared, TOKENIZER, prepare, prepare_with};
 use super::settings::Settings;
-use super::{Interrupted, dry_run};
+use super::{Interrupted, dry_run, profile};
 use crate::progress::Progress;
 #[cfg(feature = "tui")]
 use crate::{
@@ -45,6 +43,7 @@ Examples:
   onesigma train --model-type bert --data my-books --steps 5000 --out runs/bert
   onesigma train --model-type bert --task classification --data sst2 --init-from runs/bert
   onesigma train runs/book/config.toml --recipe f32 --out runs/book-f32
+  onesigma train --steps 20 --profile trace.json
 
 An interrupt (Ctrl-C) or a termination signal ends the run after the current steps, with a
 checkpoint; a second one ends it at once."
@@ -65,6 +64,19 @@ pub struct Arguments {
     /// At the end, count the gradients that the recipe's formats flush to zero
     #[arg(long)]
     measure_gradients: bool,
+    /// Record where the time of some steps goes, op by op: print the table at the end and write the
+    /// trace to a file, JSON for Perfetto. Losses stay the same; those steps take a little longer
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    profile: Option<PathBuf>,
+    /// Steps that --profile records, after a few that warm up
+    #[arg(
+        long,
+        value_name = "STEPS",
+        default_value_t = 10,
+        requires = "profile",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    profile_steps: u64,
     /// No progress bar
     #[arg(long, short)]
     quiet: bool,
@@ -91,6 +103,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let settings = toml::to_string(&config)?;
         observers.push(Box::new(TensorBoard::create(&run.root().join(EVENTS), &settings)?));
     }
+    if let Some(path) = &arguments.profile {
+        profile::can_record(trainer.record(arguments.profile_steps))?;
+        // Now rather than after the run.
+        atomic::write(path, b"")?;
+    }
     let stop = stop_on_interrupt()?;
     #[cfg(feature = "tui")]
     if arguments.tui {
@@ -107,7 +124,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let text = serde_json::to_string_pretty(&summary)? + "\n";
     atomic::write(&run.root().join("summary.json"), text.as_bytes())?;
-    report(&summary, &config, run.root())
+    let mut out = io::stdout().lock();
+    if let (Some(path), Some((spans, steps))) = (&arguments.profile, trainer.recorded()) {
+        let backend = onesigma::backends::open(&config.backend)?;
+        writeln!(out, "time of {steps} steps, op by op:")?;
+        profile::end(&mut out, &trainer.session().program().program, &spans, &*backend, path)?;
+    }
+    report(&mut out, &summary, &config, run.root())
 }
 
 /// Puts a dashboard in place of the progress bar, if there is a terminal; logs go to the run folder
@@ -164,7 +187,7 @@ fn start(arguments: &Arguments) -> Result<Started> {
         std::fs::create_dir_all(&root).with_context(|| root.display().to_string())?;
         pieces.save(&root.join(TOKENIZER))?;
     }
-    let trainer = trainer.with_tokenizer(pieces.into());
+    let trainer = writing(trainer.with_tokenizer(pieces.into()), &config)?;
     let run = RunDir::create(&root, &config)?;
     Ok(Started { config, trainer, run })
 }
@@ -195,8 +218,19 @@ fn resume(root: &Path, settings: &Settings, observer: &mut dyn Observer) -> Resu
     if is_changed {
         run.rewrite_config(&config)?;
     }
-    let trainer = trainer.with_tokenizer(pieces.into());
+    let trainer = writing(trainer.with_tokenizer(pieces.into()), &config)?;
     Ok(Started { config, trainer, run })
+}
+
+/// The trainer with what writes samples fast, if there will be any and memory is not limited: it has
+/// parameters of its own.
+fn writing(mut trainer: Trainer, config: &Config) -> Result<Trainer> {
+    let is_asked = config.sample_every > 0 && config.task() == Task::LanguageModel;
+    if !is_asked || config.memory.is_some() {
+        return Ok(trainer);
+    }
+    let values = trainer.session().parameters()?;
+    Ok(trainer.with_generator(setup::generator(config, &values)?))
 }
 
 fn trainer(config: &Config, data: Data) -> Result<Trainer> {
@@ -231,9 +265,8 @@ fn share(tensors: &[Flushed]) -> Option<f64> {
     (nonzero > 0.0).then(|| flushed / nonzero)
 }
 
-fn report(summary: &Summary, config: &Config, root: &Path) -> Result<()> {
+fn report(out: &mut impl Write, summary: &Summary, config: &Config, root: &Path) -> Result<()> {
     let mebibytes = |bytes: f64| bytes / f64::from(1 << 20);
-    let mut out = io::stdout().lock();
     writeln!(
         out,
         "{}: {} steps, validation loss {:.4}, {:.0} tokens/s, planned memory {:.1} MiB",

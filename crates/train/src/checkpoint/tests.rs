@@ -99,6 +99,12 @@ fn the_latest_whole_one_is_found_past_damaged_and_partial_ones() {
     let named = Checkpoint::load(&damaged).expect_err("damaged and named");
     assert!(matches!(named, Error::CheckpointDamaged { .. }));
     assert!(!named.is_usage());
+
+    fs::write(dir.path().join(Checkpoint::file_name(5)), "damaged too").expect("room");
+    let none = Checkpoint::latest(dir.path()).expect_err("none is whole").to_string();
+    for word in ["none of the 2 checkpoints", "step-0000000010", "best.safetensors"] {
+        assert!(none.contains(word), "{word} in {none}");
+    }
 }
 
 #[test]

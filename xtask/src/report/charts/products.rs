@@ -5,29 +5,32 @@ use std::collections::BTreeMap;
 use crate::bench::record::quantity;
 use crate::svg::{Bar, Curve, bars, class, lines};
 
-use super::{Chart, chart};
-use crate::report::sources::{Growth, Product, Sources};
+use super::{Chart, by_machine, chart};
+use crate::report::sources::{Growth, Product, Sources, machine, without_machine};
 
 /// Cases that stand for the others in the chart; the table has all.
 const DRAWN: [&str; 3] = ["square", "up forward:", "one token"];
 
 /// Rates by operands, in one group for each device and size.
-pub fn products(sources: &Sources) -> Option<Chart> {
-    let mut groups: Vec<(String, Vec<&Product>)> = Vec::new();
+pub fn products(sources: &Sources) -> Vec<Chart> {
+    let mut groups: Vec<((&str, String), Vec<&Product>)> = Vec::new();
     for product in &sources.products {
         let is_alone = product.of_limit.is_none();
         if !is_alone && !DRAWN.iter().any(|name| product.sizes.starts_with(name)) {
             continue;
         }
-        let name = format!("{}, {}", product.device, product.sizes);
+        let machine = machine(&product.device);
+        let device = without_machine(&product.device, machine);
+        let comma = if device.is_empty() { "" } else { ", " };
+        let name = (machine, format!("{device}{comma}{}", product.sizes));
         match groups.iter_mut().find(|(other, _)| *other == name) {
             Some((_, own)) => own.push(product),
             None => groups.push((name, vec![product])),
         }
     }
-    let drawn: Vec<(String, Vec<Bar>)> = groups
+    let drawn = groups
         .into_iter()
-        .map(|(name, own)| {
+        .map(|((machine, name), own)| {
             let most = own.iter().map(|product| product.rate).fold(0.0, f64::max);
             let bar = |product: &Product| {
                 let rate = format!("{}/s", quantity(product.rate, "FLOP"));
@@ -44,17 +47,15 @@ pub fn products(sources: &Sources) -> Option<Chart> {
                     },
                 }
             };
-            (name, own.into_iter().map(bar).collect())
+            (machine.to_owned(), name, own.into_iter().map(bar).collect())
         })
         .collect();
-    (!drawn.is_empty()).then_some(())?;
-    chart(
-        "products",
-        "Matrix products (m x k x n), relative to the fastest of their group. On a processor beside \
-         the rate of independent f32 multiply-adds in the same run, which narrow operands can pass; \
-         grey bars are peers.",
-        bars("Matrix products by operands", &drawn, None),
-    )
+    let note = "Matrix products (m x k x n), relative to the fastest of their group. On a processor \
+                beside the rate of independent f32 multiply-adds in the same run, which narrow \
+                operands can pass; grey bars are peers.";
+    by_machine(("products", note), drawn, |end, groups| {
+        bars(&format!("Matrix products by operands{end}"), groups, None)
+    })
 }
 
 /// A chart for each series in which one size grows.
