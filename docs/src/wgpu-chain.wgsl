@@ -71,11 +71,10 @@ fn decode_e4m3(code: vec4<u32>) -> vec4<u32> {
     let magnitude = code & vec4<u32>(127u);
     let sign = (code << vec4<u32>(24u)) & vec4<u32>(0x80000000u);
     let normal = (magnitude << vec4<u32>(20u)) + vec4<u32>(1006632960u);
-    let value = bitcast<vec4<f32>>(normal);
     // A subnormal: with the leading one that it does not have, less that. All three are normal in
     // f32 and the difference is exact, so nothing is rounded or flushed.
     let small = bitcast<vec4<u32>>(bitcast<vec4<f32>>(normal + vec4<u32>(0x800000u)) - vec4<f32>(0.015625f));
-    var bits = select(normal, small, value < vec4<f32>(0.015625f));
+    var bits = select(normal, small, magnitude < vec4<u32>(8u));
     bits = select(bits, vec4<u32>(0x7fc00000u), magnitude > vec4<u32>(126u));
     return sign | bits;
 }

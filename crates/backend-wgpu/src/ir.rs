@@ -109,7 +109,7 @@ pub(crate) enum Compute {
     AdamW(AdamWConfig, Updated),
 }
 
-/// Which result of a step of AdamW; the operands are...
+/// Which result of a step of AdamW, with the operands of each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Updated {
     /// `w, gradient, m, v, lr, factor` and the corrections of both moments.

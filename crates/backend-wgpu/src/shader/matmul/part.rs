@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use super::Tile;
 use crate::ir::TensorId;
 use crate::shader::kernel::Builder;
 
