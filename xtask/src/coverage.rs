@@ -79,7 +79,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let mut test = cargo_with(["llvm-cov", "--no-report", "test"]);
         process::run(test.args(&arguments.rest))?;
     }
-    let report = cargo_with(["llvm-cov", "report", "--json", "--summary-only"]).output()?;
+    // Tests kill programs, which leave half a profile.
+    let report = ["llvm-cov", "report", "--failure-mode", "all", "--json", "--summary-only"];
+    let report = cargo_with(report).output()?;
     let export: Export = serde_json::from_slice(&report.stdout).with_context(|| {
         format!("cargo llvm-cov report: {}", String::from_utf8_lossy(&report.stderr))
     })?;
@@ -97,7 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         println!("wrote docs/results/coverage.md");
     }
     if arguments.html {
-        process::run(&mut cargo_with(["llvm-cov", "report", "--html"]))?;
+        process::run(&mut cargo_with(["llvm-cov", "report", "--failure-mode", "all", "--html"]))?;
     }
     Ok(())
 }
