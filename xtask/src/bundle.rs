@@ -56,6 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for (name, text) in [
         ("run.sh", include_str!("bundle/run.sh")),
         ("pretrain.py", include_str!("bundle/pretrain.py")),
+        ("ratios.py", include_str!("bundle/ratios.py")),
     ] {
         fs::write(folder.join(name), text)?;
     }

@@ -40,7 +40,7 @@ fn browser() -> Result<()> {
         eprintln!("skipped: the target {TARGET} is not installed");
         return Ok(());
     }
-    let crates = ["format", "graph", "models", "backend-wgpu"];
+    let crates = ["format", "graph", "models", "backend-wgpu", "browser"];
     let packages =
         crates.iter().flat_map(|name| ["--package".to_owned(), format!("onesigma-{name}")]);
     process::run(cargo_with(["check", "--target", TARGET]).args(packages))

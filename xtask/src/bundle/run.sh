@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks and measures Onesigma on this machine's GPU. Needs a Python with PyTorch 2.11 for CUDA 13.
 #
-#   bash run.sh [all|check|errors|cache|sanitize|kernels|step|small|train|tune|gpt|rates|bert] ...
+#   bash run.sh [all|check|errors|cache|sanitize|kernels|step|profile|small|train|tune|gpt|rates|bert] ...
 #
 # Results go to $OUT (default: results), one file for each part. A torchao wheel in this folder is
 # used for the peers with `fp8` in their names; kernels are kept in ./cache.
@@ -43,11 +43,13 @@ errors() {
     echo "== without a GPU"
     CUDA_VISIBLE_DEVICES= ./onesigma train --backend cuda --data run.sh --steps 1 --out "$RUNS/e" 2>&1 | tail -3
     echo "== a limit below what a step needs"
-    ./onesigma train --backend cuda --memory 20MB --data run.sh --steps 1 --out "$RUNS/e" 2>&1 |
+    ./onesigma train --backend cuda --memory 8MB --data run.sh --steps 1 --out "$RUNS/less" 2>&1 |
       tail -3
+    echo "exit ${PIPESTATUS[0]}"
     echo "== more than the GPU has"
     ./onesigma train --backend cuda --layers 16 --hidden 8192 --heads 64 --seq 64 --batch 64 \
-      --data run.sh --steps 1 --out "$RUNS/e" 2>&1 | tail -3
+      --data run.sh --steps 1 --out "$RUNS/more" 2>&1 | tail -3
+    echo "exit ${PIPESTATUS[0]}"
   } > "$OUT/errors.txt"
   cat "$OUT/errors.txt"
 }
@@ -108,17 +110,32 @@ compare() {
   cut -c1-400 "$OUT/$name.jsonl"
 }
 
+# Steps in turns with the peers' ($ROUNDS times each), then what takes less memory. A line for each
+# recipe and peer with the median and all rounds, and one for each ratio.
 step() {
-  peers=${PEERS:-compile-master,compile-master-fp8,compile-bf16,compile-bf16-fp8}
-  ours="--recipe unit-fp8
---recipe unit-fp8 --memory 10.75
---recipe unit-fp8-bf16-states.toml
---recipe unit-fp8-bf16-states.toml --memory 7.4
---recipe bf16
---recipe bf16-states.toml"
-  compare step
-  ./gpt_step --profile --calls 1 > "$OUT/profile.txt"
-  tail -1 "$OUT/profile.txt"
+  local rounds=${ROUNDS:-5} own
+  own=$(mktemp)
+  for recipe in unit-fp8 unit-fp8-bf16-states.toml bf16 bf16-states.toml; do
+    echo "./gpt_step --recipe $recipe --calls 3"
+  done > "$own"
+  python3 pytorch_cuda_step.py --rounds "$rounds" --own "$own" \
+    --configs "${PEERS:-compile-master,compile-master-fp8,compile-bf16,compile-bf16-fp8}" \
+    2> "$OUT/step.err" > "$OUT/rounds.jsonl"
+  python3 ratios.py "$OUT/rounds.jsonl" > "$OUT/step.jsonl"
+  for less in "unit-fp8 --memory 10.75" "unit-fp8-bf16-states.toml --memory 7.4"; do
+    # shellcheck disable=SC2086 # words are arguments
+    ./gpt_step --recipe $less | head -1 >> "$OUT/step.jsonl"
+  done
+  cut -c1-300 "$OUT/step.jsonl"
+}
+
+# Every launch timed on its own.
+profile() {
+  for recipe in unit-fp8 unit-fp8-bf16-states.toml bf16; do
+    echo "## $recipe"
+    ./gpt_step --profile --calls 1 --recipe $recipe
+  done > "$OUT/profile.txt"
+  grep -c . "$OUT/profile.txt"
 }
 
 small() {
@@ -159,8 +176,8 @@ END
 [ $# -eq 0 ] && set -- all
 for part in "$@"; do
   case $part in
-    all) check; kernels; step; small; train ;;
-    check | errors | cache | sanitize | kernels | step | small | train) $part ;;
+    all) check; kernels; step; profile; small; train ;;
+    check | errors | cache | sanitize | kernels | step | profile | small | train) $part ;;
     tune | gpt | rates | bert) python3 pretrain.py "$part" ;;
     *) echo "unknown part: $part" >&2; exit 2 ;;
   esac

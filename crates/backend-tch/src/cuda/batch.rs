@@ -107,7 +107,12 @@ fn merged(
         Home::Slot(slot) => offsets.get(slot).copied(),
         _ => None,
     };
-    parts.sort_by_key(|(_, tensors)| (slot(tensors[1]), slot(tensors[0])));
+    // As they lie: slots by their places, temporary tensors as an earlier batch wants them.
+    let lies = |tensor: TensorId| {
+        let in_row = |row: &Vec<TensorId>| row.iter().position(|&other| other == tensor);
+        slot(tensor).or_else(|| entry.rows.iter().find_map(in_row))
+    };
+    parts.sort_by_key(|(_, tensors)| (lies(tensors[1]), lies(tensors[0])));
     let of = |which: usize| -> Vec<TensorId> { parts.iter().map(|(_, t)| t[which]).collect() };
     let (lefts, rights, outs) = (of(0), of(1), of(2));
     let mut rows = entry.rows.clone();

@@ -175,7 +175,6 @@ impl DeviceEngine {
         let mut tuned = false;
         for at in 0..self.entries.len() {
             let entry = &self.entries[at];
-            let held = HashMap::new();
             let mut ready = Vec::new();
             for instruction in &entry.compiled.instructions {
                 ready.push(match &instruction.work {
@@ -187,9 +186,8 @@ impl DeviceEngine {
                         if !std::mem::replace(&mut tuned, true) {
                             self.device.scramble(self.arena.0, self.arena.1)?;
                         }
-                        let at = [Some(*left), Some(*right), Some(*out), *more].map(|tensor| {
-                            tensor.map_or(0, |tensor| self.address(entry, tensor, &held))
-                        });
+                        let at = [Some(*left), Some(*right), Some(*out), *more]
+                            .map(|tensor| tensor.map_or(0, |tensor| self.stand_in(entry, tensor)));
                         Ready::Product(self.device.prepare(product, at)?)
                     }
                     _ => Ready::Other,
@@ -202,6 +200,15 @@ impl DeviceEngine {
             self.device.synchronize()?;
         }
         Ok(())
+    }
+
+    /// Where a tensor lies while products are timed: what a library has yet to make, at the start
+    /// of the arena, which holds tensors of its size, and whose content does not matter then.
+    fn stand_in(&self, entry: &Entry, tensor: TensorId) -> u64 {
+        match entry.compiled.lowered.tensors[tensor].home {
+            Home::Library => self.arena.0,
+            _ => self.address(entry, tensor, &HashMap::new()),
+        }
     }
 
     /// Where a tensor of an entry lies.

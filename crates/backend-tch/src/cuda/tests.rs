@@ -134,6 +134,18 @@ fn gelu_runs_within_products_of_16_bits() -> Outcome {
 }
 
 #[test]
+fn queries_keys_and_values_are_one_batch() -> Outcome {
+    // Forward and both gradients of each of two layers.
+    for recipe in ["unit-fp8", "bf16"] {
+        let (_, instructions) = train_step(&step(recipe)?)?;
+        let batch =
+            |work: &Work| matches!(work, Work::Product { product, .. } if product.batch == 3);
+        assert_eq!(count(&instructions, batch), 2 * 3, "{recipe}");
+    }
+    Ok(())
+}
+
+#[test]
 fn no_write_is_a_copy() -> Outcome {
     // Weights and moments are updated in their slots.
     for recipe in ["unit-fp8", "bf16"] {

@@ -2,6 +2,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod codec;
+pub(crate) mod cross_entropy;
 pub(crate) mod element;
 pub(crate) mod expression;
 pub(crate) mod index;

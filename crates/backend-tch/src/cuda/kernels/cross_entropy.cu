@@ -1,25 +1,36 @@
 #define CLASSES $classes$
 #define KEEP(j) ($keep$)
-#define EXPONENTIAL(x) $exponential$
 #define LOG2_E 1.4426950408889634f
+// Logits of the vector at `j` in `x`, times the multiplier.
+#define LOGITS(j)           \
+  float x[$lanes$];         \
+  { $reload$ }              \
+  _Pragma("unroll") for (int e = 0; e < $lanes$; e++) x[e] = $mult$ * x[e];
 
 // e^(x - largest), with bias = -largest log2(e).
 DEVICE float exponential(float x, float bias) { return power_of_two_near(fmaf(x, LOG2_E, bias)); }
 
-// One block has one row of logits.
-extern "C" __global__ __launch_bounds__($threads$) void kernel($parameters$) {
+// One block has one row of logits, which stays packed in registers where it fits: so two rows are
+// at work on a multiprocessor, and one is read while the other is computed.
+extern "C" __global__ __launch_bounds__($threads$, $together$) void kernel($parameters$) {
   __shared__ float shared[32];
   const u32 row = blockIdx.x;
   const u32 target = ((const u32*)x1)[row];
-  float kept[$registers$];
+  u32 kept[$registers$];
   float largest = __uint_as_float(0xff800000u);
 #pragma unroll
   for (int j = 0; j < $count$; j++) {
     const u32 column = (j * $threads$ + threadIdx.x) * $lanes$;
     const u64 i = (u64)row * CLASSES + column;
+    if (column < CLASSES) { $load$ }
+  }
+#pragma unroll
+  for (int j = 0; j < $count$; j++) {
+    const u32 column = (j * $threads$ + threadIdx.x) * $lanes$;
+    const u64 i = (u64)row * CLASSES + column;
     if (column < CLASSES) {
-      $load$
-      _Pragma("unroll") for (int e = 0; e < $lanes$; e++) largest = maximum(largest, kept[KEEP(j) + e]);
+      LOGITS(j)
+      _Pragma("unroll") for (int e = 0; e < $lanes$; e++) largest = maximum(largest, x[e]);
     }
   }
   largest = row_max<$threads$>(largest, shared);
@@ -30,12 +41,8 @@ extern "C" __global__ __launch_bounds__($threads$) void kernel($parameters$) {
     const u32 column = (j * $threads$ + threadIdx.x) * $lanes$;
     const u64 i = (u64)row * CLASSES + column;
     if (column < CLASSES) {
-      $reload$
-#pragma unroll
-      for (int e = 0; e < $lanes$; e++) {
-        kept[KEEP(j) + e] = exponential(kept[KEEP(j) + e], bias);
-        total += kept[KEEP(j) + e];
-      }
+      LOGITS(j)
+      _Pragma("unroll") for (int e = 0; e < $lanes$; e++) total += exponential(x[e], bias);
     }
   }
   total = row_sum<$threads$>(total, shared);
@@ -50,13 +57,19 @@ extern "C" __global__ __launch_bounds__($threads$) void kernel($parameters$) {
   float upstream = 0.0f;
   { $load_upstream$ }
   const float factor = known ? $alpha$ * upstream : not_a_number(0);
-  const float rest = 1.0f / total;
+  const float share = factor / total;
 #pragma unroll
   for (int j = 0; j < $count$; j++) {
     const u32 column = (j * $threads$ + threadIdx.x) * $lanes$;
     const u64 i = (u64)row * CLASSES + column;
     if (column < CLASSES) {
-      $reload$
+      LOGITS(j)
+      float v_g[$lanes$];
+      _Pragma("unroll") for (int e = 0; e < $lanes$; e++) v_g[e] = exponential(x[e], bias) * share;
+      if (target - column < $lanes$) {
+        _Pragma("unroll") for (int e = 0; e < $lanes$; e++)
+          if (column + e == target) v_g[e] -= factor;
+      }
       $gradient$
     }
   }

@@ -156,6 +156,12 @@ DEVICE u32 pack_pair_bf16(float a, float b) {
   return encode_any<8, 7, 127, IEEE, NEAREST_EVEN, true, 0>(a, 0) |
          encode_any<8, 7, 127, IEEE, NEAREST_EVEN, true, 0>(b, 0) << 16;
 }
+DEVICE u32 saturated_pair_f16(float a, float b) {
+  return pack_pair_f16(clamped(a, 65504.0f), clamped(b, 65504.0f));
+}
+DEVICE u32 saturated_pair_bf16(float a, float b) {
+  return pack_pair_bf16(clamped(a, 0x1.fep127f), clamped(b, 0x1.fep127f));
+}
 DEVICE u32 pack_pair_e4m3(float a, float b) {
   return encode_any<4, 3, 7, FINITE_NAN, NEAREST_EVEN, false, 0>(a, 0) |
          encode_any<4, 3, 7, FINITE_NAN, NEAREST_EVEN, false, 0>(b, 0) << 8;
@@ -169,12 +175,6 @@ DEVICE u32 halves_of_e4m3(u32 pair) {
                        decode_any<4, 3, 7, FINITE_NAN>(pair >> 8 & 0xff));
 }
 #else
-// NaN stays NaN.
-DEVICE float clamped(float x, float limit) {
-  asm("min.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(limit));
-  asm("max.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(-limit));
-  return x;
-}
 DEVICE void unpack_pair_f16(u32 word, float* x) {
   asm("{ .reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high; }"
       : "=f"(x[0]), "=f"(x[1])
@@ -188,6 +188,17 @@ DEVICE u32 pack_pair_f16(float a, float b) {
 DEVICE u32 pack_pair_bf16(float a, float b) {
   u32 word;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(b), "f"(a));
+  return word;
+}
+// Infinities and what is beyond the largest value become that; NaN stays NaN.
+DEVICE u32 saturated_pair_f16(float a, float b) {
+  u32 word;
+  asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(b), "f"(a));
+  return word;
+}
+DEVICE u32 saturated_pair_bf16(float a, float b) {
+  u32 word;
+  asm("cvt.rn.satfinite.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(b), "f"(a));
   return word;
 }
 DEVICE u32 pack_pair_e4m3(float a, float b) {
@@ -320,6 +331,23 @@ DEVICE void unpack_e4m3(const u32* word, float* x) {
   for (int p = 0; p < (N + 1) / 2; p++) halves[p] = halves_of_e4m3(word[p / 2] >> p % 2 * 16);
   unpack_f16<N>(halves, x);
 }
+template <int N>
+DEVICE bool has_nan(const float* x) {
+  bool has = false;
+#pragma unroll
+  for (int e = 0; e < N; e++) has |= x[e] != x[e];
+  return has;
+}
+// Gives NaN the sign of its code, which the hardware's conversions lose.
+template <int BYTES, int N>
+DEVICE void sign_nan(const u32* word, float* x) {
+  if (!has_nan<N>(x)) return;
+#pragma unroll
+  for (int e = 0; e < N; e++) {
+    const u32 sign = code_at<BYTES, N>(word, e) >> (8 * BYTES - 1) << 31;
+    if (x[e] != x[e]) x[e] = not_a_number(sign);
+  }
+}
 template <int BYTES, int E, int M, int B, int KIND, int N>
 DEVICE void unpack_any(const u32* word, float* x) {
 #pragma unroll
@@ -334,6 +362,7 @@ DEVICE void pack_f32(const float* x, u32* word) {
 // Canonical NaN with its sign in place of what the hardware makes of it.
 template <int BYTES, int N, u32 NAN_CODE, u32 SIGN>
 DEVICE void keep_nan(const float* x, u32* word) {
+  if (!has_nan<N>(x)) return;
 #pragma unroll
   for (int e = 0; e < N; e++) {
     if (x[e] == x[e]) continue;
@@ -345,21 +374,19 @@ DEVICE void keep_nan(const float* x, u32* word) {
 }
 template <int N, bool SPECIAL, bool EXACT>
 DEVICE void pack_f16(const float* x, u32* word) {
-  const float limit = 65504.0f;
 #pragma unroll
   for (int p = 0; p < (N + 1) / 2; p++) {
     const float a = x[2 * p], b = 2 * p + 1 < N ? x[(2 * p + 1) % N] : 0.0f;
-    word[p] = SPECIAL ? pack_pair_f16(a, b) : pack_pair_f16(clamped(a, limit), clamped(b, limit));
+    word[p] = SPECIAL ? pack_pair_f16(a, b) : saturated_pair_f16(a, b);
   }
   if (EXACT) keep_nan<2, N, 0x7e00, 0x8000>(x, word);
 }
 template <int N, bool SPECIAL, bool EXACT>
 DEVICE void pack_bf16(const float* x, u32* word) {
-  const float limit = 0x1.fep127f;
 #pragma unroll
   for (int p = 0; p < (N + 1) / 2; p++) {
     const float a = x[2 * p], b = 2 * p + 1 < N ? x[(2 * p + 1) % N] : 0.0f;
-    word[p] = SPECIAL ? pack_pair_bf16(a, b) : pack_pair_bf16(clamped(a, limit), clamped(b, limit));
+    word[p] = SPECIAL ? pack_pair_bf16(a, b) : saturated_pair_bf16(a, b);
   }
   if (EXACT) keep_nan<2, N, 0x7fc0, 0x8000>(x, word);
 }
@@ -533,6 +560,9 @@ DEVICE float normal(u32 word) {
 DEVICE float minimum(float a, float b) { return a != a ? a : b != b ? b : fminf(a, b); }
 DEVICE float maximum(float a, float b) { return a != a ? a : b != b ? b : fmaxf(a, b); }
 DEVICE float power_of_two_near(float x) { return exp2f(x); }
+DEVICE float reciprocal_near(float x) { return 1.0f / x; }
+DEVICE float quotient(float a, float b) { return a / b; }
+DEVICE float root(float x) { return sqrtf(x); }
 #else
 DEVICE float minimum(float a, float b) {
   float c;
@@ -544,10 +574,28 @@ DEVICE float maximum(float a, float b) {
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
   return c;
 }
-// 2^x with a relative error below 2^-22.
+// 2^x with a relative error below 2^-22; 0 below the smallest normal.
 DEVICE float power_of_two_near(float x) {
   float y;
-  asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// 1 / x for x of at least 1, to one unit in the last place; 0 beyond 2^126.
+DEVICE float reciprocal_near(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// To two units in the last place, without a branch.
+DEVICE float quotient(float a, float b) {
+  float c;
+  asm("div.full.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+  return c;
+}
+// With a relative error of 2^-23.
+DEVICE float root(float x) {
+  float y;
+  asm("sqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 #endif
@@ -563,6 +611,11 @@ DEVICE float hyperbolic_tangent(float x) {
   const float grown = power_of_two_near(fabsf(x) * 2.8853900818f);
   const float far = copysignf(1.0f - __fdividef(2.0f, 1.0f + grown), x);
   return fabsf(x) < 0.3f ? series : far;
+}
+
+// tanh(x) with an absolute error of 2^-22: for sums with 1, in which a better one would not be seen.
+DEVICE float tangent_beside_one(float x) {
+  return fmaf(-2.0f, reciprocal_near(1.0f + power_of_two_near(x * 2.8853900818f)), 1.0f);
 }
 
 // ---------------------------------------------------------------------------- reductions

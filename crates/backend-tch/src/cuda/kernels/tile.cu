@@ -1,5 +1,8 @@
-// A block has 16 DEEP x 128 elements: 16 threads side by side have 8 columns each, 16 groups of them
-// have DEEP rows each, 4 or 8.
+// A block has DOWN DEEP x 8 SIDE elements: SIDE threads side by side have 8 columns each, DOWN groups
+// of them have DEEP rows each, 4 or 8.
+#define SIDE $side$
+#define DOWN $down$
+#define DEEP $deep$
 
 DEVICE uint2 two_words(const u32* word) {
   uint2 both;
@@ -8,12 +11,11 @@ DEVICE uint2 two_words(const u32* word) {
 }
 
 // Writes a thread's DEEP x 8 codes into the transposed matrix, in which a column of ROWS elements is
-// a row. Through shared memory, so that 16 threads write 16 DEEP bytes in a row.
-template <int ROWS, int DEEP>
+// a row. Through shared memory, so that DOWN threads write DOWN DEEP bytes in a row.
+template <int ROWS>
 DEVICE void store_transposed(const uint2* tile, void* to, uint2* shared, u32 first_row,
                              u32 first_column) {
-  const u32 side = threadIdx.x % 16, down = threadIdx.x / 16;
-  __syncthreads();
+  const u32 side = threadIdx.x % SIDE, down = threadIdx.x / SIDE;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     // Four columns: transposed blocks of 4 x 4 bytes.
@@ -35,7 +37,7 @@ DEVICE void store_transposed(const uint2* tile, void* to, uint2* shared, u32 fir
 #pragma unroll
     for (int c = 0; c < 4; c++) {
       // The exclusive or spreads a column of threads over the banks.
-      const u32 place = (side * 8 + half * 4 + c) * 16 + (down ^ side);
+      const u32 place = (side * 8 + half * 4 + c) * DOWN + (down ^ side % DOWN);
       if constexpr (DEEP == 8) {
         uint2 bytes;
         bytes.x = column[0][c];
@@ -47,11 +49,12 @@ DEVICE void store_transposed(const uint2* tile, void* to, uint2* shared, u32 fir
     }
   }
   __syncthreads();
+  const u32 along = threadIdx.x % DOWN, across = threadIdx.x / DOWN;
 #pragma unroll
   for (int k = 0; k < 8; k++) {
-    const u32 own = k * 16 + down;
-    const u64 at = ((u64)(first_column + own) * ROWS + first_row) / DEEP + side;
-    const u32 place = own * 16 + (side ^ (own >> 3));
+    const u32 own = k * SIDE + across;
+    const u64 at = ((u64)(first_column + own) * ROWS + first_row) / DEEP + along;
+    const u32 place = own * DOWN + (along ^ (own >> 3) % DOWN);
     if constexpr (DEEP == 8) {
       ((uint2*)to)[at] = shared[place];
     } else {
@@ -60,14 +63,14 @@ DEVICE void store_transposed(const uint2* tile, void* to, uint2* shared, u32 fir
   }
 }
 
-extern "C" __global__ __launch_bounds__(256) void kernel($parameters$) {
-  __shared__ uint2 shared[128 * 2 * $deep$];
-  const u32 first_column = blockIdx.x * 128, first_row = blockIdx.y * 16 * $deep$;
-  const u32 side = threadIdx.x % 16, down = threadIdx.x / 16;
+extern "C" __global__ __launch_bounds__(SIDE * DOWN) void kernel($parameters$) {
+  __shared__ uint2 shared[SIDE * DOWN * DEEP];
+  const u32 first_column = blockIdx.x * 8 * SIDE, first_row = blockIdx.y * DOWN * DEEP;
+  const u32 side = threadIdx.x % SIDE, down = threadIdx.x / SIDE;
   $declarations$
 #pragma unroll
-  for (int row = 0; row < $deep$; row++) {
-    const u64 i = (u64)(first_row + down * $deep$ + row) * $columns$ + first_column + side * 8;
+  for (int row = 0; row < DEEP; row++) {
+    const u64 i = (u64)(first_row + down * DEEP + row) * $columns$ + first_column + side * 8;
     $body$
   }
   $writes$

@@ -2,6 +2,7 @@
 
 use onesigma_format::{Conversion, Format, Overflow, Rounding, Specials};
 use onesigma_graph::DType;
+use std::fmt::Write;
 
 /// Random bits that a conversion draws for an element; 0 for deterministic ones.
 pub(crate) fn random_bits(how: Conversion) -> u32 {
@@ -53,12 +54,17 @@ pub(crate) fn unpack(dtype: DType, lanes: usize, words: &str, values: &str, exac
     if format.is_f32() {
         return format!("unpack_f32<{lanes}>({words}, {values});");
     }
-    // The hardware's conversions may lose the sign of a NaN.
     match short(format) {
-        Some(name) if !exact || format == Format::BF16 => {
-            format!("unpack_{name}<{lanes}>({words}, {values});")
+        Some(name) => {
+            let mut text = format!("unpack_{name}<{lanes}>({words}, {values});");
+            // The hardware's conversions lose the sign of a NaN.
+            if exact && format != Format::BF16 {
+                let bytes = format.bytes();
+                let _ = write!(text, " sign_nan<{bytes}, {lanes}>({words}, {values});");
+            }
+            text
         }
-        _ => format!(
+        None => format!(
             "unpack_any<{}, {}, {lanes}>({words}, {values});",
             format.bytes(),
             arguments(format)

@@ -36,18 +36,13 @@ pub(crate) struct Gradient {
 pub(crate) fn kernel(op: &CrossEntropy, label: &str) -> Kernel {
     let lanes = Group::lanes(op.classes);
     let vectors = op.classes.div_ceil(lanes);
-    let threads = vectors.div_ceil(4).next_multiple_of(32).min(1024);
+    let threads = vectors.div_ceil(4).next_multiple_of(32).min(512);
     let count = vectors.div_ceil(threads);
-    // Logits stay in registers if they are few; else every pass reads the row again.
-    let kept = count * lanes <= 32;
     let words = codec::words(op.logits, lanes);
-    let load = format!(
-        "u32 word[{words}]; {} float x[{lanes}]; {} \
-         _Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) kept[KEEP(j) + e] = {} * x[e];",
-        codec::load(op.logits, lanes, "x0", "i", "word"),
-        codec::unpack(op.logits, lanes, "word", "x", false),
-        literal(op.mult),
-    );
+    // Logits stay in registers if they are few; else every pass reads the row again.
+    let kept = count * words <= 32;
+    let load = codec::load(op.logits, lanes, "x0", "i", "kept + KEEP(j)");
+    let unpack = codec::unpack(op.logits, lanes, "(kept + KEEP(j))", "x", false);
     let (mut gradient, mut outputs) = (String::new(), 0);
     let mut loss = String::new();
     if op.loss {
@@ -62,11 +57,6 @@ pub(crate) fn kernel(op: &CrossEntropy, label: &str) -> Kernel {
             "u32 one[1]; {} {}",
             codec::load(upstream, 1, "x2", "0", "one"),
             codec::unpack(upstream, 1, "one", "&upstream", false),
-        );
-        let _ = writeln!(gradient, "float v_g[{lanes}];");
-        let _ = writeln!(
-            gradient,
-            "_Pragma(\"unroll\") for (int e = 0; e < {lanes}; e++) v_g[e] = (EXPONENTIAL(kept[KEEP(j) + e]) * rest - (column + e == target ? 1.0f : 0.0f)) * factor;"
         );
         let plain = Rounded { alpha: 1.0, ..result };
         emit_rounded(&mut gradient, &plain, lanes, "_g", false);
@@ -89,12 +79,11 @@ pub(crate) fn kernel(op: &CrossEntropy, label: &str) -> Kernel {
             ("classes", op.classes.to_string()),
             ("lanes", lanes.to_string()),
             ("count", count.to_string()),
-            ("registers", if kept { count * lanes } else { lanes }.to_string()),
-            ("keep", if kept { format!("(j) * {lanes}") } else { "0".to_owned() }),
-            // In registers the exponentials replace the logits; else they are worked out again.
-            ("exponential", if kept { "(x)" } else { "exponential(x, bias)" }.to_owned()),
-            ("reload", if kept { String::new() } else { load.clone() }),
-            ("load", load),
+            ("registers", if kept { count * words } else { words }.to_string()),
+            ("keep", if kept { format!("(j) * {words}") } else { "0".to_owned() }),
+            ("together", if threads == 512 { 2 } else { 1 }.to_string()),
+            ("reload", if kept { unpack } else { format!("{load} {unpack}") }),
+            ("load", if kept { load } else { String::new() }),
             ("mult", literal(op.mult)),
             ("target_load", target),
             ("load_upstream", load_upstream),

@@ -21,6 +21,9 @@ pub(crate) fn emit(
             Instr::Input(n) => operands[usize::from(n)].clone(),
             Instr::Const(value) => literal(value),
             Instr::Index(axis) => format!("(float)({})", index(usize::from(axis))),
+            Instr::Unary(UnaryOp::Tanh, a) if only_beside_one(expr, at) => {
+                format!("tangent_beside_one({})", name(a))
+            }
             Instr::Unary(op, a) => unary(op, &name(a)),
             Instr::Binary(op, a, b) => binary(op, &name(a), &name(b)),
             Instr::Select(c, a, b) => {
@@ -32,13 +35,41 @@ pub(crate) fn emit(
     format!("{prefix}{}", expr.instrs().len().saturating_sub(1))
 }
 
+/// Whether the tanh in register `at` only ever stands, itself or squared, in a sum with 1 or in a
+/// difference from it: there a small absolute error is as good as a small relative one.
+fn only_beside_one(expr: &Expr, at: usize) -> bool {
+    let instrs = expr.instrs();
+    let is_one = |register: u16| matches!(instrs[usize::from(register)], Instr::Const(value) if value.abs() == 1.0);
+    let reads = |instr: &Instr, register: usize| match *instr {
+        Instr::Unary(_, a) => usize::from(a) == register,
+        Instr::Binary(_, a, b) => usize::from(a) == register || usize::from(b) == register,
+        Instr::Select(c, a, b) => [c, a, b].iter().any(|&x| usize::from(x) == register),
+        _ => false,
+    };
+    let summed = |register: usize| {
+        let mut readers = instrs.iter().filter(|instr| reads(instr, register));
+        register + 1 < instrs.len()
+            && readers.all(|instr| match *instr {
+                Instr::Binary(BinaryOp::Add | BinaryOp::Sub, a, b) => is_one(a) || is_one(b),
+                _ => false,
+            })
+    };
+    let mut readers = instrs.iter().enumerate().filter(|(_, instr)| reads(instr, at));
+    at + 1 < instrs.len()
+        && readers.all(|(reader, instr)| match *instr {
+            Instr::Binary(BinaryOp::Mul, a, b) => a == b && summed(reader),
+            Instr::Binary(BinaryOp::Add | BinaryOp::Sub, a, b) => is_one(a) || is_one(b),
+            _ => false,
+        })
+}
+
 fn unary(op: UnaryOp, x: &str) -> String {
     match op {
         UnaryOp::Neg => format!("-{x}"),
         UnaryOp::Abs => format!("fabsf({x})"),
         UnaryOp::Exp => format!("expf({x})"),
         UnaryOp::Ln => format!("logf({x})"),
-        UnaryOp::Sqrt => format!("sqrtf({x})"),
+        UnaryOp::Sqrt => format!("root({x})"),
         UnaryOp::Rsqrt => format!("rsqrtf({x})"),
         UnaryOp::Tanh => format!("hyperbolic_tangent({x})"),
         UnaryOp::Erf => format!("erff({x})"),
@@ -55,12 +86,48 @@ fn binary(op: BinaryOp, a: &str, b: &str) -> String {
         BinaryOp::Add => format!("{a} + {b}"),
         BinaryOp::Sub => format!("{a} - {b}"),
         BinaryOp::Mul => format!("{a} * {b}"),
-        BinaryOp::Div => format!("{a} / {b}"),
+        BinaryOp::Div => format!("quotient({a}, {b})"),
         BinaryOp::Min => format!("minimum({a}, {b})"),
         BinaryOp::Max => format!("maximum({a}, {b})"),
         BinaryOp::Less => format!("{a} < {b} ? 1.0f : 0.0f"),
         BinaryOp::LessEqual => format!("{a} <= {b} ? 1.0f : 0.0f"),
         BinaryOp::Equal => format!("{a} == {b} ? 1.0f : 0.0f"),
         _ => "not_a_number(0)".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use onesigma_graph::expr::Term;
+
+    use super::*;
+
+    fn text(expr: &Expr) -> String {
+        let mut out = String::new();
+        emit(&mut out, expr, "t", &["x".to_owned()], |axis| axis.to_string());
+        out
+    }
+
+    #[test]
+    fn a_tanh_beside_one_needs_no_series() {
+        let gelu = Expr::new(1, |x| x[0].clone() * (x[0].clone().tanh() + 1.0));
+        assert!(text(&gelu).contains("tangent_beside_one"));
+        let slope = Expr::new(1, |x| {
+            let t = x[0].clone().tanh();
+            Term::constant(1.0) - t.clone() * t
+        });
+        assert!(text(&slope).contains("tangent_beside_one"));
+    }
+
+    #[test]
+    fn a_tanh_that_may_be_small_keeps_its_relative_error() {
+        for expr in [
+            Expr::new(1, |x| x[0].clone().tanh()),
+            Expr::new(1, |x| x[0].clone().tanh() * 3.0),
+            Expr::new(1, |x| (x[0].clone().tanh() + 1.0) * x[0].clone().tanh()),
+            Expr::new(1, |x| x[0].clone().tanh() + 0.01),
+        ] {
+            assert!(text(&expr).contains("hyperbolic_tangent"), "{}", text(&expr));
+        }
     }
 }
