@@ -16,7 +16,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let own_row = (group.x + group.y * groups.x) * {{per_group}}u + thread / {{team}}u;
     let row = min(own_row, {{last_row}}u);
     let member = thread % {{team}}u;
-    var largest = vec4<f32>(-3.4028235e38);
+    var largest = vec4<f32>(-3.4028234e38);
     var total = vec4<f32>(0.0);
     for (var quad = member; quad < {{quads}}u; quad += {{span}}u) {
         let a = logits(row, quad);

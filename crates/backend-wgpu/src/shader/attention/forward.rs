@@ -52,12 +52,12 @@ pub(super) fn forward(
     };
     let statistics = writer.each_four(|_| String::new()) + &writer.each_four(|q| {
         format!(
-            "    var largest{q} = vec4<f32>(-3.4028235e38);\n    var total{q} = vec4<f32>(0.0);\n"
+            "    var largest{q} = vec4<f32>(-3.4028234e38);\n    var total{q} = vec4<f32>(0.0);\n"
         )
     });
     let mut softmax = writer.each_pair(|c, q| {
         format!(
-            "        s{c}_{q} = select(vec4<f32>(-3.4028235e38), s{c}_{q} * {}, seen{c}_{q});\n",
+            "        s{c}_{q} = select(vec4<f32>(-3.4028234e38), s{c}_{q} * {}, seen{c}_{q});\n",
             scalar_literal(op.scale)
         )
     });
