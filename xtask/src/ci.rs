@@ -19,7 +19,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     process::run(&mut cargo_with(["fmt", "--all", "--check"]))?;
     // Clippy's `incompatible_msrv` holds the standard library that is used against `rust-version`.
     process::run(&mut cargo_with(["clippy", "--all-targets", "--", "-D", "warnings"]))?;
-    process::run(cargo_with(["doc", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    process::run(
+        cargo_with(["doc", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings -D rustdoc::all"),
+    )?;
     release::msrv()?;
     release::deny()?;
     matrix::run(&matrix::Arguments::default())?;
