@@ -34,6 +34,10 @@ fn absolute(x: vec4<f32>) -> vec4<f32> {
 fn power_of_two(n: vec4<i32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(vec4<u32>(n + vec4<i32>(127)) << vec4<u32>(23u));
 }
+// The integer of a whole number of at most 2^21: behind 2^23 + 2^22 it stands in the lowest bits.
+fn whole_number(n: vec4<f32>) -> vec4<i32> {
+    return bitcast<vec4<i32>>(n + vec4<f32>(12582912.0)) - vec4<i32>(0x4b400000);
+}
 // e^x: relative error 1.5e-7.
 fn exponential(x: vec4<f32>) -> vec4<f32> {
     let bounded = clamp(x, vec4<f32>(-104.0), vec4<f32>(89.0));
@@ -48,8 +52,8 @@ fn exponential(x: vec4<f32>) -> vec4<f32> {
     tail = tail * r + 0.5;
     let value = (r * r) * tail + r + 1.0;
     // Two factors, so that the second alone leaves the range of f32.
-    let whole = vec4<i32>(n);
-    let first = whole / vec4<i32>(2);
+    let whole = whole_number(n);
+    let first = whole >> vec4<u32>(1u);
     let result = value * power_of_two(first) * power_of_two(whole - first);
     return select(result, x, is_nan(x));
 }
@@ -58,11 +62,9 @@ fn logistic(x: vec4<f32>) -> vec4<f32> {
     let value = select(vec4<f32>(1.0), e, bitcast<vec4<i32>>(x) < vec4<i32>(0)) / (1.0 + e);
     return select(value, x, is_nan(x));
 }
-// f32 bits of four codes of BF16: its high half, a NaN without payload.
+// f32 bits of four codes of BF16: its high half. A NaN keeps its payload.
 fn decode_bf16(code: vec4<u32>) -> vec4<u32> {
-    let bits = code << vec4<u32>(16u);
-    let nan = (bits & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
-    return select(bits, (bits & vec4<u32>(0x80000000u)) | vec4<u32>(0x7fc00000u), nan);
+    return code << vec4<u32>(16u);
 }
 // f32 bits of four codes of E4M3.
 fn decode_e4m3(code: vec4<u32>) -> vec4<u32> {
@@ -88,17 +90,23 @@ fn encode_bf16_even(bits: vec4<u32>) -> vec4<u32> {
 }
 // Codes of E4M3, rounded to nearest-even.
 fn encode_e4m3_even(bits: vec4<u32>) -> vec4<u32> {
-    let magnitude = bits & vec4<u32>(0x7fffffffu);
-    let odd = (magnitude >> vec4<u32>(20u)) & vec4<u32>(1u);
-    let normal = ((magnitude + vec4<u32>(524287u) + odd) >> vec4<u32>(20u)) - vec4<u32>(960u);
-    // Below the smallest normal number: counted in quanta, a product by a power of two. An f32
-    // subnormal, which may be flushed, is far below half a quantum.
-    let quanta = min(bitcast<vec4<f32>>(magnitude), vec4<f32>(0.015625f)) * 512.0f;
-    let small = vec4<u32>(round(quanta));
-    let rounded = select(normal, small, magnitude < vec4<u32>(1015021568u));
+    let exponent = bits & vec4<u32>(0x7f800000u);
+    let top = max(exponent, vec4<u32>(1015021568u));
+    // Counted in quanta of its exponent, by a product with a power of two, which is exact: an f32
+    // subnormal, which may be flushed, is far below half a quantum. Behind 2^23 the count stands in
+    // the lowest bits.
+    let value = abs(bitcast<vec4<f32>>(bits));
+    let quanta = round(value * bitcast<vec4<f32>>(vec4<u32>(2155872256u) - top)) + vec4<f32>(8388608.0);
+    let rounded = bitcast<vec4<u32>>(quanta) + (top >> vec4<u32>(20u)) - vec4<u32>(1258292168u);
     var code = min(rounded, vec4<u32>(126u));
-    code = select(code, vec4<u32>(127u), magnitude > vec4<u32>(0x7f800000u));
-    return code | ((bits >> vec4<u32>(24u)) & vec4<u32>(128u));
+    let sign = (bits >> vec4<u32>(24u)) & vec4<u32>(128u);
+    code = code | sign;
+    if (any(exponent == vec4<u32>(0x7f800000u))) {
+        let magnitude = bits & vec4<u32>(0x7fffffffu);
+        code = select(code, vec4<u32>(126u) | sign, magnitude == vec4<u32>(0x7f800000u));
+        code = select(code, vec4<u32>(127u) | sign, magnitude > vec4<u32>(0x7f800000u));
+    }
+    return code;
 }
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {

@@ -19,7 +19,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     process::run(&mut cargo_with(["fmt", "--all", "--check"]))?;
     // Clippy's `incompatible_msrv` holds the standard library that is used against `rust-version`.
     process::run(&mut cargo_with(["clippy", "--all-targets", "--", "-D", "warnings"]))?;
-    process::run(cargo_with(["doc", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    process::run(
+        cargo_with(["doc", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings -D rustdoc::all"),
+    )?;
     release::msrv()?;
     release::deny()?;
     matrix::run(&matrix::Arguments::default())?;
@@ -40,7 +42,7 @@ fn browser() -> Result<()> {
         eprintln!("skipped: the target {TARGET} is not installed");
         return Ok(());
     }
-    let crates = ["format", "graph", "models", "backend-wgpu"];
+    let crates = ["format", "graph", "models", "backend-wgpu", "browser"];
     let packages =
         crates.iter().flat_map(|name| ["--package".to_owned(), format!("onesigma-{name}")]);
     process::run(cargo_with(["check", "--target", TARGET]).args(packages))

@@ -107,15 +107,7 @@ fn summary(folder: &Path) -> Result<Summary> {
 
 /// Training losses averaged over 20 steps, from `metrics.jsonl`.
 fn losses(folder: &Path) -> Result<Vec<Point>> {
-    let path = folder.join("metrics.jsonl");
-    let text = fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
-    let mut losses = Vec::new();
-    for line in text.lines() {
-        let record: serde_json::Value = serde_json::from_str(line)?;
-        if record["kind"] == "train" {
-            losses.push(record["loss"].as_f64().unwrap_or(f64::NAN));
-        }
-    }
+    let losses = crate::experiment::training_losses(folder)?;
     let mean = |(index, chunk): (usize, &[f64])| {
         let middle = index * 20 + chunk.len() / 2;
         Point::from((middle as f64, chunk.iter().sum::<f64>() / chunk.len() as f64))

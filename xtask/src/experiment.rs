@@ -18,6 +18,7 @@ use data::DataFolder;
 use grid::{Run, Source};
 use report::Report;
 use runner::Runner;
+pub use runner::training_losses;
 
 mod claims;
 mod config;

@@ -17,7 +17,8 @@ pub struct Arguments {
 }
 
 /// Members that a plain `cargo test` leaves out, but that build anywhere in a minute or two.
-const OPTIONAL: [&str; 2] = ["onesigma-backend-candle", "onesigma-backend-wgpu"];
+const OPTIONAL: [&str; 3] =
+    ["onesigma-backend-candle", "onesigma-backend-wgpu", "onesigma-browser"];
 
 /// Runs unit and behaviour tests, then the documentation's; without further arguments those of the
 /// optional backends, too.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use onesigma_backend::{Backend, Caps, Engine, Result, Support};
+use onesigma_backend::{Backend, Caps, Engine, Error, Result, Support};
 use onesigma_graph::{DType, Op, Program};
 
 use crate::NAME;
@@ -31,11 +31,13 @@ pub struct Options {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tuning {
     /// On cooperative matrices: rows and columns of a workgroup, of a subgroup, elements of the
-    /// inner axis, stages, whether F16 is read as such (1) or as words.
-    pub matrices: Option<[usize; 7]>,
+    /// inner axis.
+    pub matrices: Option<[usize; 5]>,
     /// On the vector units: rows and columns of a workgroup, of a thread, elements of the inner
     /// axis, stages, threads of a subgroup in a row.
     pub vectors: Option<[usize; 7]>,
+    /// Quads that a thread takes in element-wise kernels over narrow types.
+    pub quads: Option<usize>,
     /// The gradient of attention runs as its decomposition while its logits take no more than this.
     pub logits_bytes: Option<usize>,
 }
@@ -48,9 +50,14 @@ pub struct WgpuBackend {
     tuning: Tuning,
 }
 
-/// The adapters of this machine in words, best first: discrete GPUs, integrated ones, software.
+/// The adapters of this machine in words, best first: discrete GPUs, integrated ones, software. None
+/// in a page, which cannot wait for them.
 pub fn adapters() -> Vec<String> {
-    gpu::all_adapters(&gpu::instance()).iter().map(gpu::describe).collect()
+    if cfg!(target_family = "wasm") {
+        return Vec::new();
+    }
+    let instance = gpu::instance();
+    pollster::block_on(gpu::all_adapters(&instance)).iter().map(gpu::describe).collect()
 }
 
 impl WgpuBackend {
@@ -67,20 +74,39 @@ impl WgpuBackend {
     /// With all options.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// As [`open`](Self::open); always in a page, which cannot wait:
+    /// [`open_async`](Self::open_async).
     pub fn with(options: &Options) -> Result<Self> {
-        let gpu = Arc::new(Gpu::open(options)?);
-        let most = gpu.segment_bytes();
-        let wanted = options.segment_bytes.unwrap_or(most).next_multiple_of(256);
-        let backend = Self { gpu, segment_bytes: wanted.min(most), tuning: options.tuning };
+        if cfg!(target_family = "wasm") {
+            let reason = "a page cannot wait for a device: use `open_async`".to_owned();
+            return Err(Error::Unavailable { backend: NAME.to_owned(), reason });
+        }
+        pollster::block_on(Self::open_async(options))
+    }
+
+    /// As [`with`](Self::with), for callers that can be suspended.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_async(options: &Options) -> Result<Self> {
+        let backend = Self::unchecked(options).await?;
         match backend.matrices_fail() {
             None => Ok(backend),
             Some(reason) => {
                 tracing::warn!(reason, "cooperative matrices failed their check and are not used");
                 // A driver that fails over a shader takes the device with it.
-                Self::with(&Options { without_matrices: true, ..options.clone() })
+                Self::unchecked(&Options { without_matrices: true, ..options.clone() }).await
             }
         }
+    }
+
+    // A browser's device belongs to one thread.
+    #[cfg_attr(target_family = "wasm", allow(clippy::arc_with_non_send_sync))]
+    async fn unchecked(options: &Options) -> Result<Self> {
+        let gpu = Arc::new(Gpu::open(options).await?);
+        let most = gpu.segment_bytes();
+        let wanted = options.segment_bytes.unwrap_or(most).next_multiple_of(256);
+        Ok(Self { gpu, segment_bytes: wanted.min(most), tuning: options.tuning })
     }
 
     /// Why cooperative matrices cannot be used although the device has them.

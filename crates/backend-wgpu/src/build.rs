@@ -8,7 +8,7 @@ use crate::gpu::Abilities;
 use crate::ir::{Entry, TensorId, Work};
 use crate::memory::Memory;
 use crate::shader::kernel::Kernel;
-use crate::shader::{attention, element, matmul, matrices, reduce, rows, scatter};
+use crate::shader::{attention, cross_entropy, element, matmul, matrices, reduce, rows, scatter};
 
 /// Generates the kernels.
 ///
@@ -34,7 +34,7 @@ pub(crate) fn kernels(
                         || entry.writes.iter().any(|(_, written)| *written == tensor)
                         || entry.tensors[tensor].home != crate::ir::Home::Temporary
                 };
-                kernels.push(element::kernel(entry, memory, elements, &stored, name));
+                kernels.push(element::kernel(entry, memory, elements, &stored, tuning.quads, name));
             }
             Work::Reduce(op, parts) => {
                 kernels.push(reduce::kernel(entry, memory, op, *parts, op.out, name));
@@ -53,6 +53,9 @@ pub(crate) fn kernels(
             }
             Work::Rows(op) => {
                 kernels.push(rows::kernel(entry, memory, op, abilities.subgroup, name));
+            }
+            Work::Classes(op) => {
+                kernels.push(cross_entropy::kernel(entry, memory, op, abilities.subgroup, name));
             }
             Work::Attention(op) => {
                 kernels.push(attention::kernel(entry, memory, op, abilities, name));

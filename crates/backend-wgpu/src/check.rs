@@ -125,7 +125,7 @@ mod tests {
     #[test]
     #[allow(clippy::print_stdout)] // a skip is said aloud
     fn exact_products_pass() {
-        let Ok(gpu) = Gpu::open(&Options::default()) else {
+        let Ok(gpu) = pollster::block_on(Gpu::open(&Options::default())) else {
             println!("skipped: no adapter");
             return;
         };

@@ -5,7 +5,7 @@
 
 use onesigma_format::Conversion;
 use onesigma_graph::expr::Expr;
-use onesigma_graph::{DType, Distribution, ReduceKind};
+use onesigma_graph::{AdamWConfig, DType, Distribution, ReduceKind};
 
 use crate::shader::codec::random_bits;
 use crate::shader::index::View;
@@ -105,6 +105,19 @@ pub(crate) enum Compute {
     Concat { inner: usize, ends: Vec<usize> },
     /// Random numbers.
     Random(Distribution),
+    /// A result of a step of AdamW.
+    AdamW(AdamWConfig, Updated),
+}
+
+/// Which result of a step of AdamW, with the operands of each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Updated {
+    /// `w, gradient, m, v, lr, factor` and the corrections of both moments.
+    Weight,
+    /// `m, gradient, factor`.
+    First,
+    /// `v, gradient, factor`.
+    Second,
 }
 
 /// An element-wise op.
@@ -119,6 +132,11 @@ pub(crate) struct Element {
 }
 
 impl Element {
+    /// Whether it works on values of its operands, loaded before all work.
+    pub(crate) fn loads(&self) -> bool {
+        matches!(self.compute, Compute::Expr(_) | Compute::Copy | Compute::AdamW(..))
+    }
+
     /// Whether it needs seed and step.
     pub(crate) fn draws(&self) -> bool {
         self.result.draws() || matches!(self.compute, Compute::Random(_))
@@ -182,6 +200,31 @@ pub(crate) struct Rows {
     pub statistics: Vec<TensorId>,
 }
 
+/// What of a cross-entropy is worked out.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum ClassesKind {
+    /// The statistics, and the loss of each row.
+    Forward { losses: Option<TensorId> },
+    /// The gradient for the logits. `count` is the number of rows that the mask counts, by which
+    /// they are divided.
+    Grad { d_loss: TensorId, count: Option<TensorId>, result: Rounded, out: TensorId },
+}
+
+/// Cross-entropy of rows of logits, whose width is a multiple of four.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Classes {
+    pub rows: usize,
+    pub width: usize,
+    /// Factor on the logits.
+    pub mult: f64,
+    pub logits: TensorId,
+    pub targets: TensorId,
+    pub mask: Option<TensorId>,
+    /// Of each row the largest logit and the sum of exponentials beside it, in F32.
+    pub statistics: TensorId,
+    pub kind: ClassesKind,
+}
+
 /// What of attention is worked out.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum AttentionKind {
@@ -243,6 +286,7 @@ pub(crate) enum Work {
     Reduce(Reduction, usize),
     Product(Product),
     Rows(Rows),
+    Classes(Classes),
     Attention(Attention),
     Scatter(Scatter),
 }
@@ -269,6 +313,15 @@ impl Work {
             Self::Reduce(op, _) => op.operands.iter().map(|(tensor, _)| *tensor).collect(),
             Self::Product(op) => vec![op.left, op.right],
             Self::Rows(op) => op.operands.clone(),
+            Self::Classes(op) => {
+                let mut reads = vec![op.logits, op.targets];
+                reads.extend(op.mask);
+                if let ClassesKind::Grad { d_loss, count, .. } = op.kind {
+                    reads.extend([op.statistics, d_loss]);
+                    reads.extend(count);
+                }
+                reads
+            }
             Self::Attention(op) => {
                 let mut reads = vec![op.q, op.k, op.v];
                 reads.extend(op.mask);
@@ -293,6 +346,12 @@ impl Work {
             Self::Reduce(op, _) => vec![op.out],
             Self::Product(op) => vec![op.out],
             Self::Rows(op) => op.out.iter().chain(&op.statistics).copied().collect(),
+            Self::Classes(op) => match op.kind {
+                ClassesKind::Forward { losses } => {
+                    losses.into_iter().chain([op.statistics]).collect()
+                }
+                ClassesKind::Grad { out, .. } => vec![out],
+            },
             Self::Attention(op) => match op.kind {
                 AttentionKind::Forward { out, lse } => vec![out.1, lse.1],
                 AttentionKind::QueryGrad { out, .. } => vec![out.1],
@@ -304,6 +363,10 @@ impl Work {
 
     /// Pairs of an operand and a result that may lie in one place.
     pub(crate) fn in_place(&self) -> Vec<(TensorId, TensorId)> {
+        // Each thread writes the quads that it has read.
+        if let Self::Classes(Classes { logits, kind: ClassesKind::Grad { out, .. }, .. }) = self {
+            return vec![(*logits, *out)];
+        }
         let Self::Group(elements) = self else { return Vec::new() };
         let only_full = |tensor: TensorId| {
             elements.iter().all(|element| {

@@ -27,7 +27,7 @@ mod memory;
 mod shader;
 
 pub use backend::{Options, Tuning, WgpuBackend, adapters};
-pub use engine::WgpuEngine;
+pub use engine::{StepTimes, WgpuEngine};
 
 /// Name of the backend.
 pub(crate) const NAME: &str = "wgpu";

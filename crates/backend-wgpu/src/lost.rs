@@ -14,7 +14,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 #[test]
 #[allow(clippy::print_stdout)] // a skip is said aloud
 fn every_call_after_the_loss_of_the_device_fails() -> Outcome {
-    let gpu = match Gpu::open(&Options::default()) {
+    let gpu = match pollster::block_on(Gpu::open(&Options::default())) {
         Ok(gpu) => Arc::new(gpu),
         Err(error @ Error::Unavailable { .. }) => {
             println!("skipped: {error}");

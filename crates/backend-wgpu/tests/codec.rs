@@ -5,7 +5,7 @@ mod common;
 
 use onesigma_backend::{Backend, noise};
 use onesigma_backend_wgpu::{Options, WgpuBackend};
-use onesigma_format::{Conversion, Format, Overflow, Rounding, decode, encode_slice};
+use onesigma_format::{Conversion, Format, Overflow, Rounding, decode, encode, encode_slice};
 use onesigma_graph::{DType, EntryId, Graph, Module, Op, Program, Role, SlotKind};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -64,6 +64,51 @@ fn every_code_of_every_format_is_decoded() -> Outcome {
         for (code, bits) in (0..count).zip(found[0].as_chunks::<4>().0) {
             let (found, expected) = (u32::from_le_bytes(*bits), decode(code, format).to_bits());
             assert_eq!(found, expected, "code {code:#x} of {format}");
+        }
+    }
+    Ok(())
+}
+
+/// Some pairs have a shorter way, as all values of one format are numbers of the other.
+#[test]
+fn every_code_is_cast_to_every_format() -> Outcome {
+    let Some(backend) = common::backend(&Options::default()) else { return Ok(()) };
+    for from in narrow() {
+        // A cast to its own format is none.
+        let to: Vec<(Format, Conversion)> = narrow()
+            .filter(|&to| to != from)
+            .flat_map(|to| [Conversion::SATURATE, Conversion::SPECIAL].map(|how| (to, how)))
+            .collect();
+        let codes = 0..1_u32 << from.bits();
+        let bytes: Vec<u8> =
+            codes.clone().flat_map(|code| code.to_le_bytes()[..from.bytes()].to_vec()).collect();
+        let (_, found) = casts(&backend, from, &bytes, &to)?;
+        for (&(format, how), found) in to.iter().zip(&found) {
+            for (code, found) in codes.clone().zip(found.chunks(format.bytes())) {
+                let expected = encode(decode(code, from), format, how, 0).to_le_bytes();
+                let expected = &expected[..format.bytes()];
+                assert_eq!(found, expected, "code {code:#x} of {from} to {format} by {how:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Long casts between narrow formats, where a thread takes several quads: the last are not whole.
+#[test]
+fn long_casts_between_narrow_formats() -> Outcome {
+    let Some(backend) = common::backend(&Options::default()) else { return Ok(()) };
+    let numel = (1 << 20) + 2057;
+    for (from, to) in [(Format::BF16, Format::E4M3), (Format::E4M3, Format::F16)] {
+        let code =
+            |at: usize| (at.wrapping_mul(2_654_435_761) >> 7) as u32 & ((1 << from.bits()) - 1);
+        let bytes: Vec<u8> =
+            (0..numel).flat_map(|at| code(at).to_le_bytes()[..from.bytes()].to_vec()).collect();
+        let how = Conversion::SATURATE;
+        let (_, found) = casts(&backend, from, &bytes, &[(to, how)])?;
+        for (at, found) in found[0].chunks(to.bytes()).enumerate() {
+            let expected = encode(decode(code(at), from), to, how, 0).to_le_bytes();
+            assert_eq!(found, &expected[..to.bytes()], "element {at}, {from} to {to}");
         }
     }
     Ok(())

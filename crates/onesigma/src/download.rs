@@ -92,14 +92,39 @@ pub fn fetch(
         .timeout_recv_response(Some(Duration::from_secs(60)))
         .build()
         .into();
+    // What an earlier call left may be of another file.
+    let mut is_stale = size(&part) > 0;
+    loop {
+        download(&agent, url, &part, progress)?;
+        let Some(expected) = sha256 else { break };
+        let found = digest(&part).map_err(io_error(&part))?;
+        if found == expected {
+            break;
+        }
+        fs::remove_file(&part).map_err(io_error(&part))?;
+        if !std::mem::take(&mut is_stale) {
+            let (url, expected) = (url.into(), expected.into());
+            return Err(Error::Checksum { url, found, expected });
+        }
+        tracing::warn!(found, "what was there before is of another file: from the start");
+    }
+    fs::rename(&part, path).map_err(io_error(path))
+}
+
+/// As many connections as it takes.
+fn download(
+    agent: &ureq::Agent,
+    url: &str,
+    part: &Path,
+    progress: &mut dyn FnMut(u64, Option<u64>),
+) -> Result<()> {
     let mut attempt = 1;
     loop {
-        let before = size(&part);
-        match connect(&agent, url, &part, progress) {
-            Ok(()) => break,
+        let before = size(part);
+        match connect(agent, url, part, progress) {
             Err(Error::Connection { reason, .. }) => {
                 // A connection that brought something does not count.
-                if size(&part) <= before {
+                if size(part) <= before {
                     attempt += 1;
                 }
                 if attempt > ATTEMPTS {
@@ -108,18 +133,9 @@ pub fn fetch(
                 tracing::warn!(attempt, reason, "the connection broke off");
                 std::thread::sleep(Duration::from_millis(100 << attempt));
             }
-            Err(error) => return Err(error),
+            other => return other,
         }
     }
-    if let Some(expected) = sha256 {
-        let found = digest(&part).map_err(io_error(&part))?;
-        if found != expected {
-            fs::remove_file(&part).map_err(io_error(&part))?;
-            let (url, expected) = (url.into(), expected.into());
-            return Err(Error::Checksum { url, found, expected });
-        }
-    }
-    fs::rename(&part, path).map_err(io_error(path))
 }
 
 fn size(path: &Path) -> u64 {
@@ -177,8 +193,13 @@ fn connect(
     let mut body = response.body_mut().as_reader();
     let mut block = vec![0; 1 << 16];
     progress(have, total);
+    let so_far = |have: u64| match total {
+        Some(total) => format!("after {have} of {total} bytes"),
+        None => format!("after {have} bytes"),
+    };
     loop {
-        let count = body.read(&mut block).map_err(|error| broken(error.to_string()))?;
+        let read = body.read(&mut block);
+        let count = read.map_err(|error| broken(format!("{error} {}", so_far(have))))?;
         if count == 0 {
             break;
         }
@@ -187,9 +208,7 @@ fn connect(
         progress(have, total);
     }
     match total {
-        Some(total) if have < total => {
-            Err(broken(format!("it ended after {have} of {total} bytes")))
-        }
+        Some(total) if have < total => Err(broken(format!("it ended {}", so_far(have)))),
         _ => file.sync_all().map_err(io_error(part)),
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 mod common;
 
-use common::{TINY, command, folder, onesigma, text_file};
+use common::{TINY, command, folder, losses, onesigma, text_file};
 use onesigma::train::checkpoint::Checkpoint;
 use onesigma::train::config::Config;
 use onesigma::train::run_dir::RunDir;
@@ -20,11 +20,6 @@ fn arguments<'a>(text: &'a Path, out: &'a Path, more: &[&'a str]) -> Vec<&'a str
     words.extend(["--data", text.to_str().expect("UTF-8"), "--out", out.to_str().expect("UTF-8")]);
     words.extend(more);
     words
-}
-
-fn losses(run: &Path) -> Vec<Record> {
-    let records = RunDir::metrics(run).expect("a run");
-    records.into_iter().filter(|record| !matches!(record, Record::Speed { .. })).collect()
 }
 
 #[test]

@@ -11,9 +11,7 @@ use flate2::write::GzEncoder;
 
 mod common;
 
-use common::{Outcome, TINY, command, folder, onesigma, run, text_file};
-use onesigma::train::run_dir::RunDir;
-use onesigma::train::telemetry::Record;
+use common::{Outcome, TINY, command, folder, losses, onesigma, run, text_file};
 
 fn utf8(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
@@ -24,11 +22,6 @@ fn train(data: &Path, out: &Path, more: &[&str]) -> Outcome {
     words.extend(TINY);
     words.extend(more);
     onesigma(&words)
-}
-
-fn losses(run: &Path) -> Vec<Record> {
-    let records = RunDir::metrics(run).expect("a run");
-    records.into_iter().filter(|record| !matches!(record, Record::Speed { .. })).collect()
 }
 
 fn gzip(text: &[u8]) -> Vec<u8> {
@@ -343,4 +336,64 @@ fn a_wrong_file_and_no_server_are_told() {
     let outcome = fetch(&out, &format!("http://127.0.0.1:{port}/x.zip"), &digest);
     assert_eq!(outcome.code, Some(1));
     assert!(outcome.stderr.contains("try again"), "{}", outcome.stderr);
+}
+
+/// A server that does not know ranges, and breaks off the first `cut` connections half way.
+fn serve_whole(file: Vec<u8>, cut: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}/archive.zip", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for (n, stream) in listener.incoming().flatten().enumerate() {
+            let mut stream = stream;
+            let mut lines = BufReader::new(stream.try_clone().expect("a stream")).lines();
+            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", file.len());
+            let _ = stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes());
+            let end = if n < cut { file.len() / 2 } else { file.len() };
+            let _ = stream.write_all(&file[..end]);
+        }
+    });
+    address
+}
+
+#[test]
+fn a_server_without_ranges_is_asked_from_the_start() {
+    let dir = folder();
+    let file = archive();
+    let digest = sha256(dir.path(), &file);
+    let out = dir.path().join("wikitext");
+    fs::create_dir(&out).expect("room");
+    let part = out.join("wikitext-103-raw-v1.zip.part");
+    fs::write(&part, b"of an earlier call").expect("room");
+    let outcome = fetch(&out, &serve_whole(file.clone(), 2), &digest);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let train = fs::read_to_string(out.join("wiki.train.raw")).expect("the text");
+    assert_eq!(train.lines().count(), 4000);
+
+    // One that never sends it all is given up; what has come is kept.
+    let out = dir.path().join("never");
+    let outcome = fetch(&out, &serve_whole(file.clone(), usize::MAX), &digest);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    let half = format!("after {} of {} bytes", file.len() / 2, file.len());
+    for word in ["try again", &half] {
+        assert!(outcome.stderr.contains(word), "{word} in {}", outcome.stderr);
+    }
+    let part = out.join("wikitext-103-raw-v1.zip.part");
+    assert_eq!(fs::metadata(part).expect("kept").len() as usize, file.len() / 2);
+}
+
+#[test]
+fn a_part_of_another_file_is_thrown_away() {
+    let dir = folder();
+    let file = archive();
+    let digest = sha256(dir.path(), &file);
+    let ranges = Arc::new(Mutex::new(Vec::new()));
+    let url = serve(file.clone(), usize::MAX, Arc::clone(&ranges));
+    let out = dir.path().join("wikitext");
+    fs::create_dir(&out).expect("room");
+    fs::write(out.join("wikitext-103-raw-v1.zip.part"), vec![7; 500]).expect("room");
+    let outcome = fetch(&out, &url, &digest);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert_eq!(*ranges.lock().expect("no panic"), ["bytes=500-", ""]);
+    assert!(out.join("wiki.test.raw").is_file());
 }

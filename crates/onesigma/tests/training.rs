@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 mod common;
 
-use common::{TINY, command, folder, onesigma, text_file};
-use onesigma::train::run_dir::RunDir;
+use common::{TINY, command, folder, losses, onesigma, text_file};
 use onesigma::train::telemetry::Record;
 
 const RECIPES: [&str; 11] = [
@@ -32,12 +31,6 @@ fn arguments<'a>(text: &'a Path, out: &'a Path, more: &[&'a str]) -> Vec<&'a str
     words.extend(["--data", text.to_str().expect("UTF-8"), "--out", out.to_str().expect("UTF-8")]);
     words.extend(more);
     words
-}
-
-/// Lines about losses, which have to be the same on every run.
-fn losses(run: &Path) -> Vec<Record> {
-    let records = RunDir::metrics(run).expect("a run");
-    records.into_iter().filter(|record| !matches!(record, Record::Speed { .. })).collect()
 }
 
 fn training_losses(run: &Path) -> Vec<f32> {

@@ -212,7 +212,7 @@ fn read(run: &Run, experiment: &Experiment, folder: &Path) -> Result<RunResult> 
         run.id,
         summary.steps
     );
-    let losses = losses(folder)?;
+    let losses = training_losses(folder)?;
     let last = &losses[losses.len() - losses.len().div_ceil(10)..];
     let training = last.iter().sum::<f64>() / last.len() as f64;
     Ok(RunResult {
@@ -235,7 +235,7 @@ fn read(run: &Run, experiment: &Experiment, folder: &Path) -> Result<RunResult> 
 }
 
 /// Training losses by step; NaN where one was not finite.
-fn losses(folder: &Path) -> Result<Vec<f64>> {
+pub fn training_losses(folder: &Path) -> Result<Vec<f64>> {
     let path = folder.join("metrics.jsonl");
     let text = fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
     let mut losses = Vec::new();

@@ -173,15 +173,16 @@ fn scaling(sources: &Sources) -> Option<Chart> {
     widths.dedup();
     (widths.len() > 1).then_some(())?;
     let ticks: Vec<_> = widths.iter().map(|w| ((*w as f64).log2(), w.to_string())).collect();
-    let curves: Vec<Curve> = curves
-        .into_iter()
-        .enumerate()
-        .map(|(n, (label, points))| Curve { label, points, class: class(n) })
-        .collect();
     chart(
         "scaling",
         "A linear layer from width to four times the width, forward and backward, 2048 tokens.",
-        lines("Arithmetic rate by width", "width of the layer", "FLOP/s", &ticks, &curves),
+        lines(
+            "Arithmetic rate by width",
+            "width of the layer",
+            "FLOP/s",
+            &ticks,
+            &coloured(curves),
+        ),
     )
 }
 
@@ -207,6 +208,14 @@ pub fn memory_words(bytes: f64) -> String {
     }
 }
 
+/// Curves by name, each in a colour of its own.
+fn coloured<L: Into<String>>(curves: BTreeMap<L, Vec<(f64, f64, String)>>) -> Vec<Curve> {
+    let curves = curves.into_iter().enumerate();
+    curves
+        .map(|(n, (label, points))| Curve { label: label.into(), points, class: class(n) })
+        .collect()
+}
+
 fn history(sources: &Sources) -> Option<Chart> {
     let newest = *sources.newest().first()?;
     let like: Vec<&Record> =
@@ -227,15 +236,10 @@ fn history(sources: &Sources) -> Option<Chart> {
         .enumerate()
         .map(|(at, record)| (at as f64, record.commit.chars().take(7).collect()))
         .collect();
-    let curves: Vec<Curve> = curves
-        .into_iter()
-        .enumerate()
-        .map(|(n, (label, points))| Curve { label, points, class: class(n) })
-        .collect();
     chart(
         "history",
         "Training throughput of the GPT of width 256, one point a record of this machine.",
-        lines("History", "commit", "tokens/s", &ticks, &curves),
+        lines("History", "commit", "tokens/s", &ticks, &coloured(curves)),
     )
 }
 

@@ -2,7 +2,9 @@
 
 mod slots;
 mod steps;
+mod times;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use onesigma_backend::kernels::unsupported;
@@ -14,6 +16,7 @@ use onesigma_graph::{EntryId, Graph, Op, Program, SlotId, SlotKind, Value, Value
 use wgpu::{BindGroup, Buffer, BufferUsages, ComputePipeline, SubmissionIndex};
 
 use self::slots::Slot;
+pub use self::times::StepTimes;
 use crate::NAME;
 use crate::backend::{Tuning, supports};
 use crate::build;
@@ -22,8 +25,10 @@ use crate::ir::{Entry, Home};
 use crate::lower::{Bounds, lower};
 use crate::memory::{Memory, frame_bytes, place_slots, plan};
 
-/// Dispatches of one submission, at most: longer runs are cut into blocks of steps.
-const BLOCK: usize = 16_384;
+/// Dispatches after which what is encoded is submitted: the device works while more is encoded.
+const BLOCK: usize = 256;
+/// Submissions under way.
+const UNDER_WAY: usize = 4;
 
 /// A kernel, ready to be dispatched.
 #[derive(Debug)]
@@ -55,8 +60,8 @@ pub struct WgpuEngine {
     planned_bytes: usize,
     slots: Vec<Slot>,
     entries: Vec<Steps>,
-    /// The submission before the last, which a new one waits for.
-    submitted: Option<SubmissionIndex>,
+    /// Submissions under way, oldest first.
+    submitted: VecDeque<SubmissionIndex>,
     shaders: usize,
     spans: Option<Vec<Span>>,
 }
@@ -147,7 +152,7 @@ impl WgpuEngine {
             planned_bytes: program.arena_bytes(),
             slots,
             entries: Vec::new(),
-            submitted: None,
+            submitted: VecDeque::new(),
             shaders: 0,
             spans: None,
         };
@@ -235,6 +240,17 @@ impl WgpuEngine {
         })
     }
 
+    /// As [`read`](Engine::read), for callers that can be suspended: in a page, which cannot wait.
+    ///
+    /// # Errors
+    /// As [`read`](Engine::read).
+    pub async fn read_async(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()> {
+        let Some(wanted) = self.wanted(slot, bytes)? else { return Ok(()) };
+        let padded = self.gpu.download_async(&wanted.parts).await?;
+        wanted.spread(&padded, bytes);
+        Ok(())
+    }
+
     /// Waits for everything that was submitted.
     ///
     /// # Errors
@@ -260,49 +276,9 @@ impl Engine for WgpuEngine {
     }
 
     fn read(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()> {
-        let state = self.slot(slot)?;
-        let (frame, found) = (state.bytes, bytes.len());
-        let whole = found.checked_rem(frame).unwrap_or(found) == 0;
-        let stored = match state.kind {
-            SlotKind::State => 1,
-            SlotKind::Input => state.frame_count(),
-            // An output that no run has written is one frame of zeros.
-            SlotKind::Output => state.written.max(1),
-        };
-        if state.kind == SlotKind::Input && state.frames.is_empty() && frame > 0 {
-            let slot = state.name.clone();
-            return Err(Error::MissingFrames { slot, found: 0, times: 1 });
-        }
-        let fits = match state.kind {
-            SlotKind::State => found == frame,
-            _ => whole && found >= frame && found <= stored * frame,
-        };
-        if !fits {
-            return Err(Error::WrongSize { slot: state.name.clone(), frame, found });
-        }
-        if frame == 0 {
-            return Ok(());
-        }
-        let padded = match state.kind {
-            SlotKind::Input => {
-                bytes.copy_from_slice(&state.frames[state.frames.len() - found..]);
-                return Ok(());
-            }
-            SlotKind::Output if state.written == 0 => {
-                bytes.fill(0);
-                return Ok(());
-            }
-            SlotKind::State => self.gpu.download(&self.pieces(state.place))?,
-            SlotKind::Output => {
-                let Some((staged, _)) = &state.staged else { return Ok(()) };
-                let count = found / frame;
-                let first = (state.written - count) * state.padded;
-                self.gpu.download(&[(staged, first, count * state.padded)])?
-            }
-        };
-        for (to, from) in bytes.chunks_exact_mut(frame).zip(padded.chunks_exact(state.padded)) {
-            to.copy_from_slice(&from[..frame]);
-        }
+        let Some(wanted) = self.wanted(slot, bytes)? else { return Ok(()) };
+        let padded = self.gpu.download(&wanted.parts)?;
+        wanted.spread(&padded, bytes);
         Ok(())
     }
 
@@ -320,7 +296,6 @@ impl Engine for WgpuEngine {
         }
         self.gpu.check()?;
         let outputs = steps.outputs.clone();
-        let block = (BLOCK / steps.dispatches.len().max(1)).max(1);
         for &slot in &outputs {
             self.stage(slot, times)?;
         }
@@ -330,20 +305,7 @@ impl Engine for WgpuEngine {
                 self.run_timed(index, at)?;
             }
         } else {
-            let mut at = 0;
-            while at < times {
-                let end = (at + block).min(times);
-                let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-                for step in at..end {
-                    self.encode(&mut encoder, index, step);
-                }
-                let submission = self.gpu.queue.submit([encoder.finish()]);
-                // One block runs while the next is encoded.
-                if let Some(before) = self.submitted.replace(submission) {
-                    self.gpu.wait(Some(before))?;
-                }
-                at = end;
-            }
+            self.submit_steps(index, times)?;
         }
         for slot in outputs {
             self.slots[slot].written = times;

@@ -1,6 +1,6 @@
 //! Slots: where they lie, what the host wrote, and frames beside them.
 
-use onesigma_backend::{Error, Result};
+use onesigma_backend::{Error, Result, expect_readable};
 use onesigma_graph::{SlotId, SlotKind};
 use wgpu::Buffer;
 
@@ -32,7 +32,57 @@ impl Slot {
     }
 }
 
+/// What a read takes from the device.
+pub(super) struct Wanted<'a> {
+    pub parts: Vec<(&'a Buffer, usize, usize)>,
+    frame: usize,
+    padded: usize,
+}
+
+impl Wanted<'_> {
+    /// Puts frames where the host wants them.
+    pub(super) fn spread(&self, padded: &[u8], bytes: &mut [u8]) {
+        let frames = padded.chunks_exact(self.padded);
+        for (to, from) in bytes.chunks_exact_mut(self.frame).zip(frames) {
+            to.copy_from_slice(&from[..self.frame]);
+        }
+    }
+}
+
 impl WgpuEngine {
+    /// What a read of a slot takes from the device; `None` where `bytes` is filled already.
+    pub(super) fn wanted(&self, slot: SlotId, bytes: &mut [u8]) -> Result<Option<Wanted<'_>>> {
+        let state = self.slot(slot)?;
+        let (frame, found) = (state.bytes, bytes.len());
+        let held = match state.kind {
+            SlotKind::Output => state.written,
+            _ => state.frame_count(),
+        };
+        expect_readable(&state.name, state.kind, frame, held, found)?;
+        if frame == 0 {
+            return Ok(None);
+        }
+        let padded = state.padded;
+        let parts = match state.kind {
+            SlotKind::Input => {
+                bytes.copy_from_slice(&state.frames[state.frames.len() - found..]);
+                return Ok(None);
+            }
+            // An output that no run has written.
+            SlotKind::Output if state.written == 0 => {
+                bytes.fill(0);
+                return Ok(None);
+            }
+            SlotKind::State => self.pieces(state.place),
+            SlotKind::Output => {
+                let Some((staged, _)) = &state.staged else { return Ok(None) };
+                let count = found / frame;
+                vec![(staged, (state.written - count) * padded, count * padded)]
+            }
+        };
+        Ok(Some(Wanted { parts, frame, padded }))
+    }
+
     /// The buffer with a byte of the memory, and where in it that is.
     pub(super) fn at(&self, offset: usize) -> (&Buffer, usize) {
         (&self.memory[offset / self.segment], offset % self.segment)

@@ -1,5 +1,6 @@
 //! Steps as commands: encoded in blocks, or timed kernel by kernel.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,26 +8,65 @@ use onesigma_backend::{Result, Span};
 use onesigma_graph::EntryId;
 use wgpu::{BufferUsages, CommandEncoder};
 
-use super::WgpuEngine;
+use super::{BLOCK, UNDER_WAY, WgpuEngine};
 
 impl WgpuEngine {
-    /// Encodes one step.
-    pub(super) fn encode(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
-        let steps = &self.entries[entry];
-        self.take_inputs(encoder, entry, at);
-        let mut pass = encoder.begin_compute_pass(&Default::default());
-        for dispatch in &steps.dispatches {
+    /// Runs steps, each in submissions of a bounded number of dispatches.
+    pub(super) fn submit_steps(&mut self, entry: usize, times: usize) -> Result<()> {
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        let mut encoded = 0;
+        let count = self.entries[entry].dispatches.len();
+        for at in 0..times {
+            self.take_inputs(&mut encoder, entry, at);
+            let mut from = 0;
+            while from < count {
+                let to = (from + BLOCK - encoded).min(count);
+                self.encode(&mut encoder, entry, from..to, None);
+                encoded += to - from;
+                from = to;
+                if encoded == BLOCK {
+                    let new = self.gpu.device.create_command_encoder(&Default::default());
+                    self.submit(std::mem::replace(&mut encoder, new))?;
+                    encoded = 0;
+                }
+            }
+            self.keep_outputs(&mut encoder, entry, at);
+        }
+        self.submit(encoder)
+    }
+
+    /// Submits, and waits for the oldest submission where too many are under way.
+    fn submit(&mut self, encoder: CommandEncoder) -> Result<()> {
+        let submission = self.gpu.queue.submit([encoder.finish()]);
+        self.submitted.push_back(submission);
+        if self.submitted.len() > UNDER_WAY
+            && let Some(oldest) = self.submitted.pop_front()
+        {
+            self.gpu.wait(Some(oldest))?;
+        }
+        Ok(())
+    }
+
+    /// Encodes a part of a step's dispatches.
+    pub(super) fn encode(
+        &self,
+        encoder: &mut CommandEncoder,
+        entry: usize,
+        part: Range<usize>,
+        timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>,
+    ) {
+        let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+        let mut pass = encoder.begin_compute_pass(&descriptor);
+        for dispatch in &self.entries[entry].dispatches[part] {
             pass.set_pipeline(&dispatch.pipeline);
             pass.set_bind_group(0, &dispatch.group, &[]);
             let [x, y, z] = dispatch.grid;
             pass.dispatch_workgroups(x, y, z);
         }
-        drop(pass);
-        self.keep_outputs(encoder, entry, at);
     }
 
     /// Copies what a step wrote to where the host will read it.
-    fn keep_outputs(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
+    pub(super) fn keep_outputs(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
         for &slot in &self.entries[entry].outputs {
             let state = &self.slots[slot];
             let Some((staged, _)) = &state.staged else { continue };
@@ -102,7 +142,7 @@ impl WgpuEngine {
     }
 
     /// Copies the frames of a step into their slots.
-    fn take_inputs(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
+    pub(super) fn take_inputs(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
         for &slot in &self.entries[entry].inputs {
             let state = &self.slots[slot];
             if state.frame_count() > 1

@@ -2,8 +2,12 @@
 
 mod element;
 mod fused;
+mod loss;
 mod product;
 mod reduce;
+mod update;
+
+use std::collections::HashMap;
 
 use onesigma_graph::expr::Expr;
 use onesigma_graph::passes::clean::clean;
@@ -45,6 +49,8 @@ pub(crate) fn lower(
         fusion: Fusion::new(bindings),
         of: vec![usize::MAX; graph.values().len()],
         bindings,
+        statistics: HashMap::new(),
+        corrections: HashMap::new(),
     };
     if graph.nodes().iter().any(|node| onesigma_backend::draws(&graph, node)) {
         lowering.fusion.entry.seed =
@@ -93,6 +99,12 @@ fn is_native(graph: &Graph, node: &Node, bindings: usize, bounds: Bounds) -> boo
         | Op::LayerNormGrad { .. }
         | Op::RmsNorm { .. }
         | Op::RmsNormGrad { .. } => rows::fits(graph.shape(node.inputs[0]).last()),
+        Op::CrossEntropy { .. } | Op::CrossEntropyGrad { .. } => {
+            let logits = graph.shape(node.inputs[0]);
+            // The gradient with a mask has seven, and seed and step if it is rounded at random.
+            logits.numel() > 0 && logits.last().is_multiple_of(4) && bindings >= 9
+        }
+        Op::AdamW(_) => true,
         _ => !node.op.is_fused(),
     }
 }
@@ -103,6 +115,10 @@ struct Lowering<'a> {
     /// Tensor of each value.
     of: Vec<TensorId>,
     bindings: usize,
+    /// Statistics of cross-entropies, by logits and their factor.
+    statistics: HashMap<(TensorId, u64), TensorId>,
+    /// Corrections of the moments of AdamW, by step and decay.
+    corrections: HashMap<(TensorId, u64), TensorId>,
 }
 
 impl Lowering<'_> {
@@ -191,6 +207,9 @@ impl Lowering<'_> {
             Op::AttentionGrad { causal, logit_scale, forward_alpha } => {
                 self.attention_grad(node, *causal, *logit_scale, *forward_alpha);
             }
+            Op::CrossEntropy { mult, mean } => self.cross_entropy(node, *mult, *mean),
+            Op::CrossEntropyGrad { mult, mean } => self.cross_entropy_grad(node, *mult, *mean),
+            Op::AdamW(config) => self.adam_w(node, config),
             Op::LayerNormGrad { eps } => self.norm_grad(node, *eps, true),
             Op::RmsNormGrad { eps } => self.norm_grad(node, *eps, false),
             // `supports` denies what is not here.

@@ -219,7 +219,11 @@ impl<'a> Builder<'a> {
         name: &str,
     ) {
         let Some(format) = result.dtype.format().filter(|_| embeds(from, result.dtype)) else {
-            return self.round(out, result, "", Some(bits), quad, name);
+            let plain = match result.is_f32() {
+                true => self.library.plain(from, bits),
+                false => bits.to_owned(),
+            };
+            return self.round(out, result, "", Some(&plain), quad, name);
         };
         let codes = self.library.embedded(format, result.how, bits);
         let _ = writeln!(out, "    let {name}_codes = {codes};");

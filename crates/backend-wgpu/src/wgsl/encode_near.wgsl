@@ -1,13 +1,20 @@
 // Codes of {{format}}, rounded to nearest-even.
 fn encode_{{name}}(bits: vec4<u32>) -> vec4<u32> {
-    let magnitude = bits & vec4<u32>(0x7fffffffu);
-    let odd = (magnitude >> vec4<u32>({{narrow}}u)) & vec4<u32>(1u);
-    let normal = ((magnitude + vec4<u32>({{below_half}}u) + odd) >> vec4<u32>({{narrow}}u)) - vec4<u32>({{rebias}}u);
-    // Below the smallest normal number: counted in quanta, a product by a power of two. An f32
-    // subnormal, which may be flushed, is far below half a quantum.
-    let quanta = min(bitcast<vec4<f32>>(magnitude), vec4<f32>({{min_normal}})) * {{per_quantum}};
-    let small = vec4<u32>(round(quanta));
-    let rounded = select(normal, small, magnitude < vec4<u32>({{min_normal_bits}}u));
-    var code = {{overflow}};
-    {{specials}}
+    let exponent = bits & vec4<u32>(0x7f800000u);
+    let top = max(exponent, vec4<u32>({{min_normal_bits}}u));
+    // Counted in quanta of its exponent, by a product with a power of two, which is exact: an f32
+    // subnormal, which may be flushed, is far below half a quantum. Behind 2^23 the count stands in
+    // the lowest bits.
+    let value = abs(bitcast<vec4<f32>>(bits));
+    let quanta = round(value * bitcast<vec4<f32>>(vec4<u32>({{per_quantum}}u) - top)) + vec4<f32>(8388608.0);
+    let rounded = bitcast<vec4<u32>>(quanta) + (top >> vec4<u32>({{narrow}}u)) - vec4<u32>({{none}}u);
+    var code = min(rounded, vec4<u32>({{over}}u));
+    let sign = (bits >> vec4<u32>({{to_sign}}u)) & vec4<u32>({{sign}}u);
+    code = code | {{signed}};
+    if (any(exponent == vec4<u32>(0x7f800000u))) {
+        let magnitude = bits & vec4<u32>(0x7fffffffu);
+        code = select(code, vec4<u32>({{over}}u) | sign, magnitude == vec4<u32>(0x7f800000u));
+        code = select(code, {{nan}}, magnitude > vec4<u32>(0x7f800000u));
+    }
+    return code;
 }

@@ -61,6 +61,10 @@ fn quotient(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
 fn power_of_two(n: vec4<i32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(vec4<u32>(n + vec4<i32>(127)) << vec4<u32>(23u));
 }
+// The integer of a whole number of at most 2^21: behind 2^23 + 2^22 it stands in the lowest bits.
+fn whole_number(n: vec4<f32>) -> vec4<i32> {
+    return bitcast<vec4<i32>>(n + vec4<f32>(12582912.0)) - vec4<i32>(0x4b400000);
+}
 // e^x: relative error 1.5e-7.
 fn exponential(x: vec4<f32>) -> vec4<f32> {
     let bounded = clamp(x, vec4<f32>(-104.0), vec4<f32>(89.0));
@@ -75,8 +79,8 @@ fn exponential(x: vec4<f32>) -> vec4<f32> {
     tail = tail * r + 0.5;
     let value = (r * r) * tail + r + 1.0;
     // Two factors, so that the second alone leaves the range of f32.
-    let whole = vec4<i32>(n);
-    let first = whole / vec4<i32>(2);
+    let whole = whole_number(n);
+    let first = whole >> vec4<u32>(1u);
     let result = value * power_of_two(first) * power_of_two(whole - first);
     return select(result, x, is_nan(x));
 }

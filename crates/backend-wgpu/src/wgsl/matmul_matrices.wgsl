@@ -31,9 +31,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {{places}}
 {{own_places}}
 {{accumulators}}
-{{before}}
-    for (var k = 0u; k < {{k}}u; k += {{step}}u) {
-{{body}}
+{{first}}
+    for (var k = 0u; k < {{k}}u; k += {{bk}}u) {
+{{stage}}
+        workgroupBarrier();
+        // The next part is under way while this one is worked on.
+        let next = min(k + {{bk}}u, {{last}}u);
+{{next}}
+{{products}}
+        workgroupBarrier();
     }
 {{results}}
 }

@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use onesigma::train::run_dir::RunDir;
+use onesigma::train::telemetry::Record;
+
 /// A model that trains at once.
 pub const TINY: [&str; 20] = [
     "--layers",
@@ -82,4 +85,10 @@ pub fn text_file(dir: &Path) -> PathBuf {
     let path = dir.join("text.txt");
     std::fs::write(&path, text).expect("room");
     path
+}
+
+/// Lines about losses, which have to be the same on every run.
+pub fn losses(run: &Path) -> Vec<Record> {
+    let records = RunDir::metrics(run).expect("a run");
+    records.into_iter().filter(|record| !matches!(record, Record::Speed { .. })).collect()
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::bench::record::quantity;
-use crate::svg::{Bar, Curve, bars, class, lines};
+use crate::svg::{Bar, bars, class, lines};
 
-use super::{Chart, by_machine, chart};
+use super::{Chart, by_machine, chart, coloured};
 use crate::report::sources::{Growth, Product, Sources, machine, without_machine};
 
 /// Cases that stand for the others in the chart; the table has all.
@@ -79,15 +79,10 @@ pub fn growth(sources: &Sources) -> Vec<Chart> {
         places.dedup();
         (places.len() > 1).then_some(())?;
         let ticks: Vec<_> = places.iter().map(|at| (at.log2(), at.to_string())).collect();
-        let curves: Vec<Curve> = curves
-            .into_iter()
-            .enumerate()
-            .map(|(n, (label, points))| Curve { label: label.into(), points, class: class(n) })
-            .collect();
         chart(
             name,
             "A step of unit-fp8: a level line means that the time grows as the operations do.",
-            lines(title, x, "FLOP/s", &ticks, &curves),
+            lines(title, x, "FLOP/s", &ticks, &coloured(curves)),
         )
     });
     drawn.collect()

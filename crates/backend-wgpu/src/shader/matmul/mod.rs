@@ -1,14 +1,18 @@
 //! Products of matrices on the vector units, in f32.
 
+mod part;
+mod small;
+
 use std::fmt::Write;
 
+use self::part::{Part, Stored, reader};
+pub(crate) use self::small::{is_small, small};
 use super::kernel::{Builder, Kernel, folded};
 use super::{fill, scalar_literal};
 use crate::ir::{Entry, Product, Rounded, TensorId};
 use crate::memory::Memory;
 
-const SMALL: &str = include_str!("../wgsl/matmul_small.wgsl");
-const TEMPLATE: &str = include_str!("../wgsl/matmul.wgsl");
+const TEMPLATE: &str = include_str!("../../wgsl/matmul.wgsl");
 
 /// The shape of a tile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,179 +66,6 @@ pub(crate) fn tile(op: &Product) -> Tile {
         [(Tile::LARGE, 45.0), (Tile::WIDE, 38.0), (Tile::MIDDLE, 32.0), (Tile::SMALL, 16.0)];
     let times = known.map(|(tile, rate)| (tile, time(tile, rate)));
     times.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)).map_or(Tile::SMALL, |(tile, _)| tile)
-}
-
-/// Whether a product is too small for tiles to pay.
-pub(crate) fn is_small(op: &Product) -> bool {
-    op.m.saturating_mul(op.n).saturating_mul(op.k).saturating_mul(op.batch) <= 8192
-}
-
-/// The kernel of a small product.
-pub(crate) fn small(entry: &Entry, memory: &Memory, op: &Product, label: &str) -> Kernel {
-    let mut builder = Builder::new(entry, memory);
-    let Product { batch, m, n, k, .. } = *op;
-    let mut reader = |tensor: TensorId, name: &str, at: [String; 4]| {
-        let x = builder.bind(tensor);
-        let each = at.map(|at| format!("x{x}_code({at})"));
-        let codes = format!("vec4<u32>({})", each.join(", "));
-        let bits = builder.library.decoded(builder.dtype(tensor), &codes);
-        format!(
-            "fn {name}(batch: u32, at: u32, k: u32) -> vec4<f32> {{\n    \
-             return bitcast<vec4<f32>>({bits});\n}}\n"
-        )
-    };
-    let left = match op.transpose_left {
-        true => format!("batch * {}u + k * {m}u + at", m * k),
-        false => format!("batch * {}u + at * {k}u + k", m * k),
-    };
-    let right = [0, 1, 2, 3].map(|lane| {
-        let column = format!("min(at + {lane}u, {}u)", n - 1);
-        match op.transpose_right {
-            true => format!("batch * {}u + {column} * {k}u + k", n * k),
-            false => format!("batch * {}u + k * {n}u + {column}", n * k),
-        }
-    });
-    let left = reader(op.left, "left", [left.clone(), left.clone(), left.clone(), left]);
-    let readers = left + &reader(op.right, "right", right);
-    let mut results = String::new();
-    if n.is_multiple_of(4) {
-        builder.round(&mut results, &op.result, "sum", None, "(start / 4u)", "r");
-        let store = builder.store(op.out, "(start / 4u)", "r_codes");
-        results.push_str(&store);
-    } else {
-        results = unaligned(&mut builder, op.out, &op.result, "sum", n);
-    }
-    let quads = n.div_ceil(4);
-    let text = fill(
-        SMALL,
-        &[
-            ("count", (quads * m * batch).to_string()),
-            ("quads", quads.to_string()),
-            ("m", m.to_string()),
-            ("n", n.to_string()),
-            ("k", k.to_string()),
-            ("batch_count", (quads * m).to_string()),
-            ("numel", (m * n).to_string()),
-            ("results", results),
-        ],
-    );
-    builder.finish(label, &(readers + &text), folded(quads * m * batch, 64))
-}
-
-/// An operand as it is stored.
-struct Stored {
-    tensor: TensorId,
-    rows: usize,
-    columns: usize,
-    /// The inner axis runs along the columns.
-    along_inner: bool,
-    /// Name of the function that reads four neighbours of a row.
-    name: &'static str,
-    /// Whether a tile can go beyond the operand.
-    ragged: bool,
-}
-
-/// The function that reads four neighbours; those outside are 0.
-fn reader(builder: &mut Builder<'_>, stored: &Stored) -> String {
-    let Stored { tensor, rows, columns, name, ragged, .. } = *stored;
-    let x = builder.bind(tensor);
-    let dtype = builder.dtype(tensor);
-    let head = format!("fn {name}(batch: u32, row: u32, column: u32) -> vec4<f32> {{\n");
-    let start = format!("batch * {}u + row * {columns}u + column", rows * columns);
-    let body = if columns.is_multiple_of(4) {
-        let bits = builder.library.decoded(dtype, &format!("x{x}_codes(({start}) / 4u)"));
-        let guard = match ragged {
-            true => format!(
-                "    if (row >= {rows}u || column >= {columns}u) {{ return vec4<f32>(0.0); }}\n"
-            ),
-            false => String::new(),
-        };
-        format!("{guard}    return bitcast<vec4<f32>>({bits});\n}}\n")
-    } else {
-        let each: Vec<String> = (0..4)
-            .map(|lane| {
-                format!(
-                    "x{x}_code(min({start} + {lane}u, batch * {0}u + {1}u))",
-                    rows * columns,
-                    (rows * columns).saturating_sub(1)
-                )
-            })
-            .collect();
-        let bits = builder.library.decoded(dtype, &format!("vec4<u32>({})", each.join(", ")));
-        format!(
-            "    let inside = (vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>({columns}u)) & vec4<bool>(row < {rows}u);\n    \
-             return select(vec4<f32>(0.0), bitcast<vec4<f32>>({bits}), inside);\n}}\n"
-        )
-    };
-    head + &body
-}
-
-/// An operand's part of a tile: rows of the inner axis, each of `extent / 4` quads. Where quads run
-/// along the inner axis in memory, threads turn blocks of 4 x 4, and neighbours write to rows that
-/// are four apart: their quads are mixed by [`mix`](Self::mix), so that they lie in different banks.
-struct Part<'a> {
-    stored: &'a Stored,
-    extent: usize,
-    bk: usize,
-    first: &'static str,
-}
-
-impl Part<'_> {
-    fn blocks(&self) -> usize {
-        self.extent / 4 * (self.bk / 4)
-    }
-
-    fn quads(&self) -> usize {
-        self.extent / 4
-    }
-
-    /// What quads of inner rows `4 at ..` are mixed with, for one in eight banks.
-    fn mix(&self) -> usize {
-        if self.stored.along_inner { 8 / (self.bk / 4) } else { 0 }
-    }
-
-    /// Statements that fetch block `index` from inner element `k` on, into registers `{name}{0..4}`.
-    fn fetch(&self, index: &str, k: &str, name: &str) -> String {
-        let (reader, first) = (self.stored.name, self.first);
-        let each = (0..4).map(|j| match self.stored.along_inner {
-            true => {
-                let inner = self.bk / 4;
-                format!("{name}{j} = {reader}(batch, {first} + 4u * ({index} / {inner}u) + {j}u, {k} + 4u * ({index} % {inner}u));")
-            }
-            false => {
-                let quads = self.quads();
-                format!("{name}{j} = {reader}(batch, {k} + 4u * ({index} / {quads}u) + {j}u, {first} + 4u * ({index} % {quads}u));")
-            }
-        });
-        each.collect::<Vec<_>>().join(" ")
-    }
-
-    /// Statements that put a block into its tile.
-    fn stage(&self, index: &str, offset: &str, name: &str) -> String {
-        let (quads, inner, tile) = (self.quads(), self.bk / 4, self.stored.name);
-        let (start, each): (String, [String; 4]) = match self.stored.along_inner {
-            true => (
-                format!(
-                    "{offset}4u * ({index} % {inner}u) * {quads}u + (({index} / {inner}u) ^ (({index} % {inner}u) * {}u))",
-                    self.mix()
-                ),
-                ["x", "y", "z", "w"].map(|lane| {
-                    format!(
-                        "vec4<f32>({name}0.{lane}, {name}1.{lane}, {name}2.{lane}, {name}3.{lane})"
-                    )
-                }),
-            ),
-            false => (
-                format!("{offset}4u * ({index} / {quads}u) * {quads}u + {index} % {quads}u"),
-                [0, 1, 2, 3].map(|j| format!("{name}{j}")),
-            ),
-        };
-        let mut text = format!("{{ let at = {start};");
-        for (j, value) in each.iter().enumerate() {
-            let _ = write!(text, " {tile}_tile[at + {}u] = {value};", j * quads);
-        }
-        text + " }"
-    }
 }
 
 /// Text for the blocks that a thread moves: both operands' blocks are one row, of which thread `t`

@@ -1,0 +1,301 @@
+//! Products of matrices on cooperative matrices: operands that are exact in F16, decoded to it
+//! while they are staged, sums in f32.
+
+mod results;
+mod staged;
+
+use std::fmt::Write;
+
+use onesigma_format::Format;
+use onesigma_graph::DType;
+
+use self::results::{PATCH, results};
+use self::staged::{PAD, Staged};
+use super::fill;
+use super::kernel::{Builder, Kernel, folded};
+use crate::ir::{Entry, Product, TensorId};
+use crate::memory::Memory;
+
+const TEMPLATE: &str = include_str!("../../wgsl/matmul_matrices.wgsl");
+/// Edge of a cooperative matrix.
+const EDGE: usize = 16;
+/// Threads of a subgroup.
+const LANES: usize = 32;
+/// Elements of a chunk, the unit in which operands are fetched: two quads of shared memory.
+const CHUNK: usize = 8;
+
+/// The shape of a tile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Tile {
+    /// Rows and columns of a workgroup.
+    pub bm: usize,
+    pub bn: usize,
+    /// Rows and columns of a subgroup.
+    pub sm: usize,
+    pub sn: usize,
+    /// Elements of the inner axis that are staged at once.
+    pub bk: usize,
+}
+
+impl From<[usize; 5]> for Tile {
+    fn from([bm, bn, sm, sn, bk]: [usize; 5]) -> Self {
+        Self { bm, bn, sm, sn, bk }
+    }
+}
+
+impl Tile {
+    /// Four subgroups of 64 x 64; `examples/kernels.rs` tries others.
+    pub(crate) const LARGE: Self = Self { bm: 128, bn: 128, sm: 64, sn: 64, bk: 32 };
+    /// For E4M3, whose codes take the registers that the large tile has to spare.
+    const WIDE: Self = Self { bm: 128, bn: 256, ..Self::LARGE };
+    const DEEP: Self = Self { sn: 32, bk: 64, ..Self::LARGE };
+    /// For products with few large tiles.
+    pub(crate) const SMALL: Self = Self { bm: 64, bn: 64, sm: 32, sn: 32, bk: 64 };
+
+    fn threads(self) -> usize {
+        self.bm / self.sm * (self.bn / self.sn) * LANES
+    }
+}
+
+/// Whether every value of a type is exact in F16.
+pub(crate) fn is_half(dtype: DType) -> bool {
+    dtype.format().is_some_and(|format| {
+        format.mantissa_bits() <= 10
+            && format.max() <= 65_504.0
+            && format.min_subnormal() >= 2f64.powi(-24)
+    })
+}
+
+/// The tile for a product, if it runs on cooperative matrices.
+pub(crate) fn tile(entry: &Entry, op: &Product) -> Option<Tile> {
+    const ENOUGH: usize = 96;
+    let half = |tensor: TensorId| is_half(entry.tensors[tensor].dtype);
+    let fits = half(op.left)
+        && half(op.right)
+        && op.n.is_multiple_of(CHUNK)
+        && op.k.is_multiple_of(CHUNK)
+        && (!op.transpose_left || op.m.is_multiple_of(CHUNK))
+        && op.m.min(op.n) >= 16;
+    let count = |tile: Tile| op.batch * op.m.div_ceil(tile.bm) * op.n.div_ceil(tile.bn);
+    let marked = |tensor: TensorId| entry.tensors[tensor].dtype == DType::Float(Format::E4M3);
+    let choice: &[Tile] = match marked(op.left) || marked(op.right) {
+        true => &[Tile::WIDE, Tile::DEEP],
+        false => &[Tile::LARGE],
+    };
+    let enough =
+        |tile: &Tile| count(*tile) >= if *tile == Tile::WIDE { 2 * ENOUGH } else { ENOUGH };
+    fits.then(|| choice.iter().copied().find(enough).unwrap_or(Tile::SMALL))
+}
+
+/// By what a staged operand is too small.
+fn left_to_the_result(dtype: DType) -> f64 {
+    if dtype == DType::Float(Format::E4M3) { 256.0 } else { 1.0 }
+}
+
+/// The kernel.
+pub(crate) fn kernel(
+    entry: &Entry,
+    memory: &Memory,
+    op: &Product,
+    tile: Tile,
+    label: &str,
+) -> Kernel {
+    let mut builder = Builder::new(entry, memory);
+    let mut op = *op;
+    for tensor in [op.left, op.right] {
+        op.result.alpha *= left_to_the_result(builder.dtype(tensor));
+    }
+    let op = &op;
+    let Tile { bm, bn, sm, sn, bk } = tile;
+    let threads = tile.threads();
+    let staged = |left: bool| {
+        let (tensor, transposed, extent, block) = match left {
+            true => (op.left, op.transpose_left, op.m, bm),
+            false => (op.right, !op.transpose_right, op.n, bn),
+        };
+        let along_inner = !transposed;
+        let (rows, columns) = if along_inner { (extent, op.k) } else { (op.k, extent) };
+        Staged {
+            tensor,
+            rows,
+            columns,
+            along_inner,
+            name: if left { "left" } else { "right" },
+            first: if left { "first_row" } else { "first_column" },
+            tile_rows: if along_inner { block } else { bk },
+            tile_chunks: if along_inner { bk / CHUNK } else { block / CHUNK },
+            ragged: !extent.is_multiple_of(block) || !op.k.is_multiple_of(bk),
+            has_marks: entry.tensors[tensor].dtype == DType::Float(Format::E4M3),
+            threads,
+        }
+    };
+    let (left, right) = (staged(true), staged(false));
+    let (across, down) = (sn / EDGE, sm / EDGE);
+
+    let mut accumulators = String::new();
+    for i in 0..down {
+        for j in 0..across {
+            let _ = writeln!(accumulators, "    var sum{i}_{j} = coop_mat16x16<f32, C>();");
+        }
+    }
+    for staged in [&left, &right] {
+        accumulators.push_str(&staged.marks());
+        for n in 0..staged.count() {
+            let raw = staged.raw(&builder);
+            let _ = writeln!(accumulators, "    var {}{n}: {raw};", staged.name);
+        }
+    }
+    let indent = "        ";
+    let fetch = |k: &str| left.fetch(k, indent) + &right.fetch(k, indent);
+    let results = results(&mut builder, op, tile, &left, &right);
+    let readers = left.reader(&mut builder) + &right.reader(&mut builder);
+    let (row_tiles, column_tiles) = (op.m.div_ceil(bm), op.n.div_ceil(bn));
+    let tiles = row_tiles * column_tiles * op.batch;
+    let mut arrays = left.array() + &right.array();
+    let mut before = String::new();
+    for staged in [&left, &right].into_iter().filter(|staged| staged.has_marks) {
+        let (name, size) = (staged.name, staged.outer());
+        let _ = writeln!(arrays, "var<workgroup> {name}_nan: array<atomic<u32>, {size}>;");
+        let _ = writeln!(
+            before,
+            "    for (var n = thread; n < {size}u; n += {threads}u) {{ atomicStore(&{name}_nan[n], 0u); }}"
+        );
+    }
+    let told = left.tell() + &right.tell();
+    let results =
+        if told.is_empty() { results } else { told + "    workgroupBarrier();\n" + &results };
+    let text = fill(
+        TEMPLATE,
+        &[
+            ("bm", bm.to_string()),
+            ("bn", bn.to_string()),
+            ("sm", sm.to_string()),
+            ("sn", sn.to_string()),
+            ("bk", bk.to_string()),
+            ("pad", (CHUNK * PAD).to_string()),
+            ("arrays", arrays.trim_end().to_owned()),
+            ("result_size", (threads / LANES * EDGE * PATCH).to_string()),
+            ("threads", threads.to_string()),
+            ("tiles", tiles.to_string()),
+            ("row_tiles", row_tiles.to_string()),
+            ("batch_tiles", (row_tiles * column_tiles).to_string()),
+            ("band", (8 * column_tiles).to_string()),
+            ("subgroups_across", (bn / sn).to_string()),
+            ("k", op.k.to_string()),
+            ("last", (op.k.next_multiple_of(bk) - bk).to_string()),
+            ("places", left.places() + right.places().trim_end()),
+            (
+                "own_places",
+                own_places(&left, "own_row") + own_places(&right, "own_column").trim_end(),
+            ),
+            ("accumulators", accumulators.trim_end().to_owned()),
+            ("first", (fetch("0u").replace("        ", "    ") + &before).trim_end().to_owned()),
+            ("stage", left.stage(indent) + right.stage(indent).trim_end()),
+            ("next", fetch("next").trim_end().to_owned()),
+            ("products", multiply(tile, &left, &right).trim_end().to_owned()),
+            ("results", results.trim_end().to_owned()),
+        ],
+    );
+    let directives = "enable wgpu_cooperative_matrix;\n";
+    builder.finish_with(label, &(readers + &text), folded(tiles, 1), directives)
+}
+
+/// The statement that says where a subgroup's part of a tile begins.
+fn own_places(staged: &Staged, own: &str) -> String {
+    let place = match staged.along_inner {
+        true => format!("{own} * {}u", staged.width()),
+        false => format!("{own} / 4u"),
+    };
+    format!("    let {}_own = {place};\n", staged.name)
+}
+
+/// Statements that load matrices of both operands and multiply them, for a stage.
+fn multiply(tile: Tile, left: &Staged, right: &Staged) -> String {
+    let mut text = String::new();
+    // Row-major where the rows of the matrix are those of the tile.
+    let load = |staged: &Staged, role: &str, at: usize, inner: usize| {
+        let (name, width) = (staged.name, staged.width());
+        let rows_are_outer = staged.along_inner;
+        let place = match rows_are_outer {
+            true => at * width + inner / 4,
+            false => inner * width + at / 4,
+        };
+        // Rows of the left matrix run along m, those of the right one along the inner axis.
+        let row_major = (role == "A") == rows_are_outer;
+        format!(
+            "{}<coop_mat16x16<f16, {role}>>(&{name}_tile[{name}_own + {place}u], {width}u)",
+            if row_major { "coopLoadT" } else { "coopLoad" },
+        )
+    };
+    for inner in (0..tile.bk).step_by(EDGE) {
+        for i in 0..tile.sm / EDGE {
+            let value = load(left, "A", i * EDGE, inner);
+            let _ = writeln!(text, "        let a{inner}_{i} = {value};");
+        }
+        for j in 0..tile.sn / EDGE {
+            let value = load(right, "B", j * EDGE, inner);
+            let _ = writeln!(text, "        let b{inner}_{j} = {value};");
+            for i in 0..tile.sm / EDGE {
+                let _ = writeln!(
+                    text,
+                    "        sum{i}_{j} = coopMultiplyAdd(a{inner}_{i}, b{inner}_{j}, sum{i}_{j});"
+                );
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Home, Rounded};
+    use crate::memory::plan;
+    use wgpu::naga;
+
+    fn source(product: Product, left: Format, right: Format, tile: Tile) -> String {
+        let mut entry = Entry::default();
+        for (numel, format) in [
+            (product.m * product.k, left),
+            (product.n * product.k, right),
+            (product.m * product.n, Format::F32),
+        ] {
+            entry.tensor(numel * product.batch, DType::Float(format), Home::Temporary);
+        }
+        let memory = plan(&mut entry, &[], 0, 1 << 27);
+        kernel(&entry, &memory, &product, tile, "test").source
+    }
+
+    #[test]
+    fn shaders_for_cooperative_matrices_are_valid() {
+        let base = Product {
+            batch: 2,
+            m: 256,
+            n: 192,
+            k: 64,
+            transpose_left: false,
+            transpose_right: false,
+            left: 0,
+            right: 1,
+            result: Rounded::PLAIN,
+            out: 2,
+        };
+        for tile in [Tile::LARGE, Tile::SMALL, Tile::WIDE, Tile::DEEP] {
+            for (transpose_left, transpose_right) in
+                [(false, false), (false, true), (true, false), (true, true)]
+            {
+                for (left, right) in [(Format::F16, Format::F16), (Format::E4M3, Format::E5M2)] {
+                    let product = Product { transpose_left, transpose_right, ..base };
+                    let text = source(product, left, right, tile);
+                    assert!(!text.contains("{{"), "{text}");
+                    let module = naga::front::wgsl::parse_str(&text)
+                        .unwrap_or_else(|error| panic!("{}", error.emit_to_string(&text)));
+                    let flags = naga::valid::ValidationFlags::all();
+                    let all = naga::valid::Capabilities::all();
+                    let checked = naga::valid::Validator::new(flags, all).validate(&module);
+                    assert!(checked.is_ok(), "{:?}\n{text}", checked.err());
+                }
+            }
+        }
+    }
+}
