@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use onesigma_backend::{Engine, Error, Report, Result, expect_frames, expect_writable};
+use onesigma_backend::{
+    Engine, Error, Report, Result, expect_frames, expect_readable, expect_writable,
+};
 use onesigma_graph::{EntryId, Program, SlotId, SlotKind};
 
 use super::assemble::{Param, Work};
@@ -430,25 +432,12 @@ impl Engine for DeviceEngine {
     fn read(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()> {
         let state = self.slot(slot)?;
         let (frame, found) = (state.bytes, bytes.len());
-        let whole = found.checked_rem(frame).unwrap_or(found) == 0;
-        // An output that no run has written is one frame of zeros.
-        let fresh = state.kind == SlotKind::Output && state.frames.is_empty();
-        let stored = if fresh { frame } else { state.frames.len() };
-        if state.kind == SlotKind::Input && state.frames.is_empty() && frame > 0 {
-            let slot = state.name.clone();
-            return Err(Error::MissingFrames { slot, found: 0, times: 1 });
-        }
-        let fits = match state.kind {
-            SlotKind::State => found == frame,
-            _ => whole && found >= frame && found <= stored,
-        };
-        if !fits {
-            return Err(Error::WrongSize { slot: state.name.clone(), frame, found });
-        }
+        expect_readable(&state.name, state.kind, frame, state.frame_count(), found)?;
         match state.kind {
             SlotKind::State => self.device.download(state.address, bytes)?,
-            _ if fresh => bytes.fill(0),
-            _ => bytes.copy_from_slice(&state.frames[stored - found..]),
+            // An output that no run has written.
+            _ if state.frames.is_empty() => bytes.fill(0),
+            _ => bytes.copy_from_slice(&state.frames[state.frames.len() - found..]),
         }
         Ok(())
     }

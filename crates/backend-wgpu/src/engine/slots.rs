@@ -1,6 +1,6 @@
 //! Slots: where they lie, what the host wrote, and frames beside them.
 
-use onesigma_backend::{Error, Result};
+use onesigma_backend::{Error, Result, expect_readable};
 use onesigma_graph::{SlotId, SlotKind};
 use wgpu::Buffer;
 
@@ -54,24 +54,11 @@ impl WgpuEngine {
     pub(super) fn wanted(&self, slot: SlotId, bytes: &mut [u8]) -> Result<Option<Wanted<'_>>> {
         let state = self.slot(slot)?;
         let (frame, found) = (state.bytes, bytes.len());
-        let whole = found.checked_rem(frame).unwrap_or(found) == 0;
-        let stored = match state.kind {
-            SlotKind::State => 1,
-            SlotKind::Input => state.frame_count(),
-            // An output that no run has written is one frame of zeros.
-            SlotKind::Output => state.written.max(1),
+        let held = match state.kind {
+            SlotKind::Output => state.written,
+            _ => state.frame_count(),
         };
-        if state.kind == SlotKind::Input && state.frames.is_empty() && frame > 0 {
-            let slot = state.name.clone();
-            return Err(Error::MissingFrames { slot, found: 0, times: 1 });
-        }
-        let fits = match state.kind {
-            SlotKind::State => found == frame,
-            _ => whole && found >= frame && found <= stored * frame,
-        };
-        if !fits {
-            return Err(Error::WrongSize { slot: state.name.clone(), frame, found });
-        }
+        expect_readable(&state.name, state.kind, frame, held, found)?;
         if frame == 0 {
             return Ok(None);
         }
@@ -81,6 +68,7 @@ impl WgpuEngine {
                 bytes.copy_from_slice(&state.frames[state.frames.len() - found..]);
                 return Ok(None);
             }
+            // An output that no run has written.
             SlotKind::Output if state.written == 0 => {
                 bytes.fill(0);
                 return Ok(None);
