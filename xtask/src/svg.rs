@@ -95,6 +95,12 @@ impl Svg {
         )
     }
 
+    /// A line down a chart at `x`, below its name.
+    fn limit(&mut self, x: f64, top: f64, words: &str) {
+        self.path(&[(x, top - 6.0), (x, self.height - 8.0)], "limit");
+        self.text(x, top - 10.0, "limit-name", "middle", words);
+    }
+
     /// As a file.
     pub fn file(&self) -> String {
         let Self { title, width, height, body } = self;
@@ -139,9 +145,7 @@ pub fn bars(title: &str, groups: &[(String, Vec<Bar>)], limit: Option<(f64, &str
     let right = groups.iter().flat_map(|(_, bars)| bars).map(after).fold(110.0, f64::max);
     let scale = (WIDTH - left - right) / largest;
     if let Some((value, words)) = limit {
-        let x = left + value * scale;
-        svg.path(&[(x, top - 6.0), (x, height - 8.0)], "limit");
-        svg.text(x, top - 10.0, "limit-name", "middle", words);
+        svg.limit(left + value * scale, top, words);
     }
     let mut y = top;
     for (name, bars) in groups {
@@ -198,9 +202,7 @@ pub fn dots(
     let right = WIDTH - 24.0 - FIGURE * series.len() as f64;
     let values = rows().flat_map(|row| row.values.iter().flatten().copied());
     let scale = (right - left) / values.fold(limit, f64::max).max(1e-300);
-    let x = left + limit * scale;
-    svg.path(&[(x, top - 6.0), (x, height - 8.0)], "limit");
-    svg.text(x, top - 10.0, "limit-name", "middle", words);
+    svg.limit(left + limit * scale, top, words);
     let mut y = top;
     for (name, rows) in groups {
         svg.text(16.0, y + 14.0, "name", "start", name);

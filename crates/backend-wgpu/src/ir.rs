@@ -172,6 +172,33 @@ pub(crate) struct Product {
     pub out: TensorId,
 }
 
+/// A factor of a [`Product`] as it is stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Factor {
+    pub name: &'static str,
+    pub tensor: TensorId,
+    pub rows: usize,
+    pub columns: usize,
+    /// Whether rows run along the inner axis.
+    pub along_inner: bool,
+    /// The size of the axis that is the result's too.
+    pub extent: usize,
+}
+
+impl Product {
+    /// The left factor and the right one.
+    pub(crate) fn factors(&self) -> [Factor; 2] {
+        [
+            ("left", self.left, !self.transpose_left, self.m),
+            ("right", self.right, self.transpose_right, self.n),
+        ]
+        .map(|(name, tensor, along_inner, extent)| {
+            let (rows, columns) = if along_inner { (extent, self.k) } else { (self.k, extent) };
+            Factor { name, tensor, rows, columns, along_inner, extent }
+        })
+    }
+}
+
 /// An op over the rows of a matrix, whose width is a multiple of four.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum RowKind {

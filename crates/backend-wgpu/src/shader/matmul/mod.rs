@@ -9,7 +9,7 @@ use self::part::{Part, Stored, reader};
 pub(crate) use self::small::{is_small, small};
 use super::kernel::{Builder, Kernel, folded};
 use super::{fill, scalar_literal};
-use crate::ir::{Entry, Product, Rounded, TensorId};
+use crate::ir::{Entry, Factor, Product, Rounded, TensorId};
 use crate::memory::Memory;
 
 const TEMPLATE: &str = include_str!("../../wgsl/matmul.wgsl");
@@ -145,22 +145,13 @@ pub(crate) fn kernel(
     let mut builder = Builder::new(entry, memory);
     let Tile { bm, bn, tm, tn, bk, stages, row } = tile;
     let threads = tile.threads();
-    let left = Stored {
-        tensor: op.left,
-        rows: if op.transpose_left { op.k } else { op.m },
-        columns: if op.transpose_left { op.m } else { op.k },
-        along_inner: !op.transpose_left,
-        name: "left",
-        ragged: !op.m.is_multiple_of(bm) || !op.k.is_multiple_of(bk),
+    let [left, right] = op.factors();
+    let stored = |factor: Factor, block: usize| {
+        let Factor { name, tensor, rows, columns, along_inner, extent } = factor;
+        let ragged = !extent.is_multiple_of(block) || !op.k.is_multiple_of(bk);
+        Stored { tensor, rows, columns, along_inner, name, ragged }
     };
-    let right = Stored {
-        tensor: op.right,
-        rows: if op.transpose_right { op.n } else { op.k },
-        columns: if op.transpose_right { op.k } else { op.n },
-        along_inner: op.transpose_right,
-        name: "right",
-        ragged: !op.n.is_multiple_of(bn) || !op.k.is_multiple_of(bk),
-    };
+    let (left, right) = (stored(left, bm), stored(right, bn));
     let parts = [
         Part { stored: &left, extent: bm, bk, first: "first_row" },
         Part { stored: &right, extent: bn, bk, first: "first_column" },

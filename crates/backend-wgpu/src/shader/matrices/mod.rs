@@ -13,7 +13,7 @@ use self::results::{PATCH, results};
 use self::staged::{PAD, Staged};
 use super::fill;
 use super::kernel::{Builder, Kernel, folded};
-use crate::ir::{Entry, Product, TensorId};
+use crate::ir::{Entry, Factor, Product, TensorId};
 use crate::memory::Memory;
 
 const TEMPLATE: &str = include_str!("../../wgsl/matmul_matrices.wgsl");
@@ -108,20 +108,16 @@ pub(crate) fn kernel(
     let op = &op;
     let Tile { bm, bn, sm, sn, bk } = tile;
     let threads = tile.threads();
-    let staged = |left: bool| {
-        let (tensor, transposed, extent, block) = match left {
-            true => (op.left, op.transpose_left, op.m, bm),
-            false => (op.right, !op.transpose_right, op.n, bn),
-        };
-        let along_inner = !transposed;
-        let (rows, columns) = if along_inner { (extent, op.k) } else { (op.k, extent) };
+    let [left, right] = op.factors();
+    let staged = |factor: Factor, first: &'static str, block: usize| {
+        let Factor { name, tensor, rows, columns, along_inner, extent } = factor;
         Staged {
             tensor,
             rows,
             columns,
             along_inner,
-            name: if left { "left" } else { "right" },
-            first: if left { "first_row" } else { "first_column" },
+            name,
+            first,
             tile_rows: if along_inner { block } else { bk },
             tile_chunks: if along_inner { bk / CHUNK } else { block / CHUNK },
             ragged: !extent.is_multiple_of(block) || !op.k.is_multiple_of(bk),
@@ -129,7 +125,7 @@ pub(crate) fn kernel(
             threads,
         }
     };
-    let (left, right) = (staged(true), staged(false));
+    let (left, right) = (staged(left, "first_row", bm), staged(right, "first_column", bn));
     let (across, down) = (sn / EDGE, sm / EDGE);
 
     let mut accumulators = String::new();
