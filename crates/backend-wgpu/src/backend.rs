@@ -111,12 +111,11 @@ impl WgpuBackend {
 
     /// Why cooperative matrices cannot be used although the device has them.
     fn matrices_fail(&self) -> Option<String> {
-        if !self.gpu.abilities.matrices {
+        if self.gpu.abilities.matrices.is_none() {
             return None;
         }
-        match check::matrices_are_right(&self.gpu, self.segment_bytes) {
-            Ok(true) => None,
-            Ok(false) => Some("wrong products".to_owned()),
+        match check::wrong_product(&self.gpu, self.segment_bytes) {
+            Ok(wrong) => wrong,
             Err(error) => Some(error.to_string()),
         }
     }
