@@ -16,9 +16,6 @@ pub(super) fn patch(edge: usize) -> usize {
 
 /// Statements that write the sums: as they are where the result is F32 and made of whole tiles,
 /// else by way of shared memory, where threads take quads of them, scale, round and write them.
-///
-/// Of `marked` operands NaN are not in the sums. Where a thread has seen one, its workgroup looks for
-/// them and takes the second way with them.
 pub(super) fn results(
     builder: &mut Builder<'_>,
     op: &Product,
@@ -28,24 +25,14 @@ pub(super) fn results(
 ) -> String {
     let whole = op.m.is_multiple_of(tile.bm) && op.n.is_multiple_of(tile.bn);
     let direct = op.result.is_f32() && whole && builder.is_whole(op.out);
-    let plain = match direct {
+    let written = match direct {
         true => direct_results(builder, op, device, tile),
-        false => patched_results(builder, op, device, tile, direct, &[]),
+        false => patched_results(builder, op, device, tile),
     };
-    if marked.is_empty() {
-        return plain;
+    match marked.is_empty() {
+        true => written,
+        false => written + &repair(builder, op, device, tile, direct, marked),
     }
-    let indent = "        ";
-    let clear: String = marked.iter().map(|staged| staged.clear_marks(indent)).collect();
-    let find: String = marked.iter().map(|staged| staged.find(indent)).collect();
-    let repaired = patched_results(builder, op, device, tile, direct, marked);
-    format!(
-        "    if ((seen & 0x80808080u) != 0u) {{ atomicStore(&nan_seen, 1u); }}\n    \
-         workgroupBarrier();\n    \
-         if (thread == 0u) {{ any_nan = atomicLoad(&nan_seen); }}\n    \
-         if (workgroupUniformLoad(&any_nan) != 0u) {{\n{clear}{indent}workgroupBarrier();\n\
-         {find}{indent}workgroupBarrier();\n{repaired}    }} else {{\n{plain}    }}\n"
-    )
 }
 
 /// Statements that write the sums by way of shared memory.
@@ -54,13 +41,20 @@ fn patched_results(
     op: &Product,
     Matrices { edge, lanes }: Matrices,
     tile: Tile,
-    direct: bool,
-    marked: &[&Staged],
 ) -> String {
-    write_quad(builder, op, direct);
-    if !marked.is_empty() {
-        mark_values(builder, marked);
-    }
+    let mut write = String::new();
+    let _ = writeln!(write, "    if (row < {}u && column < {}u) {{", op.m, op.n);
+    let _ = writeln!(write, "        let quad = {};", quad(op));
+    builder.round(&mut write, &op.result, "value", None, "quad", "r");
+    let store = builder.store(op.out, "quad", "r_codes");
+    write.push_str(&store);
+    write.push_str("    }\n");
+    builder.library.add(
+        "write_quad",
+        format!(
+            "fn write_quad(batch: u32, row: u32, column: u32, value: vec4<f32>) {{\n{write}}}\n"
+        ),
+    );
     let (across, patch) = (edge / 4, patch(edge));
     let quads = edge * across;
     let mut text = String::new();
@@ -72,22 +66,16 @@ fn patched_results(
                 "    coopStoreT(sum{i}_{j}, &result_tile[own_patch], {patch}u);\n    workgroupBarrier();"
             );
             for taken in (0..quads).step_by(lanes) {
-                let row_in_patch = format!("lane / {across}u + {}u", taken / across);
-                let row = format!("own_row + {}u + {row_in_patch}", i * edge);
-                let column = format!("own_column + {}u + 4u * (lane % {across}u)", j * edge);
-                let value = format!(
-                    "result_tile[own_patch + ({row_in_patch}) * {patch}u + lane % {across}u]"
-                );
-                let value = match marked.is_empty() {
-                    true => value,
-                    false => format!("marked({row}, {column}, {value})"),
-                };
+                let row = format!("lane / {across}u + {}u", taken / across);
+                let value =
+                    format!("result_tile[own_patch + ({row}) * {patch}u + lane % {across}u]");
+                let row = format!("first_row + own_row + {}u + {row}", i * edge);
+                let column =
+                    format!("first_column + own_column + {}u + 4u * (lane % {across}u)", j * edge);
                 let own =
                     if quads < lanes { format!("if (lane < {quads}u) ") } else { String::new() };
-                let _ = writeln!(
-                    text,
-                    "    {own}{{ write_quad(batch, first_row + {row}, first_column + {column}, {value}); }}"
-                );
+                let _ =
+                    writeln!(text, "    {own}{{ write_quad(batch, {row}, {column}, {value}); }}");
             }
             text.push_str("    workgroupBarrier();\n");
         }
@@ -95,55 +83,76 @@ fn patched_results(
     text
 }
 
-/// The function that writes a quad of sums, if it lies within the result.
-fn write_quad(builder: &mut Builder<'_>, op: &Product, direct: bool) {
-    let mut write = String::new();
-    let _ = writeln!(write, "    if (row < {}u && column < {}u) {{", op.m, op.n);
-    let _ = writeln!(
-        write,
-        "        let quad = (batch * {}u + row * {}u + column) / 4u;",
-        op.m * op.n,
-        op.n
-    );
-    if direct {
-        let x = builder.bind_chunks(op.out, "vec4<f32>");
-        let alpha = scalar_literal(op.result.alpha);
-        let _ = writeln!(write, "        x{x}[quad] = {alpha} * value;");
-    } else {
-        builder.round(&mut write, &op.result, "value", None, "quad", "r");
-        let store = builder.store(op.out, "quad", "r_codes");
-        write.push_str(&store);
-    }
-    write.push_str("    }\n");
-    builder.library.add(
-        "write_quad",
-        format!(
-            "fn write_quad(batch: u32, row: u32, column: u32, value: vec4<f32>) {{\n{write}}}\n"
-        ),
-    );
+/// The quad of the result at `row` and `column`.
+fn quad(op: &Product) -> String {
+    format!("(batch * {}u + row * {}u + column) / 4u", op.m * op.n, op.n)
 }
 
-/// The function that puts NaN in the place of values whose row or column has one.
-fn mark_values(builder: &mut Builder<'_>, marked: &[&Staged]) {
+/// Statements for operands whose NaN are not in the sums: where a thread has seen one, its workgroup
+/// looks for them and puts NaN into their rows and columns of the result, which is written by
+/// then. No subgroup may come apart before its last cooperative matrix is stored.
+fn repair(
+    builder: &mut Builder<'_>,
+    op: &Product,
+    Matrices { lanes, .. }: Matrices,
+    tile: Tile,
+    direct: bool,
+    marked: &[&Staged],
+) -> String {
     let terms: Vec<String> = marked
         .iter()
         .map(|staged| match staged.name {
-            "left" => "vec4<u32>(atomicLoad(&left_nan[row]))".to_owned(),
+            "left" => "vec4<u32>(atomicLoad(&left_nan[own_row]))".to_owned(),
             name => {
-                let each = [0, 1, 2, 3].map(|n| format!("atomicLoad(&{name}_nan[column + {n}u])"));
+                let each =
+                    [0, 1, 2, 3].map(|n| format!("atomicLoad(&{name}_nan[own_column + {n}u])"));
                 format!("vec4<u32>({})", each.join(", "))
             }
         })
         .collect();
+    let mut put = String::new();
+    if direct {
+        let x = builder.bind_chunks(op.out, "vec4<f32>");
+        let _ = writeln!(put, "    x{x}[quad] = select(x{x}[quad], not_a_number(), is_nan);");
+    } else {
+        builder.round(&mut put, &op.result, "not_a_number()", None, "quad", "r");
+        let x = builder.bind(op.out);
+        let codes = format!("select(x{x}_codes(quad), r_codes, is_nan)");
+        put.push_str(&builder.store(op.out, "quad", &codes));
+    }
     builder.library.math();
     builder.library.add(
-        "marked",
+        "repair_quad",
         format!(
-            "fn marked(row: u32, column: u32, value: vec4<f32>) -> vec4<f32> {{\n    \
-             return select(value, not_a_number(), ({}) != vec4<u32>(0u));\n}}\n",
-            terms.join(" | ")
+            "fn repair_quad(batch: u32, row: u32, column: u32, own_row: u32, own_column: u32) {{\n    \
+             let is_nan = ({}) != vec4<u32>(0u);\n    \
+             if (row >= {}u || column >= {}u || !any(is_nan)) {{ return; }}\n    \
+             let quad = {};\n{put}}}\n",
+            terms.join(" | "),
+            op.m,
+            op.n,
+            quad(op)
         ),
     );
+    let indent = "        ";
+    let clear: String = marked.iter().map(|staged| staged.clear_marks(indent)).collect();
+    let find: String = marked.iter().map(|staged| staged.find(indent)).collect();
+    let Tile { bm, bn, .. } = tile;
+    format!(
+        "    if ((seen & 0x80808080u) != 0u) {{ atomicStore(&nan_seen, 1u); }}\n    \
+         workgroupBarrier();\n    \
+         if (thread == 0u) {{ any_nan = atomicLoad(&nan_seen); }}\n    \
+         if (workgroupUniformLoad(&any_nan) != 0u) {{\n{clear}{indent}workgroupBarrier();\n\
+         {find}{indent}workgroupBarrier();\n{indent}storageBarrier();\n\
+         {indent}for (var n = thread; n < {quads}u; n += {threads}u) {{\n\
+         {indent}    let row = n / {across}u;\n\
+         {indent}    let column = 4u * (n % {across}u);\n\
+         {indent}    repair_quad(batch, first_row + row, first_column + column, row, column);\n\
+         {indent}}}\n    }}\n",
+        quads = bm * bn / 4,
+        threads = tile.subgroups() * lanes,
+        across = bn / 4,
+    )
 }
 
 /// Statements that store the sums in the result.
