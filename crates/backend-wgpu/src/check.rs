@@ -123,12 +123,13 @@ fn wrong_element(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Options;
+    use crate::backend::{CooperativeMatrices, Options};
 
     #[test]
     #[allow(clippy::print_stdout)] // a skip is said aloud
     fn exact_products_pass() {
-        let Ok(gpu) = pollster::block_on(Gpu::open(&Options::default())) else {
+        let options = Options { matrices: CooperativeMatrices::Everywhere, ..Options::default() };
+        let Ok(gpu) = pollster::block_on(Gpu::open(&options)) else {
             println!("skipped: no adapter");
             return;
         };

@@ -11,7 +11,7 @@ use wgpu::{Adapter, Device, DeviceType, ErrorFilter, Features, Instance, Limits,
 
 pub(crate) use self::pipelines::Pipeline;
 use crate::NAME;
-use crate::backend::Options;
+use crate::backend::{CooperativeMatrices, Options};
 
 /// What the shaders can use.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -160,12 +160,17 @@ impl Gpu {
         let adapter = choose(all_adapters(&instance).await, options.device.as_deref())?;
         let info = adapter.get_info();
         let offered = if options.portable { Features::empty() } else { adapter.features() };
+        let with_matrices = match options.matrices {
+            CooperativeMatrices::OnGpus => info.device_type != DeviceType::Cpu,
+            CooperativeMatrices::Everywhere => true,
+            CooperativeMatrices::Nowhere => false,
+        };
         let wanted = Features::SHADER_F16
             | Features::SUBGROUP
             | Features::TIMESTAMP_QUERY
-            | match options.without_matrices {
-                true => Features::empty(),
-                false => Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+            | match with_matrices {
+                true => Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+                false => Features::empty(),
             };
         let features = offered & wanted;
         let limits = match options.portable {
