@@ -1,4 +1,5 @@
 //! The suite that every backend runs, on the first adapter of this machine.
+#![allow(clippy::print_stdout)] // what it runs on is said aloud
 
 use std::sync::OnceLock;
 
@@ -16,7 +17,9 @@ fn shared() -> Result<Box<dyn Backend>> {
     static SHARED: OnceLock<WgpuBackend> = OnceLock::new();
     if SHARED.get().is_none() {
         // Of two that come at once, one is dropped.
-        let _ = SHARED.set(open()?);
+        let backend = open()?;
+        println!("on {}: {}", backend.caps().device, backend.abilities());
+        let _ = SHARED.set(backend);
     }
     match SHARED.get() {
         Some(backend) => Ok(Box::new(backend.clone())),
