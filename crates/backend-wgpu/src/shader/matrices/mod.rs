@@ -169,10 +169,15 @@ pub(crate) fn kernel(
     let marked: Vec<&Staged> =
         [&left, &right].into_iter().filter(|staged| staged.has_marks).collect();
     let mut arrays = left.array() + &right.array();
+    let mut stage = left.stage(indent) + &right.stage(indent);
     if !marked.is_empty() {
         // Memory of a workgroup begins with anything.
         accumulators.push_str(
-            "    var seen: u32;\n    if (thread == 0u) { atomicStore(&nan_seen, 0u); }\n",
+            "    if (thread == 0u) { atomicStore(&nan_seen, 0u); }\n    workgroupBarrier();\n",
+        );
+        stage = format!(
+            "{indent}var seen = 0u;\n{stage}{indent}if ((seen & 0x80808080u) != 0u) {{ \
+             atomicStore(&nan_seen, 1u); }}\n"
         );
         arrays.push_str("var<workgroup> nan_seen: atomic<u32>;\nvar<workgroup> any_nan: u32;\n");
     }
@@ -212,7 +217,7 @@ pub(crate) fn kernel(
             ),
             ("accumulators", accumulators.trim_end().to_owned()),
             ("first", fetch("0u").replace("        ", "    ").trim_end().to_owned()),
-            ("stage", left.stage(indent) + right.stage(indent).trim_end()),
+            ("stage", stage.trim_end().to_owned()),
             ("next", fetch("next").trim_end().to_owned()),
             ("products", multiply(edge, tile, &left, &right).trim_end().to_owned()),
             ("results", results.trim_end().to_owned()),

@@ -139,9 +139,7 @@ fn repair(
     let find: String = marked.iter().map(|staged| staged.find(indent)).collect();
     let Tile { bm, bn, .. } = tile;
     format!(
-        "    if ((seen & 0x80808080u) != 0u) {{ atomicStore(&nan_seen, 1u); }}\n    \
-         workgroupBarrier();\n    \
-         if (thread == 0u) {{ any_nan = atomicLoad(&nan_seen); }}\n    \
+        "    if (thread == 0u) {{ any_nan = atomicLoad(&nan_seen); }}\n    \
          if (workgroupUniformLoad(&any_nan) != 0u) {{\n{clear}{indent}workgroupBarrier();\n\
          {find}{indent}workgroupBarrier();\n{indent}storageBarrier();\n\
          {indent}for (var n = thread; n < {quads}u; n += {threads}u) {{\n\

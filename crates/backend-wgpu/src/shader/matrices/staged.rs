@@ -152,7 +152,8 @@ impl Staged {
     }
 
     /// Statements that note whether a chunk has a NaN, codes of 0x7f: their neighbours have the
-    /// highest bit. One variable serves a whole thread, as registers are what limits the tile.
+    /// highest bit. The variable lives for a stage only, while no matrices are loaded: registers are
+    /// what limits the tile.
     fn mark(&self, n: usize) -> String {
         if !self.has_marks {
             return String::new();
