@@ -4,7 +4,8 @@ use crate::reference::RefKernels;
 use crate::{Caps, Error, Result, Support};
 use onesigma_format::Noise;
 use onesigma_graph::expr::Expr;
-use onesigma_graph::{DType, Distribution, Node, Op, ReduceKind, Shape, Value};
+use onesigma_graph::passes::legalise::{Supports, node_support};
+use onesigma_graph::{DType, Distribution, Graph, Node, Op, ReduceKind, Shape, Value, ValueId};
 
 /// The node that a kernel runs, with the description of operands and results.
 ///
@@ -37,7 +38,7 @@ impl Call<'_> {
 
     /// The random numbers of result `output`.
     pub fn noise(&self, output: usize) -> Noise {
-        crate::noise(self.seed, self.step, self.node.stream, output)
+        crate::noise(self.seed, self.step, self.node.stream_of(output))
     }
 
     /// The error of a kernel that does not exist.
@@ -57,6 +58,18 @@ pub fn unsupported(backend: &str, node: &Node, inputs: &[&Value], outputs: &[&Va
         node: node.name.clone(),
         types: format!("operands ({}) and results ({})", list(inputs), list(outputs)),
     }
+}
+
+/// Refuses a graph with a node that a backend denies; fused ops are taken as they are or as their
+/// decomposition.
+///
+/// # Errors
+/// [`Error::Unsupported`] for the first such node.
+pub fn expect_supported(backend: &str, graph: &Graph, supports: &Supports<'_>) -> Result<()> {
+    let denied = |node: &&Node| node_support(graph, node, supports) == Support::No;
+    let Some(node) = graph.nodes().iter().find(denied) else { return Ok(()) };
+    let values = |ids: &[ValueId]| ids.iter().map(|&id| graph.value(id)).collect::<Vec<_>>();
+    Err(unsupported(backend, node, &values(&node.inputs), &values(&node.outputs)))
 }
 
 /// One method for each core op, of which three are required: the others run on the host until the
