@@ -1,20 +1,17 @@
-//! A backend that compiles whole programs, to start from: one arena, as the program plans it, and
-//! two ops in F32.
+//! A backend that compiles whole programs, to start from: one arena, `Map` in F32 computed here,
+//! everything else on the host.
 //!
-//! Replace the arena by the device's memory and [`Kernel`] by what the device runs, then claim more
-//! ops and types in `supports`; what is not claimed is rewritten or refused before it comes here,
-//! and the suite in `tests/conformance.rs` checks what is.
+//! Replace the arena by the device's memory and [`Kernel`] by what the device runs, op by op and type
+//! by type; the suite in `tests/conformance.rs` checks every step.
 
-use onesigma_backend::kernels::expect_supported;
+use onesigma_backend::kernels::{codes_on_host, expect_supported};
 use onesigma_backend::lowering::Rounded;
 use onesigma_backend::{
-    Backend, Caps, Engine, HostSlot, Report, Result, Support, find_entry, find_slot, find_slot_mut,
-    inputs_read, noise,
+    Backend, Call, Caps, Engine, HostSlot, Report, Result, Support, find_entry, find_slot,
+    find_slot_mut, inputs_read,
 };
-use onesigma_format::philox;
-use onesigma_graph::expr::Expr;
 use onesigma_graph::{
-    DType, Distribution, EntryId, Node, Op, Place, Program, ProgramEntry, Shape, SlotId, SlotKind,
+    DType, EntryId, Node, Op, Place, Program, ProgramEntry, SlotId, SlotKind, Value, decompose,
 };
 
 /// The backend. A device that is not there is `Error::Unavailable` here.
@@ -24,6 +21,11 @@ pub fn backend() -> Result<Template> {
 
 /// The backend.
 pub struct Template;
+
+fn is_f32(op: &Op, inputs: &[DType], output: DType) -> bool {
+    let mut dtypes = inputs.iter().chain([&output]);
+    matches!(op, Op::Map { .. }) && dtypes.all(|&dtype| dtype == DType::F32)
+}
 
 impl Backend for Template {
     fn name(&self) -> &str {
@@ -35,70 +37,44 @@ impl Backend for Template {
     }
 
     fn supports(&self, op: &Op, inputs: &[DType], output: DType) -> Support {
-        let is_f32 = inputs.iter().chain([&output]).all(|&dtype| dtype == DType::F32);
-        match op {
-            Op::Map { .. } if is_f32 => Support::Native,
-            Op::Random { distribution: Distribution::Normal { .. }, .. } if is_f32 => {
-                Support::Native
-            }
-            _ => Support::No,
+        match is_f32(op, inputs, output) {
+            true => Support::Native,
+            false => Support::Emulated, // on the host; fused ops as their decomposition
         }
     }
 
     fn compile(&self, program: &Program) -> Result<Box<dyn Engine>> {
         program.validate()?;
         let supports = |op: &Op, inputs: &[DType], output: DType| self.supports(op, inputs, output);
+        let slots: Vec<Slot> = (0..program.slots().len())
+            .map(SlotId::new)
+            .map(|id| Slot {
+                host: HostSlot::new(&program.slots()[id.index()]),
+                place: program.slot_place(id),
+            })
+            .collect();
+        let slots_end = slots.iter().map(|slot| slot.place.offset + slot.place.bytes).max();
         let mut entries = Vec::new();
+        let mut end = 0;
         for entry in program.entries() {
             expect_supported(self.name(), &entry.graph, &supports)?;
-            entries.push(Steps::new(program, entry));
+            let (steps, steps_end) = Steps::new(program, entry, slots_end.unwrap_or(0))?;
+            end = end.max(steps_end);
+            entries.push(steps);
         }
-        let slot = |(at, slot)| Slot {
-            host: HostSlot::new(slot),
-            place: program.slot_place(SlotId::new(at)),
-        };
-        let slots: Vec<Slot> = program.slots().iter().enumerate().map(slot).collect();
-        let key = |slot: Option<SlotId>| slot.map(|slot| slots[slot.index()].place);
-        let (seed, step) = (key(program.seed()), key(program.step()));
-        // State starts as zeros.
-        let memory = Memory { arena: vec![0; program.arena_bytes()], seed, step };
-        Ok(Box::new(TemplateEngine { memory, slots, entries }))
+        let memory = Memory { arena: vec![0; end] }; // state starts as zeros
+        let [seed, step] = [program.seed(), program.step()].map(|slot| slot.map(SlotId::index));
+        let planned = program.arena_bytes();
+        Ok(Box::new(TemplateEngine { memory, slots, entries, seed, step, planned }))
     }
 }
 
 /// A node, lowered: a step does not look at the graph.
 struct Kernel {
-    work: Work,
-    operands: Vec<(Place, Shape)>,
+    node: Node,
+    inputs: Vec<(Value, Place)>,
+    outputs: Vec<(Value, Place)>,
     result: Rounded,
-    out: Place,
-}
-
-enum Work {
-    Map(Expr, Shape),
-    Normal { mean: f32, std: f32 },
-}
-
-impl Kernel {
-    /// `None` for a node without work: a slot that is read has its place.
-    fn new(entry: &ProgramEntry, node: &Node) -> Option<Self> {
-        let work = match &node.op {
-            Op::Map { expr, shape } => Work::Map(expr.clone(), shape.clone()),
-            Op::Random { distribution: Distribution::Normal { mean, std }, .. } => {
-                Work::Normal { mean: *mean as f32, std: *std as f32 }
-            }
-            _ => return None,
-        };
-        let operands = node.inputs.iter();
-        let operands =
-            operands.map(|&id| (entry.places[id.index()], entry.graph.shape(id).clone()));
-        Some(Self {
-            work,
-            operands: operands.collect(),
-            result: Rounded::of(&entry.graph, node, 0),
-            out: entry.places[node.outputs[0].index()],
-        })
-    }
 }
 
 /// An entry, lowered.
@@ -111,27 +87,43 @@ struct Steps {
 }
 
 impl Steps {
-    fn new(program: &Program, entry: &ProgramEntry) -> Self {
-        let is_input = |slot: &usize| program.slots()[*slot].kind == SlotKind::Input;
-        let writes = entry.graph.writes().iter();
-        Self {
-            kernels: entry.graph.nodes().iter().filter_map(|n| Kernel::new(entry, n)).collect(),
-            writes: writes.map(|&(slot, id)| (slot.index(), entry.places[id.index()])).collect(),
-            inputs: inputs_read(program, entry)
-                .into_iter()
-                .map(SlotId::index)
-                .filter(is_input)
-                .collect(),
+    /// Values lie one behind the other from `end` on, of which the end is given, too. `last_uses`
+    /// of the pass `memory_plan` says when their memory is free again.
+    fn new(program: &Program, entry: &ProgramEntry, mut end: usize) -> Result<(Self, usize)> {
+        let graph = decompose(&entry.graph, |node| node.op.is_fused())?;
+        let mut places: Vec<Place> = Vec::new();
+        let mut kernels = Vec::new();
+        for node in graph.nodes() {
+            for &id in &node.outputs {
+                let bytes = graph.value(id).bytes();
+                places.resize(id.index() + 1, Place { offset: end, bytes });
+                end += bytes;
+            }
+            if let Op::Slot(slot) = node.op {
+                places[node.outputs[0].index()] = program.slot_place(slot);
+                continue;
+            }
+            let operands = |ids: &[onesigma_graph::ValueId]| {
+                ids.iter().map(|&id| (graph.value(id).clone(), places[id.index()])).collect()
+            };
+            kernels.push(Kernel {
+                inputs: operands(&node.inputs),
+                outputs: operands(&node.outputs),
+                result: Rounded::of(&graph, node, 0),
+                node: node.clone(),
+            });
         }
+        let writes = graph.writes().iter().map(|&(slot, id)| (slot.index(), places[id.index()]));
+        let inputs = inputs_read(program, entry).into_iter().map(SlotId::index);
+        let is_input = |slot: &usize| program.slots()[*slot].kind == SlotKind::Input;
+        let inputs = inputs.filter(is_input).collect();
+        Ok((Self { kernels, writes: writes.collect(), inputs }, end))
     }
 }
 
 /// The device's memory.
 struct Memory {
     arena: Vec<u8>,
-    /// Where the inputs lie that random numbers are drawn from.
-    seed: Option<Place>,
-    step: Option<Place>,
 }
 
 impl Memory {
@@ -139,44 +131,47 @@ impl Memory {
         &mut self.arena[place.offset..][..place.bytes]
     }
 
-    fn word(&self, place: Place, at: usize) -> [u8; 4] {
-        [0, 1, 2, 3].map(|byte| self.arena[place.offset + 4 * at + byte])
+    fn codes(&self, place: Place) -> &[u8] {
+        &self.arena[place.offset..][..place.bytes]
     }
 
-    fn key(&self, place: Option<Place>, at: usize) -> u32 {
-        place.map_or(0, |place| u32::from_le_bytes(self.word(place, at)))
+    fn run(&mut self, kernel: &Kernel, seed: [u32; 2], step: u32) -> Result<()> {
+        let Kernel { node, inputs, outputs, result } = kernel;
+        let dtypes: Vec<DType> = inputs.iter().map(|(value, _)| value.dtype).collect();
+        let results = if is_f32(&node.op, &dtypes, result.dtype) {
+            vec![self.map(kernel)]
+        } else {
+            let codes: Vec<&[u8]> = inputs.iter().map(|&(_, place)| self.codes(place)).collect();
+            let inputs: Vec<&Value> = inputs.iter().map(|(value, _)| value).collect();
+            let outputs: Vec<&Value> = outputs.iter().map(|(value, _)| value).collect();
+            let call = Call { node, inputs: &inputs, outputs: &outputs, seed, step };
+            codes_on_host(&call, &codes)?
+        };
+        for ((_, place), codes) in outputs.iter().zip(results) {
+            self.at(*place).copy_from_slice(&codes);
+        }
+        Ok(())
     }
 
-    fn run(&mut self, kernel: &Kernel) {
-        let Kernel { work, operands, result, out } = kernel;
-        let mut values = vec![0.0_f32; out.bytes / 4];
-        match work {
-            Work::Map(expr, shape) => {
-                let own = shape.strides();
-                for (flat, value) in values.iter_mut().enumerate() {
-                    let index: Vec<usize> =
-                        own.iter().zip(shape.dims()).map(|(s, d)| flat / s % d).collect();
-                    let operand = |(place, from): &(Place, Shape)| {
-                        let strides = from.broadcast_strides(shape);
-                        let at = index.iter().zip(strides).map(|(i, s)| i * s).sum();
-                        f64::from(f32::from_le_bytes(self.word(*place, at)))
-                    };
-                    let x: Vec<f64> = operands.iter().map(operand).collect();
-                    *value = expr.eval(&x, &index) as f32;
-                }
-            }
-            Work::Normal { mean, std } => {
-                let seed = [self.key(self.seed, 0), self.key(self.seed, 1)];
-                let key = noise(seed, self.key(self.step, 0), result.stream);
-                philox::fill_normal(key, &mut values);
-                values.iter_mut().for_each(|value| *value = mean + std * *value);
-            }
+    /// A map in F32; its result is scaled, and nothing is left to be rounded.
+    fn map(&self, kernel: &Kernel) -> Vec<u8> {
+        let Kernel { node, inputs, result, .. } = kernel;
+        let Op::Map { expr, shape } = &node.op else { return Vec::new() };
+        let own = shape.strides();
+        let operand = |(value, place): &(Value, Place), index: &[usize]| {
+            let strides = value.shape.broadcast_strides(shape);
+            let at: usize = index.iter().zip(strides).map(|(i, s)| i * s).sum();
+            f64::from(f32::from_le_bytes(self.codes(*place).as_chunks().0[at]))
+        };
+        let mut codes = Vec::new();
+        for flat in 0..shape.numel() {
+            let index: Vec<usize> =
+                own.iter().zip(shape.dims()).map(|(s, d)| flat / s % d).collect();
+            let x: Vec<f64> = inputs.iter().map(|input| operand(input, &index)).collect();
+            let value = expr.eval(&x, &index) as f32 * result.alpha as f32;
+            codes.extend(value.to_le_bytes());
         }
-        // Scaled, and rounded into the result's type, which is F32 here.
-        let alpha = result.alpha as f32;
-        for (word, value) in self.at(*out).as_chunks_mut().0.iter_mut().zip(values) {
-            *word = (alpha * value).to_le_bytes();
-        }
+        codes
     }
 }
 
@@ -189,6 +184,19 @@ struct TemplateEngine {
     memory: Memory,
     slots: Vec<Slot>,
     entries: Vec<Steps>,
+    /// The inputs that random numbers are drawn from.
+    seed: Option<usize>,
+    step: Option<usize>,
+    planned: usize,
+}
+
+impl TemplateEngine {
+    /// Word `at` of an input, 0 if the program has none.
+    fn word(&self, slot: Option<usize>, at: usize) -> u32 {
+        slot.map_or(0, |slot| {
+            u32::from_le_bytes(self.memory.codes(self.slots[slot].place).as_chunks().0[at])
+        })
+    }
 }
 
 impl Engine for TemplateEngine {
@@ -203,39 +211,40 @@ impl Engine for TemplateEngine {
     fn read(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()> {
         let Slot { host, place } = find_slot(&self.slots, slot)?;
         if !host.read(bytes)? {
-            bytes.copy_from_slice(self.memory.at(*place));
+            bytes.copy_from_slice(self.memory.codes(*place));
         }
         Ok(())
     }
 
     fn run(&mut self, entry: EntryId, times: usize) -> Result<()> {
-        let Self { memory, slots, entries } = self;
-        let steps = find_entry(entries, entry)?;
+        let steps = find_entry(&self.entries, entry)?;
         if times == 0 {
             return Ok(());
         }
         // What is refused changes nothing.
         for &slot in &steps.inputs {
-            slots[slot].host.expect_frames(times)?;
+            self.slots[slot].host.expect_frames(times)?;
         }
         for (slot, _) in &steps.writes {
-            slots[*slot].host.frames.clear();
+            self.slots[*slot].host.frames.clear();
         }
         for step in 0..times {
             for &slot in &steps.inputs {
-                let Slot { host, place } = &slots[slot];
+                let Slot { host, place } = &self.slots[slot];
                 let from = host.frame_of(step) * host.frame_bytes;
-                memory.at(*place).copy_from_slice(&host.frames[from..][..host.frame_bytes]);
+                self.memory.at(*place).copy_from_slice(&host.frames[from..][..host.frame_bytes]);
             }
+            let seed = [self.word(self.seed, 0), self.word(self.seed, 1)];
+            let number = self.word(self.step, 0);
             for kernel in &steps.kernels {
-                memory.run(kernel);
+                self.memory.run(kernel, seed, number)?;
             }
             // All values are read before any slot is written: two slots may trade places.
             let values: Vec<Vec<u8>> =
-                steps.writes.iter().map(|&(_, from)| memory.at(from).to_vec()).collect();
+                steps.writes.iter().map(|&(_, from)| self.memory.codes(from).to_vec()).collect();
             for (&(slot, _), value) in steps.writes.iter().zip(values) {
-                let Slot { host, place } = &mut slots[slot];
-                memory.at(*place).copy_from_slice(&value);
+                let Slot { host, place } = &mut self.slots[slot];
+                self.memory.at(*place).copy_from_slice(&value);
                 if host.kind == SlotKind::Output {
                     host.frames.extend(value);
                 }
@@ -245,7 +254,7 @@ impl Engine for TemplateEngine {
     }
 
     fn report(&self) -> Report {
-        let bytes = self.memory.arena.len();
-        Report { planned_bytes: bytes, allocated_bytes: bytes, notes: Vec::new() }
+        let allocated_bytes = self.memory.arena.len();
+        Report { planned_bytes: self.planned, allocated_bytes, notes: Vec::new() }
     }
 }
