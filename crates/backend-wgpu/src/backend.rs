@@ -19,12 +19,25 @@ pub struct Options {
     /// No features and no limits beyond those that every WebGPU device has: what a browser may
     /// offer.
     pub portable: bool,
-    /// No cooperative matrices, even where the device has them.
-    pub without_matrices: bool,
+    /// Where products run on cooperative matrices.
+    pub matrices: CooperativeMatrices,
     /// Buffers of at most this many bytes, for tests of tensors that do not fit into one binding.
     pub segment_bytes: Option<usize>,
     /// Tiles of products, for benchmarks.
     pub tuning: Tuning,
+}
+
+/// Which devices' cooperative matrices are used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CooperativeMatrices {
+    /// Those of GPUs. Software drivers have them too, but take seconds to compile each shader and
+    /// gain nothing.
+    #[default]
+    OnGpus,
+    /// Those of software drivers, too: to test the kernels without a GPU.
+    Everywhere,
+    /// None.
+    Nowhere,
 }
 
 /// Tiles of products, and kernels of attention, in place of those chosen by size.
@@ -95,7 +108,8 @@ impl WgpuBackend {
             Some(reason) => {
                 tracing::warn!(reason, "cooperative matrices failed their check and are not used");
                 // A driver that fails over a shader takes the device with it.
-                Self::unchecked(&Options { without_matrices: true, ..options.clone() }).await
+                let matrices = CooperativeMatrices::Nowhere;
+                Self::unchecked(&Options { matrices, ..options.clone() }).await
             }
         }
     }
@@ -111,12 +125,9 @@ impl WgpuBackend {
 
     /// Why cooperative matrices cannot be used although the device has them.
     fn matrices_fail(&self) -> Option<String> {
-        if !self.gpu.abilities.matrices {
-            return None;
-        }
-        match check::matrices_are_right(&self.gpu, self.segment_bytes) {
-            Ok(true) => None,
-            Ok(false) => Some("wrong products".to_owned()),
+        self.gpu.abilities.matrices?;
+        match check::wrong_product(&self.gpu, self.segment_bytes) {
+            Ok(wrong) => wrong,
             Err(error) => Some(error.to_string()),
         }
     }

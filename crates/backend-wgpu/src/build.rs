@@ -5,7 +5,7 @@ use onesigma_backend::{Error, Result};
 use crate::NAME;
 use crate::backend::Tuning;
 use crate::gpu::Abilities;
-use crate::ir::{Entry, TensorId, Work};
+use crate::ir::{Entry, Product, TensorId, Work};
 use crate::memory::Memory;
 use crate::shader::kernel::Kernel;
 use crate::shader::{attention, cross_entropy, element, matmul, matrices, reduce, rows, scatter};
@@ -39,17 +39,8 @@ pub(crate) fn kernels(
             Work::Reduce(op, parts) => {
                 kernels.push(reduce::kernel(entry, memory, op, *parts, op.out, name));
             }
-            Work::Product(op) if abilities.matrices && matrices::tile(entry, op).is_some() => {
-                let chosen = matrices::tile(entry, op).unwrap_or(matrices::Tile::SMALL);
-                let tile = tuning.matrices.map_or(chosen, matrices::Tile::from);
-                kernels.push(matrices::kernel(entry, memory, op, tile, name));
-            }
-            Work::Product(op) if matmul::is_small(op) => {
-                kernels.push(matmul::small(entry, memory, op, name));
-            }
             Work::Product(op) => {
-                let tile = tuning.vectors.map_or_else(|| matmul::tile(op), matmul::Tile::from);
-                kernels.push(matmul::kernel(entry, memory, op, tile, name));
+                kernels.push(product(entry, memory, op, abilities, tuning, name));
             }
             Work::Rows(op) => {
                 kernels.push(rows::kernel(entry, memory, op, abilities.subgroup, name));
@@ -81,6 +72,29 @@ pub(crate) fn kernels(
         }
     }
     Ok(kernels)
+}
+
+/// The kernel of a product: on cooperative matrices where the device has them and operands fit.
+fn product(
+    entry: &Entry,
+    memory: &Memory,
+    op: &Product,
+    abilities: Abilities,
+    tuning: Tuning,
+    name: &str,
+) -> Kernel {
+    let on_matrices = abilities.matrices.and_then(|device| {
+        let chosen = matrices::tile(entry, op, device, abilities.shared_bytes)?;
+        let tile = tuning.matrices.map_or(chosen, matrices::Tile::from);
+        Some(matrices::kernel(entry, memory, op, device, tile, name))
+    });
+    on_matrices.unwrap_or_else(|| {
+        if matmul::is_small(op) {
+            return matmul::small(entry, memory, op, name);
+        }
+        let tile = tuning.vectors.map_or_else(|| matmul::tile(op), matmul::Tile::from);
+        matmul::kernel(entry, memory, op, tile, name)
+    })
 }
 
 #[cfg(test)]

@@ -24,24 +24,24 @@ fn integer(row: usize, column: usize, nan: bool) -> f32 {
 
 /// Products of small integers, which are exact, with each operand as it is and transposed, in F16
 /// and E4M3; in the second size there are NaN, and the left ones are counted in the smallest
-/// subnormal number.
+/// subnormal number. Returns what is wrong first.
 ///
 /// # Errors
 /// Those of the engine.
-pub(crate) fn matrices_are_right(gpu: &Arc<Gpu>, segment: usize) -> Result<bool> {
+pub(crate) fn wrong_product(gpu: &Arc<Gpu>, segment: usize) -> Result<Option<String>> {
     for format in [Format::F16, Format::E4M3] {
-        for (transpose_left, transpose_right) in
-            [(false, false), (false, true), (true, false), (true, true)]
-        {
+        for transposed in [(false, false), (false, true), (true, false), (true, true)] {
             for (sizes, unit) in SIZES.into_iter().zip([1.0, format.min_subnormal() as f32]) {
-                let transposed = (transpose_left, transpose_right);
-                if !product_is_right(gpu, segment, format, transposed, sizes, unit)? {
-                    return Ok(false);
+                let wrong = wrong_element(gpu, segment, format, transposed, sizes, unit)?;
+                if let Some(wrong) = wrong {
+                    return Ok(Some(format!(
+                        "product of {format} in {sizes:?}, transposed {transposed:?}: {wrong}"
+                    )));
                 }
             }
         }
     }
-    Ok(true)
+    Ok(None)
 }
 
 /// Whether a product of a subnormal number is 0.
@@ -65,14 +65,14 @@ pub(crate) fn subnormals_are_flushed(gpu: &Arc<Gpu>, segment: usize) -> Result<b
     Ok(found == [0; 16])
 }
 
-fn product_is_right(
+fn wrong_element(
     gpu: &Arc<Gpu>,
     segment: usize,
     format: Format,
     (transpose_left, transpose_right): (bool, bool),
     [m, n, k]: [usize; 3],
     unit: f32,
-) -> Result<bool> {
+) -> Result<Option<String>> {
     let nan = unit != 1.0;
     let codes = |rows: usize, columns: usize, transposed: bool, unit: f32| {
         let (outer, inner) = if transposed { (columns, rows) } else { (rows, columns) };
@@ -113,24 +113,28 @@ fn product_is_right(
         unit * terms.sum::<f32>()
     });
     // The second pattern has NaN in row 13 and column 21.
-    let mut pairs = found.zip(exact);
-    Ok(pairs.all(|(found, exact)| found == exact || (found.is_nan() && exact.is_nan())))
+    let same = |found: f32, exact: f32| found == exact || (found.is_nan() && exact.is_nan());
+    let wrong = found.zip(exact).enumerate().find(|(_, (found, exact))| !same(*found, *exact));
+    Ok(wrong.map(|(at, (found, exact))| {
+        format!("{found} at row {} and column {}, not {exact}", at / n, at % n)
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Options;
+    use crate::backend::{CooperativeMatrices, Options};
 
     #[test]
     #[allow(clippy::print_stdout)] // a skip is said aloud
     fn exact_products_pass() {
-        let Ok(gpu) = pollster::block_on(Gpu::open(&Options::default())) else {
+        let options = Options { matrices: CooperativeMatrices::Everywhere, ..Options::default() };
+        let Ok(gpu) = pollster::block_on(Gpu::open(&options)) else {
             println!("skipped: no adapter");
             return;
         };
         let segment = gpu.segment_bytes();
-        let right = matrices_are_right(&Arc::new(gpu), segment);
-        assert!(matches!(right, Ok(true)), "{right:?}");
+        let wrong = wrong_product(&Arc::new(gpu), segment);
+        assert!(matches!(wrong, Ok(None)), "{wrong:?}");
     }
 }

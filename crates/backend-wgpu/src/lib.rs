@@ -26,7 +26,7 @@ mod lower;
 mod memory;
 mod shader;
 
-pub use backend::{Options, Tuning, WgpuBackend, adapters};
+pub use backend::{CooperativeMatrices, Options, Tuning, WgpuBackend, adapters};
 pub use engine::{StepTimes, WgpuEngine};
 
 /// Name of the backend.

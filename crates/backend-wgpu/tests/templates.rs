@@ -5,7 +5,7 @@
 mod common;
 
 use onesigma_backend::{Backend, RefBackend};
-use onesigma_backend_wgpu::{Options, Tuning, WgpuBackend};
+use onesigma_backend_wgpu::{CooperativeMatrices, Options, Tuning, WgpuBackend};
 use onesigma_format::{Conversion, Format, Noise, decode, encode_slice};
 use onesigma_graph::{
     AdamWConfig, DType, EntryId, Graph, Module, Op, Program, ReduceKind, Role, SlotId, SlotKind,
@@ -17,6 +17,8 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 /// An operand: its shape, and its elements in order.
 enum Operand {
     Float(Vec<usize>, Format),
+    /// The same with a NaN here and there.
+    WithNan(Vec<usize>, Format),
     /// Integers below a bound.
     Words(Vec<usize>, u32),
 }
@@ -28,7 +30,9 @@ fn float(shape: &[usize]) -> Operand {
 impl Operand {
     fn slot(&self) -> (Vec<usize>, DType) {
         match self {
-            Self::Float(shape, format) => (shape.clone(), DType::Float(*format)),
+            Self::Float(shape, format) | Self::WithNan(shape, format) => {
+                (shape.clone(), DType::Float(*format))
+            }
             Self::Words(shape, _) => (shape.clone(), DType::U32),
         }
     }
@@ -44,9 +48,12 @@ impl Operand {
         });
         match self {
             Self::Words(_, below) => words.flat_map(|w| (w % below).to_le_bytes()).collect(),
-            Self::Float(_, format) => {
-                let values: Vec<f32> =
+            Self::Float(_, format) | Self::WithNan(_, format) => {
+                let mut values: Vec<f32> =
                     words.map(|w| (w >> 8) as f32 / (1 << 23) as f32 - 1.0).collect();
+                if let Self::WithNan(..) = self {
+                    values.iter_mut().skip(500).step_by(1009).for_each(|x| *x = f32::NAN);
+                }
                 let mut bytes = vec![0; numel * format.bytes()];
                 let how = Conversion::SATURATE;
                 encode_slice(*format, how, Noise::default(), &values, &mut bytes)
@@ -91,11 +98,11 @@ fn holds(
     allowed: f64,
     build: impl Fn(&mut Graph, &[ValueId]) -> onesigma_graph::Result<Vec<ValueId>>,
 ) -> Outcome {
-    holds_with(Tuning::default(), operands, allowed, build)
+    holds_with(&Options::default(), operands, allowed, build)
 }
 
 fn holds_with(
-    tuning: Tuning,
+    options: &Options,
     operands: &[Operand],
     allowed: f64,
     build: impl Fn(&mut Graph, &[ValueId]) -> onesigma_graph::Result<Vec<ValueId>>,
@@ -122,16 +129,19 @@ fn holds_with(
     let program = Program::new(module)?;
     let expected = results(&RefBackend::rounding(), &program, operands, &outputs)?;
     for portable in [false, true] {
-        let options = Options { portable, tuning, ..Options::default() };
+        let options = Options { portable, ..options.clone() };
         let Some(backend): Option<WgpuBackend> = common::backend(&options) else { return Ok(()) };
         let found = results(&backend, &program, operands, &outputs)?;
         for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
             let norm = |values: &mut dyn Iterator<Item = f64>| {
                 values.map(|value| value * value).sum::<f64>().sqrt()
             };
-            let off = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
-            let error = off / norm(&mut expected.iter().copied()).max(f64::MIN_POSITIVE);
-            // A NaN never passes.
+            let pairs = found.iter().zip(expected);
+            let mut pairs = pairs.filter(|(a, b)| !(a.is_nan() && b.is_nan())).map(|(a, b)| a - b);
+            let off = norm(&mut pairs);
+            let numbers = expected.iter().copied().filter(|value| !value.is_nan());
+            let error = off / norm(&mut { numbers }).max(f64::MIN_POSITIVE);
+            // A NaN on one side alone never passes.
             assert!(error <= allowed, "result {n}, portable {portable}: {error:.1e}");
         }
     }
@@ -161,6 +171,38 @@ fn matmul_of_whole_tiles() -> Outcome {
     holds(&[narrow([128, 64]), narrow([64, 192])], 1e-6, |graph, x| {
         Ok(vec![graph.matmul(x[0], x[1]).one()?])
     })
+}
+
+/// `matmul_matrices.wgsl` where the device has cooperative matrices, else `matmul.wgsl`: narrow
+/// operands in both layouts, whole and ragged tiles, NaN, results of several sizes.
+#[test]
+fn matmul_of_narrow_operands() -> Outcome {
+    let types = [
+        (Format::E4M3, Format::F32, 1e-6),
+        (Format::E5M2, Format::F16, 1e-3),
+        (Format::F16, Format::E4M3, 2e-2),
+    ];
+    let mut types = types.into_iter().cycle();
+    let options = Options { matrices: CooperativeMatrices::Everywhere, ..Options::default() };
+    for (m, n, k) in [(64, 96, 32), (40, 72, 24)] {
+        for (transpose_left, transpose_right) in
+            [(false, false), (false, true), (true, false), (true, true)]
+        {
+            for (format, result, allowed) in types.by_ref().take(2) {
+                let left = if transpose_left { vec![2, k, m] } else { vec![2, m, k] };
+                let right = if transpose_right { vec![2, n, k] } else { vec![2, k, n] };
+                let operands =
+                    [Operand::WithNan(left, format), Operand::WithNan(right, Format::E4M3)];
+                let op = Op::MatMul { transpose_left, transpose_right };
+                holds_with(&options, &operands, allowed, |graph, x| {
+                    let product = graph.op(op.clone(), x).alpha(0.125);
+                    let product = product.stored_as(DType::Float(result), Conversion::SATURATE);
+                    Ok(vec![product.one()?])
+                })?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// `matmul_small.wgsl`.
@@ -227,7 +269,8 @@ fn attention_holds(
     }
     // As the suite allows for gradients of attention.
     let fused = Tuning { logits_bytes: Some(0), ..Tuning::default() };
-    holds_with(fused, &operands, 1e-5, |graph, x| {
+    let options = Options { tuning: fused, ..Options::default() };
+    holds_with(&options, &operands, 1e-5, |graph, x| {
         let logit_scale = 1.5;
         let mut inputs = x[..3].to_vec();
         inputs.extend(x.get(4));

@@ -11,7 +11,7 @@ use wgpu::{Adapter, Device, DeviceType, ErrorFilter, Features, Instance, Limits,
 
 pub(crate) use self::pipelines::Pipeline;
 use crate::NAME;
-use crate::backend::Options;
+use crate::backend::{CooperativeMatrices, Options};
 
 /// What the shaders can use.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -20,12 +20,36 @@ pub(crate) struct Abilities {
     pub f16: bool,
     /// Threads of a subgroup, where all have one size.
     pub subgroup: Option<u32>,
-    /// Matrices of 16 x 16 in F16 multiplied by a subgroup, with sums in F32.
-    pub matrices: bool,
+    /// Matrices in F16 multiplied by a subgroup, with sums in F32.
+    pub matrices: Option<Matrices>,
     /// Times of kernels.
     pub timestamps: bool,
     /// Bytes of memory that a workgroup shares.
     pub shared_bytes: usize,
+}
+
+/// Cooperative matrices of a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Matrices {
+    /// Rows, columns and inner elements: 16 (NVIDIA, AMD) or 8 (Apple, Mesa's software driver).
+    pub edge: usize,
+    /// Threads of a subgroup.
+    pub lanes: usize,
+}
+
+impl Matrices {
+    /// The largest that an adapter offers, in subgroups of `lanes`.
+    fn of(adapter: &Adapter, lanes: u32) -> Option<Self> {
+        let offered = adapter.cooperative_matrix_properties();
+        let edges = offered.iter().filter(|p| {
+            p.m_size == p.n_size
+                && p.n_size == p.k_size
+                && p.ab_type == wgpu::CooperativeScalarType::F16
+                && p.cr_type == wgpu::CooperativeScalarType::F32
+        });
+        let edge = edges.map(|p| p.m_size as usize).filter(|edge| [8, 16].contains(edge)).max()?;
+        Some(Self { edge, lanes: lanes as usize })
+    }
 }
 
 impl Abilities {
@@ -36,8 +60,10 @@ impl Abilities {
             None => "no subgroups".to_owned(),
         };
         let f16 = if self.f16 { "F16" } else { "F16 emulated" };
-        let matrices =
-            if self.matrices { "cooperative matrices" } else { "no cooperative matrices" };
+        let matrices = match self.matrices {
+            Some(Matrices { edge, .. }) => format!("cooperative matrices of {edge}x{edge}"),
+            None => "no cooperative matrices".to_owned(),
+        };
         format!("{f16}, {subgroup}, {matrices}")
     }
 }
@@ -134,12 +160,17 @@ impl Gpu {
         let adapter = choose(all_adapters(&instance).await, options.device.as_deref())?;
         let info = adapter.get_info();
         let offered = if options.portable { Features::empty() } else { adapter.features() };
+        let with_matrices = match options.matrices {
+            CooperativeMatrices::OnGpus => info.device_type != DeviceType::Cpu,
+            CooperativeMatrices::Everywhere => true,
+            CooperativeMatrices::Nowhere => false,
+        };
         let wanted = Features::SHADER_F16
             | Features::SUBGROUP
             | Features::TIMESTAMP_QUERY
-            | match options.without_matrices {
-                true => Features::empty(),
-                false => Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+            | match with_matrices {
+                true => Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+                false => Features::empty(),
             };
         let features = offered & wanted;
         let limits = match options.portable {
@@ -158,18 +189,21 @@ impl Gpu {
             ..Default::default()
         };
         let (device, queue) = adapter.request_device(&descriptor).await.map_err(failed)?;
-        let matrices = features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
-            && adapter.cooperative_matrix_properties().iter().any(|p| {
-                (p.m_size, p.n_size, p.k_size) == (16, 16, 16)
-                    && p.ab_type == wgpu::CooperativeScalarType::F16
-                    && p.cr_type == wgpu::CooperativeScalarType::F32
-            });
         let one_size = info.subgroup_min_size == info.subgroup_max_size;
+        // Apple's have 32 threads; Metal does not say so.
+        let lanes = match (info.backend, one_size) {
+            (_, true) => Some(info.subgroup_min_size),
+            (wgpu::Backend::Metal, false) => Some(32),
+            _ => None,
+        };
+        let needed = Features::EXPERIMENTAL_COOPERATIVE_MATRIX | Features::SHADER_F16;
         let abilities = Abilities {
             f16: features.contains(Features::SHADER_F16),
             subgroup: (features.contains(Features::SUBGROUP) && one_size)
                 .then_some(info.subgroup_min_size),
-            matrices: matrices && features.contains(Features::SHADER_F16),
+            matrices: lanes
+                .filter(|_| features.contains(needed))
+                .and_then(|lanes| Matrices::of(&adapter, lanes)),
             timestamps: features.contains(Features::TIMESTAMP_QUERY),
             shared_bytes: limits.max_compute_workgroup_storage_size as usize,
         };

@@ -1,4 +1,4 @@
-// Tiles of {{bm}} x {{bn}} by cooperative matrices of 16 x 16: F16 operands, sums in f32. Each
+// Tiles of {{bm}} x {{bn}} by cooperative matrices of {{edge}} x {{edge}}: F16 operands, sums in f32. Each
 // subgroup works on {{sm}} x {{sn}}; {{bk}} elements of the inner axis are staged at a time, in
 // rows that are longer by {{pad}} so that they lie in different banks.
 {{arrays}}
@@ -13,6 +13,10 @@ fn spread(even: u32, odd: u32) -> vec4<f16> {
     let b = unpack2x16float(odd);
     return vec4<f16>(vec4<f32>(a.x, b.x, a.y, b.y));
 }
+// Eight codes of E4M3 plus one, without signs: those of NaN have the highest bit then.
+fn next_code(codes: vec2<u32>) -> vec2<u32> {
+    return (codes & vec2<u32>(0x7f7f7f7fu)) + vec2<u32>(0x01010101u);
+}
 @compute @workgroup_size({{threads}})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let tile = group.x + group.y * groups.x;
@@ -24,8 +28,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let band_rows = min({{row_tiles}}u - band * 8u, 8u);
     let first_row = (band * 8u + (own % {{band}}u) % band_rows) * {{bm}}u;
     let first_column = ((own % {{band}}u) / band_rows) * {{bn}}u;
-    let subgroup = thread / 32u;
-    let lane = thread % 32u;
+    let subgroup = thread / {{lanes}}u;
+    let lane = thread % {{lanes}}u;
     let own_row = (subgroup / {{subgroups_across}}u) * {{sm}}u;
     let own_column = (subgroup % {{subgroups_across}}u) * {{sn}}u;
 {{places}}

@@ -9,18 +9,15 @@ use std::fmt::Write;
 use onesigma_format::Format;
 use onesigma_graph::DType;
 
-use self::results::{PATCH, results};
+use self::results::{patch, results};
 use self::staged::{PAD, Staged};
 use super::fill;
 use super::kernel::{Builder, Kernel, folded};
+use crate::gpu::Matrices;
 use crate::ir::{Entry, Factor, Product, TensorId};
 use crate::memory::Memory;
 
 const TEMPLATE: &str = include_str!("../../wgsl/matmul_matrices.wgsl");
-/// Edge of a cooperative matrix.
-const EDGE: usize = 16;
-/// Threads of a subgroup.
-const LANES: usize = 32;
 /// Elements of a chunk, the unit in which operands are fetched: two quads of shared memory.
 const CHUNK: usize = 8;
 
@@ -51,9 +48,24 @@ impl Tile {
     const DEEP: Self = Self { sn: 32, bk: 64, ..Self::LARGE };
     /// For products with few large tiles.
     pub(crate) const SMALL: Self = Self { bm: 64, bn: 64, sm: 32, sn: 32, bk: 64 };
+    /// For matrices of 8 x 8: 16 sums of a subgroup take 32 registers of each of its 32 threads.
+    pub(crate) const EIGHT: Self = Self { bk: 32, ..Self::SMALL };
+    /// For subgroups of fewer threads, on processors: code that a compiler can still unroll.
+    pub(crate) const NARROW: Self = Self { bm: 32, bn: 32, sm: 16, sn: 16, bk: 16 };
 
-    fn threads(self) -> usize {
-        self.bm / self.sm * (self.bn / self.sn) * LANES
+    fn subgroups(self) -> usize {
+        self.bm / self.sm * (self.bn / self.sn)
+    }
+
+    /// Bytes of memory that a workgroup shares: operands with their padding, the longer way round
+    /// of both layouts, a patch for each subgroup and marks of rows and columns.
+    fn shared_bytes(self, device: Matrices) -> usize {
+        let staged = |block: usize| {
+            let pad = CHUNK * PAD;
+            2 * (block * (self.bk + pad)).max(self.bk * (block + pad))
+        };
+        let patches = 16 * self.subgroups() * patch(device.edge) * device.edge;
+        staged(self.bm) + staged(self.bn) + patches + 4 * (self.bm + self.bn + 2)
     }
 }
 
@@ -66,8 +78,14 @@ pub(crate) fn is_half(dtype: DType) -> bool {
     })
 }
 
-/// The tile for a product, if it runs on cooperative matrices.
-pub(crate) fn tile(entry: &Entry, op: &Product) -> Option<Tile> {
+/// The tile for a product, if it runs on the cooperative matrices of a device whose workgroups
+/// share `shared_bytes`.
+pub(crate) fn tile(
+    entry: &Entry,
+    op: &Product,
+    device: Matrices,
+    shared_bytes: usize,
+) -> Option<Tile> {
     const ENOUGH: usize = 96;
     let half = |tensor: TensorId| is_half(entry.tensors[tensor].dtype);
     let fits = half(op.left)
@@ -78,13 +96,17 @@ pub(crate) fn tile(entry: &Entry, op: &Product) -> Option<Tile> {
         && op.m.min(op.n) >= 16;
     let count = |tile: Tile| op.batch * op.m.div_ceil(tile.bm) * op.n.div_ceil(tile.bn);
     let marked = |tensor: TensorId| entry.tensors[tensor].dtype == DType::Float(Format::E4M3);
-    let choice: &[Tile] = match marked(op.left) || marked(op.right) {
-        true => &[Tile::WIDE, Tile::DEEP],
-        false => &[Tile::LARGE],
+    let (large, small): (&[Tile], Tile) = match (device.edge, marked(op.left) || marked(op.right)) {
+        (8, _) if device.lanes < 32 => (&[], Tile::NARROW),
+        (8, _) => (&[], Tile::EIGHT),
+        (_, true) => (&[Tile::WIDE, Tile::DEEP], Tile::SMALL),
+        (_, false) => (&[Tile::LARGE], Tile::SMALL),
     };
     let enough =
         |tile: &Tile| count(*tile) >= if *tile == Tile::WIDE { 2 * ENOUGH } else { ENOUGH };
-    fits.then(|| choice.iter().copied().find(enough).unwrap_or(Tile::SMALL))
+    let has_room = |tile: &Tile| tile.shared_bytes(device) <= shared_bytes;
+    let chosen = large.iter().copied().filter(has_room).find(enough).unwrap_or(small);
+    (fits && has_room(&chosen)).then_some(chosen)
 }
 
 /// By what a staged operand is too small.
@@ -97,9 +119,11 @@ pub(crate) fn kernel(
     entry: &Entry,
     memory: &Memory,
     op: &Product,
+    device: Matrices,
     tile: Tile,
     label: &str,
 ) -> Kernel {
+    let Matrices { edge, lanes } = device;
     let mut builder = Builder::new(entry, memory);
     let mut op = *op;
     for tensor in [op.left, op.right] {
@@ -107,7 +131,7 @@ pub(crate) fn kernel(
     }
     let op = &op;
     let Tile { bm, bn, sm, sn, bk } = tile;
-    let threads = tile.threads();
+    let threads = tile.subgroups() * lanes;
     let [left, right] = op.factors();
     let staged = |factor: Factor, first: &'static str, block: usize| {
         let Factor { name, tensor, rows, columns, along_inner, extent } = factor;
@@ -126,16 +150,15 @@ pub(crate) fn kernel(
         }
     };
     let (left, right) = (staged(left, "first_row", bm), staged(right, "first_column", bn));
-    let (across, down) = (sn / EDGE, sm / EDGE);
+    let (across, down) = (sn / edge, sm / edge);
 
     let mut accumulators = String::new();
     for i in 0..down {
         for j in 0..across {
-            let _ = writeln!(accumulators, "    var sum{i}_{j} = coop_mat16x16<f32, C>();");
+            let _ = writeln!(accumulators, "    var sum{i}_{j} = coop_mat{edge}x{edge}<f32, C>();");
         }
     }
     for staged in [&left, &right] {
-        accumulators.push_str(&staged.marks());
         for n in 0..staged.count() {
             let raw = staged.raw(&builder);
             let _ = writeln!(accumulators, "    var {}{n}: {raw};", staged.name);
@@ -143,26 +166,34 @@ pub(crate) fn kernel(
     }
     let indent = "        ";
     let fetch = |k: &str| left.fetch(k, indent) + &right.fetch(k, indent);
-    let results = results(&mut builder, op, tile, &left, &right);
+    let marked: Vec<&Staged> =
+        [&left, &right].into_iter().filter(|staged| staged.has_marks).collect();
+    let mut arrays = left.array() + &right.array();
+    let mut stage = left.stage(indent) + &right.stage(indent);
+    if !marked.is_empty() {
+        // Memory of a workgroup begins with anything.
+        accumulators.push_str(
+            "    if (thread == 0u) { atomicStore(&nan_seen, 0u); }\n    workgroupBarrier();\n",
+        );
+        stage = format!(
+            "{indent}var seen = 0u;\n{stage}{indent}if ((seen & 0x80808080u) != 0u) {{ \
+             atomicStore(&nan_seen, 1u); }}\n"
+        );
+        arrays.push_str("var<workgroup> nan_seen: atomic<u32>;\nvar<workgroup> any_nan: u32;\n");
+    }
+    for staged in &marked {
+        let (name, size) = (staged.name, staged.outer());
+        let _ = writeln!(arrays, "var<workgroup> {name}_nan: array<atomic<u32>, {size}>;");
+    }
+    let results = results(&mut builder, op, device, tile, &marked);
     let readers = left.reader(&mut builder) + &right.reader(&mut builder);
     let (row_tiles, column_tiles) = (op.m.div_ceil(bm), op.n.div_ceil(bn));
     let tiles = row_tiles * column_tiles * op.batch;
-    let mut arrays = left.array() + &right.array();
-    let mut before = String::new();
-    for staged in [&left, &right].into_iter().filter(|staged| staged.has_marks) {
-        let (name, size) = (staged.name, staged.outer());
-        let _ = writeln!(arrays, "var<workgroup> {name}_nan: array<atomic<u32>, {size}>;");
-        let _ = writeln!(
-            before,
-            "    for (var n = thread; n < {size}u; n += {threads}u) {{ atomicStore(&{name}_nan[n], 0u); }}"
-        );
-    }
-    let told = left.tell() + &right.tell();
-    let results =
-        if told.is_empty() { results } else { told + "    workgroupBarrier();\n" + &results };
     let text = fill(
         TEMPLATE,
         &[
+            ("edge", edge.to_string()),
+            ("lanes", lanes.to_string()),
             ("bm", bm.to_string()),
             ("bn", bn.to_string()),
             ("sm", sm.to_string()),
@@ -170,7 +201,7 @@ pub(crate) fn kernel(
             ("bk", bk.to_string()),
             ("pad", (CHUNK * PAD).to_string()),
             ("arrays", arrays.trim_end().to_owned()),
-            ("result_size", (threads / LANES * EDGE * PATCH).to_string()),
+            ("result_size", (tile.subgroups() * edge * patch(edge)).to_string()),
             ("threads", threads.to_string()),
             ("tiles", tiles.to_string()),
             ("row_tiles", row_tiles.to_string()),
@@ -185,10 +216,10 @@ pub(crate) fn kernel(
                 own_places(&left, "own_row") + own_places(&right, "own_column").trim_end(),
             ),
             ("accumulators", accumulators.trim_end().to_owned()),
-            ("first", (fetch("0u").replace("        ", "    ") + &before).trim_end().to_owned()),
-            ("stage", left.stage(indent) + right.stage(indent).trim_end()),
+            ("first", fetch("0u").replace("        ", "    ").trim_end().to_owned()),
+            ("stage", stage.trim_end().to_owned()),
             ("next", fetch("next").trim_end().to_owned()),
-            ("products", multiply(tile, &left, &right).trim_end().to_owned()),
+            ("products", multiply(edge, tile, &left, &right).trim_end().to_owned()),
             ("results", results.trim_end().to_owned()),
         ],
     );
@@ -206,7 +237,7 @@ fn own_places(staged: &Staged, own: &str) -> String {
 }
 
 /// Statements that load matrices of both operands and multiply them, for a stage.
-fn multiply(tile: Tile, left: &Staged, right: &Staged) -> String {
+fn multiply(edge: usize, tile: Tile, left: &Staged, right: &Staged) -> String {
     let mut text = String::new();
     // Row-major where the rows of the matrix are those of the tile.
     let load = |staged: &Staged, role: &str, at: usize, inner: usize| {
@@ -219,19 +250,19 @@ fn multiply(tile: Tile, left: &Staged, right: &Staged) -> String {
         // Rows of the left matrix run along m, those of the right one along the inner axis.
         let row_major = (role == "A") == rows_are_outer;
         format!(
-            "{}<coop_mat16x16<f16, {role}>>(&{name}_tile[{name}_own + {place}u], {width}u)",
+            "{}<coop_mat{edge}x{edge}<f16, {role}>>(&{name}_tile[{name}_own + {place}u], {width}u)",
             if row_major { "coopLoadT" } else { "coopLoad" },
         )
     };
-    for inner in (0..tile.bk).step_by(EDGE) {
-        for i in 0..tile.sm / EDGE {
-            let value = load(left, "A", i * EDGE, inner);
+    for inner in (0..tile.bk).step_by(edge) {
+        for i in 0..tile.sm / edge {
+            let value = load(left, "A", i * edge, inner);
             let _ = writeln!(text, "        let a{inner}_{i} = {value};");
         }
-        for j in 0..tile.sn / EDGE {
-            let value = load(right, "B", j * EDGE, inner);
+        for j in 0..tile.sn / edge {
+            let value = load(right, "B", j * edge, inner);
             let _ = writeln!(text, "        let b{inner}_{j} = {value};");
-            for i in 0..tile.sm / EDGE {
+            for i in 0..tile.sm / edge {
                 let _ = writeln!(
                     text,
                     "        sum{i}_{j} = coopMultiplyAdd(a{inner}_{i}, b{inner}_{j}, sum{i}_{j});"
@@ -249,7 +280,13 @@ mod tests {
     use crate::memory::plan;
     use wgpu::naga;
 
-    fn source(product: Product, left: Format, right: Format, tile: Tile) -> String {
+    fn source(
+        product: Product,
+        left: Format,
+        right: Format,
+        device: Matrices,
+        tile: Tile,
+    ) -> String {
         let mut entry = Entry::default();
         for (numel, format) in [
             (product.m * product.k, left),
@@ -259,7 +296,7 @@ mod tests {
             entry.tensor(numel * product.batch, DType::Float(format), Home::Temporary);
         }
         let memory = plan(&mut entry, &[], 0, 1 << 27);
-        kernel(&entry, &memory, &product, tile, "test").source
+        kernel(&entry, &memory, &product, device, tile, "test").source
     }
 
     #[test]
@@ -276,13 +313,23 @@ mod tests {
             result: Rounded::PLAIN,
             out: 2,
         };
-        for tile in [Tile::LARGE, Tile::SMALL, Tile::WIDE, Tile::DEEP] {
+        let sixteen = Matrices { edge: 16, lanes: 32 };
+        let eight = Matrices { edge: 8, lanes: 32 };
+        let narrow = Matrices { edge: 8, lanes: 8 };
+        for (device, tile) in [
+            (sixteen, Tile::LARGE),
+            (sixteen, Tile::SMALL),
+            (sixteen, Tile::WIDE),
+            (sixteen, Tile::DEEP),
+            (eight, Tile::EIGHT),
+            (narrow, Tile::NARROW),
+        ] {
             for (transpose_left, transpose_right) in
                 [(false, false), (false, true), (true, false), (true, true)]
             {
                 for (left, right) in [(Format::F16, Format::F16), (Format::E4M3, Format::E5M2)] {
                     let product = Product { transpose_left, transpose_right, ..base };
-                    let text = source(product, left, right, tile);
+                    let text = source(product, left, right, device, tile);
                     assert!(!text.contains("{{"), "{text}");
                     let module = naga::front::wgsl::parse_str(&text)
                         .unwrap_or_else(|error| panic!("{}", error.emit_to_string(&text)));

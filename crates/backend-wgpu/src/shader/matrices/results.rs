@@ -2,37 +2,49 @@
 
 use std::fmt::Write;
 
+use super::Tile;
 use super::staged::Staged;
-use super::{EDGE, Tile};
+use crate::gpu::Matrices;
 use crate::ir::Product;
 use crate::shader::kernel::Builder;
 use crate::shader::scalar_literal;
 
 /// Quads of a row of a patch, where a subgroup's sums lie for the threads to take.
-pub(super) const PATCH: usize = EDGE / 4 + 1;
+pub(super) fn patch(edge: usize) -> usize {
+    edge / 4 + 1
+}
 
 /// Statements that write the sums: as they are where the result is F32 and made of whole tiles,
 /// else by way of shared memory, where threads take quads of them, scale, round and write them.
 pub(super) fn results(
     builder: &mut Builder<'_>,
     op: &Product,
+    device: Matrices,
     tile: Tile,
-    left: &Staged,
-    right: &Staged,
+    marked: &[&Staged],
 ) -> String {
-    let marked = left.has_marks || right.has_marks;
     let whole = op.m.is_multiple_of(tile.bm) && op.n.is_multiple_of(tile.bn);
-    if op.result.is_f32() && whole && !marked && builder.is_whole(op.out) {
-        return direct_results(builder, op, tile);
+    let direct = op.result.is_f32() && whole && builder.is_whole(op.out);
+    let written = match direct {
+        true => direct_results(builder, op, device, tile),
+        false => patched_results(builder, op, device, tile),
+    };
+    match marked.is_empty() {
+        true => written,
+        false => written + &repair(builder, op, device, tile, direct, marked),
     }
+}
+
+/// Statements that write the sums by way of shared memory.
+fn patched_results(
+    builder: &mut Builder<'_>,
+    op: &Product,
+    Matrices { edge, lanes }: Matrices,
+    tile: Tile,
+) -> String {
     let mut write = String::new();
     let _ = writeln!(write, "    if (row < {}u && column < {}u) {{", op.m, op.n);
-    let _ = writeln!(
-        write,
-        "        let quad = (batch * {}u + row * {}u + column) / 4u;",
-        op.m * op.n,
-        op.n
-    );
+    let _ = writeln!(write, "        let quad = {};", quad(op));
     builder.round(&mut write, &op.result, "value", None, "quad", "r");
     let store = builder.store(op.out, "quad", "r_codes");
     write.push_str(&store);
@@ -43,48 +55,27 @@ pub(super) fn results(
             "fn write_quad(batch: u32, row: u32, column: u32, value: vec4<f32>) {{\n{write}}}\n"
         ),
     );
-    if marked {
-        let mut terms = Vec::new();
-        if left.has_marks {
-            terms.push("vec4<u32>(atomicLoad(&left_nan[row]))".to_owned());
-        }
-        if right.has_marks {
-            let each = [0, 1, 2, 3].map(|lane| format!("atomicLoad(&right_nan[column + {lane}u])"));
-            terms.push(format!("vec4<u32>({})", each.join(", ")));
-        }
-        builder.library.math();
-        builder.library.add(
-            "marked",
-            format!(
-                "fn marked(row: u32, column: u32, value: vec4<f32>) -> vec4<f32> {{\n    \
-                 return select(value, not_a_number(), ({}) != vec4<u32>(0u));\n}}\n",
-                terms.join(" | ")
-            ),
-        );
-    }
+    let (across, patch) = (edge / 4, patch(edge));
+    let quads = edge * across;
     let mut text = String::new();
-    let _ = writeln!(text, "    let own_patch = subgroup * {}u;", EDGE * PATCH);
-    for i in 0..tile.sm / EDGE {
-        for j in 0..tile.sn / EDGE {
+    let _ = writeln!(text, "    let own_patch = subgroup * {}u;", edge * patch);
+    for i in 0..tile.sm / edge {
+        for j in 0..tile.sn / edge {
             let _ = writeln!(
                 text,
-                "    coopStoreT(sum{i}_{j}, &result_tile[own_patch], {PATCH}u);\n    workgroupBarrier();"
+                "    coopStoreT(sum{i}_{j}, &result_tile[own_patch], {patch}u);\n    workgroupBarrier();"
             );
-            for half in 0..2 {
-                let row = format!("own_row + {}u + lane / 4u + {}u", i * EDGE, 8 * half);
-                let column = format!("own_column + {}u + 4u * (lane % 4u)", j * EDGE);
-                let value = format!(
-                    "result_tile[own_patch + (lane / 4u + {}u) * {PATCH}u + lane % 4u]",
-                    8 * half
-                );
-                let value = match marked {
-                    true => format!("marked({row}, {column}, {value})"),
-                    false => value,
-                };
-                let _ = writeln!(
-                    text,
-                    "    write_quad(batch, first_row + {row}, first_column + {column}, {value});"
-                );
+            for taken in (0..quads).step_by(lanes) {
+                let row = format!("lane / {across}u + {}u", taken / across);
+                let value =
+                    format!("result_tile[own_patch + ({row}) * {patch}u + lane % {across}u]");
+                let row = format!("first_row + own_row + {}u + {row}", i * edge);
+                let column =
+                    format!("first_column + own_column + {}u + 4u * (lane % {across}u)", j * edge);
+                let own =
+                    if quads < lanes { format!("if (lane < {quads}u) ") } else { String::new() };
+                let _ =
+                    writeln!(text, "    {own}{{ write_quad(batch, {row}, {column}, {value}); }}");
             }
             text.push_str("    workgroupBarrier();\n");
         }
@@ -92,14 +83,89 @@ pub(super) fn results(
     text
 }
 
+/// The quad of the result at `row` and `column`.
+fn quad(op: &Product) -> String {
+    format!("(batch * {}u + row * {}u + column) / 4u", op.m * op.n, op.n)
+}
+
+/// Statements for operands whose NaN are not in the sums: where a thread has seen one, its workgroup
+/// looks for them and puts NaN into their rows and columns of the result, which is written by
+/// then. No subgroup may come apart before its last cooperative matrix is stored.
+fn repair(
+    builder: &mut Builder<'_>,
+    op: &Product,
+    Matrices { lanes, .. }: Matrices,
+    tile: Tile,
+    direct: bool,
+    marked: &[&Staged],
+) -> String {
+    let terms: Vec<String> = marked
+        .iter()
+        .map(|staged| match staged.name {
+            "left" => "vec4<u32>(atomicLoad(&left_nan[own_row]))".to_owned(),
+            name => {
+                let each =
+                    [0, 1, 2, 3].map(|n| format!("atomicLoad(&{name}_nan[own_column + {n}u])"));
+                format!("vec4<u32>({})", each.join(", "))
+            }
+        })
+        .collect();
+    let mut put = String::new();
+    if direct {
+        let x = builder.bind_chunks(op.out, "vec4<f32>");
+        let _ = writeln!(put, "    x{x}[quad] = select(x{x}[quad], not_a_number(), is_nan);");
+    } else {
+        builder.round(&mut put, &op.result, "not_a_number()", None, "quad", "r");
+        let x = builder.bind(op.out);
+        let codes = format!("select(x{x}_codes(quad), r_codes, is_nan)");
+        put.push_str(&builder.store(op.out, "quad", &codes));
+    }
+    builder.library.math();
+    builder.library.add(
+        "repair_quad",
+        format!(
+            "fn repair_quad(batch: u32, row: u32, column: u32, own_row: u32, own_column: u32) {{\n    \
+             let is_nan = ({}) != vec4<u32>(0u);\n    \
+             if (row >= {}u || column >= {}u || !any(is_nan)) {{ return; }}\n    \
+             let quad = {};\n{put}}}\n",
+            terms.join(" | "),
+            op.m,
+            op.n,
+            quad(op)
+        ),
+    );
+    let indent = "        ";
+    let clear: String = marked.iter().map(|staged| staged.clear_marks(indent)).collect();
+    let find: String = marked.iter().map(|staged| staged.find(indent)).collect();
+    let Tile { bm, bn, .. } = tile;
+    format!(
+        "    if (thread == 0u) {{ any_nan = atomicLoad(&nan_seen); }}\n    \
+         if (workgroupUniformLoad(&any_nan) != 0u) {{\n{clear}{indent}workgroupBarrier();\n\
+         {find}{indent}workgroupBarrier();\n{indent}storageBarrier();\n\
+         {indent}for (var n = thread; n < {quads}u; n += {threads}u) {{\n\
+         {indent}    let row = n / {across}u;\n\
+         {indent}    let column = 4u * (n % {across}u);\n\
+         {indent}    repair_quad(batch, first_row + row, first_column + column, row, column);\n\
+         {indent}}}\n    }}\n",
+        quads = bm * bn / 4,
+        threads = tile.subgroups() * lanes,
+        across = bn / 4,
+    )
+}
+
 /// Statements that store the sums in the result.
-fn direct_results(builder: &mut Builder<'_>, op: &Product, tile: Tile) -> String {
+fn direct_results(
+    builder: &mut Builder<'_>,
+    op: &Product,
+    Matrices { edge, .. }: Matrices,
+    tile: Tile,
+) -> String {
     let x = builder.bind_chunks(op.out, "vec4<f32>");
     let mut text = String::new();
-    for i in 0..tile.sm / EDGE {
-        for j in 0..tile.sn / EDGE {
-            let row = format!("(first_row + own_row + {}u)", i * EDGE);
-            let column = format!("(first_column + own_column + {}u)", j * EDGE);
+    for i in 0..tile.sm / edge {
+        for j in 0..tile.sn / edge {
+            let row = format!("(first_row + own_row + {}u)", i * edge);
+            let column = format!("(first_column + own_column + {}u)", j * edge);
             let sum = match op.result.alpha == 1.0 {
                 true => format!("sum{i}_{j}"),
                 false => format!("{} * sum{i}_{j}", scalar_literal(op.result.alpha)),

@@ -151,56 +151,53 @@ impl Staged {
         })
     }
 
-    /// Variables of the NaN that a thread has seen, for each row of its own or for eight columns.
-    pub fn marks(&self) -> String {
-        let name = self.name;
-        match (self.has_marks, self.along_inner) {
-            (false, _) => String::new(),
-            (true, false) => format!("    var {name}_seen: vec2<u32>;\n"),
-            (true, true) => {
-                (0..self.count()).map(|n| format!("    var {name}_seen{n}: u32;\n")).collect()
-            }
-        }
-    }
-
-    /// Statements that mark NaN of a chunk: codes of 0x7f, whose neighbour has the highest bit.
+    /// Statements that note whether a chunk has a NaN, codes of 0x7f: their neighbours have the
+    /// highest bit. The variable lives for a stage only, while no matrices are loaded: registers are
+    /// what limits the tile.
     fn mark(&self, n: usize) -> String {
-        let name = self.name;
         if !self.has_marks {
             return String::new();
         }
-        let next =
-            format!("let next = ({name}{n} & vec2<u32>(0x7f7f7f7fu)) + vec2<u32>(0x01010101u); ");
-        next + &match self.along_inner {
-            true => format!("{name}_seen{n} |= next.x | next.y; "),
-            false => format!("{name}_seen |= next; "),
-        }
+        let name = self.name;
+        format!("let next = next_code({name}{n}); seen |= next.x | next.y; ")
     }
 
-    /// Statements that tell the workgroup which rows or columns of the result are NaN.
-    pub fn tell(&self) -> String {
-        let name = self.name;
-        let mut text = String::new();
-        if !self.has_marks {
-            return text;
-        }
-        if self.along_inner {
-            for n in 0..self.count() {
-                let _ = writeln!(
-                    text,
-                    "    if (({name}_seen{n} & 0x80808080u) != 0u) {{ atomicStore(&{name}_nan[{name}_row + {}u], 1u); }}",
-                    n * self.rows_at_once()
-                );
-            }
-            return text;
-        }
-        for (word, at) in [("x", 0), ("y", 4)] {
-            let _ = writeln!(
-                text,
-                "    for (var n = 0u; n < 4u; n++) {{ if ((({name}_seen.{word} >> (8u * n)) & 0x80u) != 0u) {{ atomicStore(&{name}_nan[8u * {name}_column + {at}u + n], 1u); }} }}"
-            );
-        }
-        text
+    /// Statements that take all marks away.
+    pub fn clear_marks(&self, indent: &str) -> String {
+        let Self { name, threads, .. } = self;
+        format!(
+            "{indent}for (var n = thread; n < {}u; n += {threads}u) {{ atomicStore(&{name}_nan[n], 0u); }}\n",
+            self.outer()
+        )
+    }
+
+    /// Statements that find the NaN of a tile's rows or columns of the result in the operand, over
+    /// the whole inner axis, and mark them.
+    pub fn find(&self, indent: &str) -> String {
+        let Self { name, first, rows, columns, threads, .. } = self;
+        let chunks = columns / CHUNK;
+        let across = if self.along_inner { chunks } else { self.tile_chunks };
+        let count = across * if self.along_inner { self.tile_rows } else { *rows };
+        let (row, chunk) = match self.along_inner {
+            true => (format!("({first} + n / {across}u)"), format!("n % {across}u")),
+            false => (format!("n / {across}u"), format!("({first} / 8u + n % {across}u)")),
+        };
+        let more = if self.ragged { format!(", {row}, 8u * ({chunk})") } else { String::new() };
+        let place = format!("batch * {}u + {row} * {chunks}u + {chunk}", rows * chunks);
+        let mark = match self.along_inner {
+            true => format!(
+                "if (((next.x | next.y) & 0x80808080u) != 0u) {{ atomicStore(&{name}_nan[n / {across}u], 1u); }}"
+            ),
+            false => format!(
+                "for (var i = 0u; i < 8u; i++) {{ if (((next[i / 4u] >> (8u * (i % 4u))) & 0x80u) != 0u) {{ atomicStore(&{name}_nan[8u * (n % {across}u) + i], 1u); }} }}"
+            ),
+        };
+        format!(
+            "{indent}for (var n = thread; n < {count}u; n += {threads}u) {{\n\
+             {indent}    let next = next_code({name}({place}{more}));\n\
+             {indent}    {mark}\n\
+             {indent}}}\n"
+        )
     }
 
     /// Rows or columns of the result in a tile.
@@ -223,7 +220,7 @@ impl Staged {
 }
 
 /// Body of the function that makes eight halves of a chunk `c`. In E4M3 the exponent is 8 too small
-/// then, which the scale of the result makes good, and a NaN becomes a number: [`Staged::marks`].
+/// then, which the scale of the result makes good, and a NaN becomes a number: [`Staged::mark`].
 fn halves(builder: &mut Builder<'_>, dtype: DType) -> String {
     let spread = "    return mat2x4<f16>(spread(low.x, high.x), spread(low.y, high.y));\n";
     match dtype.format() {
