@@ -112,11 +112,14 @@ fn encode_e4m3_even(bits: vec4<u32>) -> vec4<u32> {
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let quad = id.x + id.y * groups.x * 256u;
     if (quad >= 2048u) { return; }
-    let v0_bits = decode_bf16(x0_codes(quad));
+    let v0_codes = x0_codes(quad);
+    let v0_bits = decode_bf16(v0_codes);
     let v0 = bitcast<vec4<f32>>(v0_bits);
-    let v1_bits = x1_codes((((4u * quad) % 128u)) / 4u);
+    let v1_codes = x1_codes((((4u * quad) % 128u)) / 4u);
+    let v1_bits = v1_codes;
     let v1 = bitcast<vec4<f32>>(v1_bits);
-    let v2_bits = decode_bf16(x2_codes(quad));
+    let v2_codes = x2_codes(quad);
+    let v2_bits = decode_bf16(v2_codes);
     let v2 = bitcast<vec4<f32>>(v2_bits);
     let t0_2 = v0 + v1;
     let r0_scaled = bitcast<vec4<u32>>(t0_2);

@@ -10,7 +10,7 @@ use onesigma_graph::{AdamWConfig, Distribution};
 use super::index::axis_coordinate;
 use super::kernel::{Builder, Kernel, Lanes, folded};
 use super::{expression, fill, literal, scalar_literal};
-use crate::ir::{Compute, Element, Entry, Operand, TensorId, Updated};
+use crate::ir::{Access, Compute, Element, Entry, Operand, TensorId, Updated};
 use crate::memory::Memory;
 
 const TEMPLATE: &str = include_str!("../wgsl/element.wgsl");
@@ -201,9 +201,11 @@ fn emit(
             // An operand as it is: its bits, past any arithmetic.
             match names.iter().position(|name| *name == value) {
                 Some(at) if element.result.alpha == 1.0 => {
-                    let from = builder.dtype(element.operands[at].tensor);
-                    let bits = format!("{value}_bits");
-                    builder.convert(body, &element.result, &bits, from, quad, name);
+                    let operand = &element.operands[at];
+                    // A row that is not in the table is NaN in the bits alone.
+                    let with_codes = matches!(operand.access, Access::View(_));
+                    let from = (builder.dtype(operand.tensor), with_codes);
+                    builder.convert(body, &element.result, &value, from, quad, name);
                 }
                 _ => builder.round(body, &element.result, &value, None, quad, name),
             }
@@ -211,7 +213,7 @@ fn emit(
         Compute::Copy => {
             let from = operand_name(&element.operands[0]);
             let _ = writeln!(body, "    let {name}_codes = {from}_codes;");
-            decoded(builder, body, element, name);
+            builder.back(body, element.result.dtype, name);
         }
         Compute::Concat { inner, ends } => {
             let total = ends.last().copied().unwrap_or(1);
@@ -239,7 +241,7 @@ fn emit(
                     start = end;
                 }
             }
-            decoded(builder, body, element, name);
+            builder.back(body, element.result.dtype, name);
         }
         Compute::AdamW(config, which) => {
             builder.library.math();
@@ -286,13 +288,6 @@ fn adam_w(
         // The lowering gives each result its operands.
         _ => String::new(),
     }
-}
-
-/// Statements that make the values of copied codes, for those that read them.
-fn decoded(builder: &mut Builder<'_>, body: &mut String, element: &Element, name: &str) {
-    let bits = builder.library.decoded(element.result.dtype, &format!("{name}_codes"));
-    let _ = writeln!(body, "    let {name}_bits = {bits};");
-    let _ = writeln!(body, "    let {name} = bitcast<vec4<f32>>({name}_bits);");
 }
 
 fn random(

@@ -156,7 +156,7 @@ impl<'a> Builder<'a> {
         Some(format!("vec4<u32>({}) >= vec4<u32>({rows}u)", each.join(", ")))
     }
 
-    /// Statements that make `{name}_bits` and `{name}`, the f32 values of an operand.
+    /// Statements that make `{name}_codes`, `{name}_bits` and `{name}`, the f32 values of an operand.
     pub(crate) fn load(
         &mut self,
         out: &mut String,
@@ -165,6 +165,8 @@ impl<'a> Builder<'a> {
         name: &str,
     ) {
         let codes = self.codes(operand, lanes);
+        let _ = writeln!(out, "    let {name}_codes = {codes};");
+        let codes = format!("{name}_codes");
         let mut bits = self.library.decoded(self.dtype(operand.tensor), &codes);
         if let Some(beyond) = self.beyond(operand, lanes) {
             bits = format!("select({bits}, vec4<u32>(0x7fc00000u), {beyond})");
@@ -203,30 +205,46 @@ impl<'a> Builder<'a> {
         }
         let codes = self.library.encoded(result.dtype, result.how, &bits, &random);
         let _ = writeln!(out, "    let {name}_codes = {codes};");
-        let back = self.library.decoded(result.dtype, &format!("{name}_codes"));
-        let _ = writeln!(out, "    let {name}_bits = {back};");
-        let _ = writeln!(out, "    let {name} = bitcast<vec4<f32>>({name}_bits);");
+        self.back(out, result.dtype, name);
     }
 
-    /// As [`round`](Self::round), for the `bits` of values of type `from` that are not scaled.
+    /// As [`round`](Self::round), for values of type `from` that are not scaled: those of `{value}`,
+    /// whose `_bits`, and `_codes` where `with_codes`, are there.
     pub(crate) fn convert(
         &mut self,
         out: &mut String,
         result: &Rounded,
-        bits: &str,
-        from: DType,
+        value: &str,
+        (from, with_codes): (DType, bool),
         quad: &str,
         name: &str,
     ) {
-        let Some(format) = result.dtype.format().filter(|_| embeds(from, result.dtype)) else {
-            let plain = match result.is_f32() {
-                true => self.library.plain(from, bits),
-                false => bits.to_owned(),
-            };
-            return self.round(out, result, "", Some(&plain), quad, name);
+        let bits = format!("{value}_bits");
+        if let Some(format) = result.dtype.format().filter(|_| embeds(from, result.dtype)) {
+            let codes = self.library.embedded(format, result.how, &bits);
+            let _ = writeln!(out, "    let {name}_codes = {codes};");
+            let _ = writeln!(out, "    let {name}_bits = {bits};");
+            let _ = writeln!(out, "    let {name} = bitcast<vec4<f32>>({name}_bits);");
+            return;
+        }
+        let codes = format!("{value}_codes");
+        let recoded =
+            with_codes.then(|| self.library.recoded(from, result.dtype, result.how, &codes));
+        if let Some(codes) = recoded.flatten() {
+            let _ = writeln!(out, "    let {name}_codes = {codes};");
+            self.back(out, result.dtype, name);
+            return;
+        }
+        let plain = match result.is_f32() {
+            true => self.library.plain(from, &bits),
+            false => bits,
         };
-        let codes = self.library.embedded(format, result.how, bits);
-        let _ = writeln!(out, "    let {name}_codes = {codes};");
+        self.round(out, result, "", Some(&plain), quad, name);
+    }
+
+    /// Statements that make `{name}_bits` and `{name}` of `{name}_codes`.
+    pub(crate) fn back(&mut self, out: &mut String, dtype: DType, name: &str) {
+        let bits = self.library.decoded(dtype, &format!("{name}_codes"));
         let _ = writeln!(out, "    let {name}_bits = {bits};");
         let _ = writeln!(out, "    let {name} = bitcast<vec4<f32>>({name}_bits);");
     }

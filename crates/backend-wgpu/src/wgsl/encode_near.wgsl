@@ -1,4 +1,4 @@
-// Codes of {{format}}, rounded to nearest-even.
+// Codes of {{format}}, rounded to nearest-even{{of}}.
 fn encode_{{name}}(bits: vec4<u32>) -> vec4<u32> {
     let exponent = bits & vec4<u32>(0x7f800000u);
     let top = max(exponent, vec4<u32>({{min_normal_bits}}u));
@@ -11,10 +11,10 @@ fn encode_{{name}}(bits: vec4<u32>) -> vec4<u32> {
     var code = min(rounded, vec4<u32>({{over}}u));
     let sign = (bits >> vec4<u32>({{to_sign}}u)) & vec4<u32>({{sign}}u);
     code = code | {{signed}};
-    if (any(exponent == vec4<u32>(0x7f800000u))) {
+    if (any(exponent == vec4<u32>({{special}}u))) {
         let magnitude = bits & vec4<u32>(0x7fffffffu);
-        code = select(code, vec4<u32>({{over}}u) | sign, magnitude == vec4<u32>(0x7f800000u));
-        code = select(code, {{nan}}, magnitude > vec4<u32>(0x7f800000u));
+        code = select(code, vec4<u32>({{over}}u) | sign, magnitude == vec4<u32>({{special}}u));
+        code = select(code, {{nan}}, magnitude > vec4<u32>({{special}}u));
     }
     return code;
 }

@@ -18,7 +18,7 @@ pub(super) fn encode(format: Format, how: Conversion, name: &str) -> String {
     }
     let is_float = !matches!(format.specials(), Specials::Scale | Specials::Integer);
     if how.rounding == Rounding::NearestEven && is_float && quantum_exponent(format) > -120 {
-        return encode_near(format, over, name);
+        return encode_near(format, over, name, None);
     }
     let scale = format.specials() == Specials::Scale;
     let round = match how.rounding {
@@ -106,9 +106,19 @@ fn nan_line(format: Format) -> String {
     format!("code = select(code, {code}, magnitude > {WORDS}(0x7f800000u));")
 }
 
-fn encode_near(format: Format, over: u32, name: &str) -> String {
+/// Nearest-even, of f32 or of the codes of `shifted`, see [`shift`].
+pub(super) fn encode_near(
+    format: Format,
+    over: u32,
+    name: &str,
+    shifted: Option<Format>,
+) -> String {
     let p = format.mantissa_bits();
-    let least = (min_exponent(format) + 127) as u32;
+    let below = shifted.map_or(0, |from| 127 - from.bias());
+    let least = (min_exponent(format) + 127 - below) as u32;
+    let special =
+        shifted.map_or(0x7f80_0000, |from| (from.max_code() + 1) << (23 - from.mantissa_bits()));
+    let of = shifted.map_or_else(String::new, |from| format!(", of {from} as `shift` makes it"));
     let nan = format!("{WORDS}({}u)", format.nan_code());
     let is_fnuz = format.specials() == Specials::Fnuz;
     let [signed, nan] = match is_fnuz {
@@ -121,6 +131,8 @@ fn encode_near(format: Format, over: u32, name: &str) -> String {
         include_str!("../../wgsl/encode_near.wgsl"),
         &[
             ("format", format.to_string()),
+            ("of", of),
+            ("special", format!("{special:#x}")),
             ("name", name.to_owned()),
             ("min_normal_bits", (least << 23).to_string()),
             ("per_quantum", ((254 + p) << 23).to_string()),
@@ -133,6 +145,36 @@ fn encode_near(format: Format, over: u32, name: &str) -> String {
             ("nan", nan),
         ],
     )
+}
+
+/// The function `shift_{name}`: codes of a format as f32 with the exponents of the format, which
+/// saves their decoding.
+pub(super) fn shift(format: Format, name: &str) -> String {
+    let widen = 23 - format.mantissa_bits();
+    fill(
+        include_str!("../../wgsl/shift.wgsl"),
+        &[
+            ("format", format.to_string()),
+            ("below", (127 - format.bias()).to_string()),
+            ("name", name.to_owned()),
+            ("to_sign", (32 - format.bits()).to_string()),
+            ("widen", widen.to_string()),
+            ("magnitude", ((sign_bit(format) - 1) << widen).to_string()),
+        ],
+    )
+}
+
+/// Whether a cast rounds codes that are only shifted, not decoded: every subnormal of `from` is
+/// below half a quantum of `to`.
+pub(super) fn is_shifted(from: Format, to: Format, how: Conversion) -> bool {
+    let is_float = !matches!(to.specials(), Specials::Scale | Specials::Integer);
+    how.rounding == Rounding::NearestEven
+        && is_float
+        && !to.is_f32()
+        && from.specials() == Specials::Ieee
+        && from.is_signed()
+        && from.bias() < 127
+        && min_exponent(from) < quantum_exponent(to)
 }
 
 /// The function `encode_{name}` of numbers that a format has, none of them subnormal in it.

@@ -9,7 +9,7 @@ use onesigma_format::{Conversion, Format, Overflow, Rounding, Specials};
 use onesigma_graph::DType;
 
 use self::decode::decode;
-use self::encode::{encode, encode_exact, encode_exact_f16};
+use self::encode::{encode, encode_exact, encode_exact_f16, encode_near, is_shifted, shift};
 
 const PACK: &str = include_str!("../../wgsl/pack.wgsl");
 const PHILOX: &str = include_str!("../../wgsl/philox.wgsl");
@@ -90,6 +90,26 @@ impl Library {
         };
         self.functions.insert((2, format!("encode_{name}")), text);
         format!("encode_{name}({bits})")
+    }
+
+    /// As [`encoded`](Self::encoded) for `codes` of another type, where these need not be decoded.
+    pub(crate) fn recoded(
+        &mut self,
+        from: DType,
+        to: DType,
+        how: Conversion,
+        codes: &str,
+    ) -> Option<String> {
+        let (from, to) = (from.format()?, to.format()?);
+        if !is_shifted(from, to, how) {
+            return None;
+        }
+        let shifted = name_of(from);
+        self.functions.insert((2, format!("shift_{shifted}")), shift(from, &shifted));
+        let name = format!("{}_of_{shifted}_{}", name_of(to), rule_name(how));
+        let text = encode_near(to, overflow_code(to, how), &name, Some(from));
+        self.functions.insert((2, format!("encode_{name}")), text);
+        Some(format!("encode_{name}(shift_{shifted}({codes}))"))
     }
 
     /// As [`decoded`](Self::decoded) where the bits themselves are a result: NaN without payload.
