@@ -34,8 +34,22 @@ pub struct Node {
     /// Layer that the node belongs to, if any; recipes choose by it.
     pub layer: Option<u32>,
     /// Random-number stream: identifies the node for dropout and stochastic rounding, and stays
-    /// the same whatever passes do around it.
+    /// the same whatever passes do around it. That of a result is
+    /// [`stream_of`](Self::stream_of) it.
     pub stream: u32,
+}
+
+impl Node {
+    /// The random-number stream of a result: `stream + output * 2^24`.
+    ///
+    /// Nodes are numbered from small numbers up, one stream each, and a program that had 2^24 of
+    /// them would fit no machine; so the high eight bits are free to tell the results of one node
+    /// apart. The first result has the node's own stream. A pass that makes a node of its own
+    /// out of result `j` (a cast behind it, the last part of its decomposition) gives it this
+    /// number, so that it draws the bits that the result would have drawn.
+    pub const fn stream_of(&self, output: usize) -> u32 {
+        self.stream.wrapping_add((output as u32) << 24)
+    }
 }
 
 /// One entry of a program under construction: nodes in execution order, and the slots that are

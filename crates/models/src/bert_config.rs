@@ -1,8 +1,10 @@
 //! Configuration of BERT, with the names of Hugging Face's `config.json`.
 
-use crate::config::{Activation, NormPosition, Range, check_range, wrong};
+use crate::Result;
+use crate::config::{
+    Activation, NormPosition, Range, branch_taus, check_batch, check_range, parse, wrong,
+};
 use crate::convert::{Epsilons, StreamScale};
-use crate::{Error, Result};
 use onesigma_ops::{Attention, Parametrisation, TransformerResidual};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -164,8 +166,7 @@ impl BertConfig {
     /// # Errors
     /// [`Error::ConfigSyntax`].
     pub fn from_json(text: &str) -> Result<Self> {
-        serde_json::from_str(text)
-            .map_err(|error| Error::ConfigSyntax { reason: error.to_string() })
+        parse(text)
     }
 
     /// Checks every field.
@@ -222,18 +223,7 @@ impl BertConfig {
     /// # Errors
     /// [`Error::Config`] for an empty batch or a sequence beyond `max_position_embeddings`.
     pub fn validate_batch(&self, batch: usize, seq: usize) -> Result<()> {
-        if batch == 0 {
-            return Err(wrong("batch", batch, "at least 1".to_owned(), "use 1".to_owned()));
-        }
-        if seq == 0 || seq > self.max_position_embeddings {
-            return Err(wrong(
-                "seq",
-                seq,
-                format!("1 to `max_position_embeddings`, {}", self.max_position_embeddings),
-                "shorten the sequence or raise max_position_embeddings".to_owned(),
-            ));
-        }
-        Ok(())
+        check_batch(batch, seq, "max_position_embeddings", self.max_position_embeddings)
     }
 
     /// Width of one head.
@@ -300,15 +290,10 @@ impl BertConfig {
     /// # Errors
     /// [`Error::Ops`] for factors that are not positive.
     pub fn taus(&self, p: Parametrisation, layer: usize) -> Result<[f64; 2]> {
-        if let Some(tau) = self.residual_tau {
-            return Ok([tau; 2]);
-        }
         let weights = TransformerResidual {
             residual_mult: self.residual_mult,
             residual_attn_ratio: self.residual_attn_ratio,
         };
-        let (rule, branches) = (p.scheme().residual, 2 * self.num_hidden_layers);
-        let attention = weights.tau(rule, 2 * layer, branches)?;
-        Ok([attention, weights.tau(rule, 2 * layer + 1, branches)?])
+        branch_taus(p, self.residual_tau, weights, layer, self.num_hidden_layers)
     }
 }
