@@ -67,6 +67,20 @@ pub struct Span {
 }
 
 /// A kind of device that can run programs.
+///
+/// ```
+/// use onesigma_backend::{Backend, RefBackend, Support};
+/// use onesigma_format::Format;
+/// use onesigma_graph::{DType, Op};
+///
+/// // Chosen at run time: nothing else of a program knows which backend it is.
+/// let backends: Vec<Box<dyn Backend>> = vec![Box::new(RefBackend::rounding())];
+/// let cast = Op::Cast { to: DType::Float(Format::E4M3) };
+/// for backend in &backends {
+///     let support = backend.supports(&cast, &[DType::F32], DType::Float(Format::E4M3));
+///     assert!(matches!(support, Support::Native), "{}", backend.name());
+/// }
+/// ```
 pub trait Backend {
     /// Short name: `cpu`.
     fn name(&self) -> &str;
@@ -98,6 +112,29 @@ pub trait Backend {
 }
 
 /// A compiled program with its state.
+///
+/// ```
+/// use onesigma_backend::{Backend, RefBackend};
+/// # use onesigma_graph::{DType, Graph, Module, Program, Role, SlotKind};
+/// #
+/// # let mut module = Module::new();
+/// # let count = module.slot("count", SlotKind::State, [], DType::F32, Role::Statistic)?;
+/// # let mut graph = Graph::new();
+/// # let old = module.read(&mut graph, count);
+/// # let new = graph.map(&[old], |x| x[0].clone() + 1.0)?.one()?;
+/// # graph.write(count, new);
+/// # let step = module.entry("step", graph)?;
+/// # let program = Program::new(module)?;
+///
+/// // `step` adds one to the state `count`, see `Program`.
+/// let mut engine = RefBackend::rounding().compile(&program)?;
+/// engine.write(count, &40_f32.to_le_bytes())?;
+/// engine.run(step, 2)?;
+/// let mut found = [0; 4];
+/// engine.read(count, &mut found)?;
+/// assert_eq!(f32::from_le_bytes(found), 42.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Engine {
     /// Writes a slot from little-endian bytes. A state slot takes one frame. An input takes `n`
     /// frames: one serves every step of a run, otherwise there must be one for each step.

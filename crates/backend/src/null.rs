@@ -104,6 +104,26 @@ pub struct Cost {
 }
 
 /// Compiles for a described device.
+///
+/// ```
+/// use onesigma_backend::{Backend, Device, NullBackend};
+/// # use onesigma_graph::{DType, Graph, Module, Program, Role, SlotKind};
+/// #
+/// # let mut module = Module::new();
+/// # let count = module.slot("count", SlotKind::State, [], DType::F32, Role::Statistic)?;
+/// # let mut graph = Graph::new();
+/// # let old = module.read(&mut graph, count);
+/// # let new = graph.map(&[old], |x| x[0].clone() + 1.0)?.one()?;
+/// # graph.write(count, new);
+/// # let step = module.entry("step", graph)?;
+/// # let program = Program::new(module)?;
+///
+/// // What the entry `step` of `program` would cost on an H100.
+/// let backend = NullBackend::new(Device::h100());
+/// let cost = backend.cost(&program, step)?;
+/// assert!(cost.bytes > 0.0 && cost.seconds > 0.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct NullBackend {
     device: Device,

@@ -64,6 +64,16 @@ pub enum Overflow {
 }
 
 /// Rounding and overflow rule of one conversion.
+///
+/// ```
+/// use onesigma_format::{Conversion, Format, Overflow, Rounding, decode, encode};
+///
+/// let e4m3 = |value, how| decode(encode(value, Format::E4M3, how, 0), Format::E4M3);
+/// assert_eq!(e4m3(1000.0, Conversion::SATURATE), 448.0);
+/// // As a cast in hardware that keeps overflow visible.
+/// let how = Conversion { rounding: Rounding::NearestEven, overflow: Overflow::Special };
+/// assert!(e4m3(1000.0, how).is_nan());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Conversion {

@@ -95,6 +95,15 @@ pub enum Instr {
 }
 
 /// A scalar function of the elements of `inputs` operands; its value is that of the last step.
+///
+/// ```
+/// use onesigma_graph::expr::Expr;
+///
+/// // Kernels that are fused into one are expressions like these, put into each other.
+/// let leaky = Expr::new(1, |x| x[0].clone() * 0.01 + x[0].clone() * x[0].sigmoid());
+/// assert_eq!(leaky.eval(&[0.0], &[]), 0.0);
+/// assert!((leaky.gradients()[0].eval(&[0.0, 2.0], &[]) - 2.0 * 0.51).abs() < 1e-12);
+/// ```
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Expr {
     inputs: u16,

@@ -54,6 +54,21 @@ impl Node {
 
 /// One entry of a program under construction: nodes in execution order, and the slots that are
 /// written when it ends.
+///
+/// ```
+/// use onesigma_graph::{DType, Graph, Module, Role, SlotKind};
+///
+/// let mut module = Module::new();
+/// let x = module.slot("x", SlotKind::Input, [2, 3], DType::F32, Role::Data)?;
+/// let mut graph = Graph::new();
+/// let x = module.read(&mut graph, x);
+/// // A result is scaled by `alpha`, the gradient of its operand by `beta`.
+/// let y = graph.map(&[x], |x| x[0].square())?.alpha(0.5).beta(&[0.25]).one()?;
+/// let node = graph.node(graph.value(y).producer);
+/// assert_eq!((node.alpha.as_slice(), node.beta.as_slice()), (&[0.5][..], &[0.25][..]));
+/// assert_eq!(graph.shape(y).dims(), [2, 3]);
+/// # Ok::<(), onesigma_graph::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Graph {
     pub(crate) nodes: Vec<Node>,

@@ -55,6 +55,16 @@ impl BertTask {
 /// BERT (arXiv 1810.04805): token, position and segment embeddings, an encoder that sees both
 /// sides, and heads. Fields that `config.json` of BERT also has keep their names; other fields of
 /// a `config.json` are ignored.
+///
+/// ```
+/// use onesigma_models::{BertConfig, BertTask};
+/// use onesigma_ops::Parametrisation;
+///
+/// let config = BertConfig { hidden_size: 64, num_attention_heads: 2, ..BertConfig::default() };
+/// let parameters = config.parameters(BertTask::MaskedLm, Parametrisation::Unit)?;
+/// assert!(parameters.iter().any(|spec| spec.name.contains("word_embeddings")));
+/// # Ok::<(), onesigma_models::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BertConfig {

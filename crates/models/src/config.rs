@@ -77,6 +77,18 @@ pub enum Norm {
 /// A decoder with causal attention; by default that of GPT-2, with learned positions and pre-norm.
 /// Fields that `config.json` of GPT-2 also has keep their names; fields of `config.json` that are
 /// not here are ignored. Dropout is 0 where it is not given.
+///
+/// ```
+/// use onesigma_models::GptConfig;
+/// use onesigma_ops::Parametrisation;
+///
+/// // What `config.json` of a model on Hugging Face holds.
+/// let config = GptConfig::from_json(r#"{"n_embd": 64, "n_layer": 2, "n_head": 4}"#)?;
+/// let parameters = config.parameters(Parametrisation::Regular)?;
+/// assert_eq!(parameters[0].name, "transformer.wte.weight");
+/// assert!(GptConfig { n_head: 3, ..config }.validate().is_err(), "heads of 64 / 3");
+/// # Ok::<(), onesigma_models::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GptConfig {
