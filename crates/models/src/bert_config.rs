@@ -164,7 +164,7 @@ impl BertConfig {
     /// A configuration from the text of a `config.json`; [`validate`](Self::validate) it next.
     ///
     /// # Errors
-    /// [`Error::ConfigSyntax`].
+    /// [`Error::ConfigSyntax`](crate::Error::ConfigSyntax).
     pub fn from_json(text: &str) -> Result<Self> {
         parse(text)
     }
@@ -172,7 +172,7 @@ impl BertConfig {
     /// Checks every field.
     ///
     /// # Errors
-    /// [`Error::Config`] with the field, its value and what to do.
+    /// [`Error::Config`](crate::Error::Config) with the field, its value and what to do.
     pub fn validate(&self) -> Result<()> {
         for (field, size, least) in [
             ("vocab_size", self.vocab_size, 2),
@@ -221,7 +221,8 @@ impl BertConfig {
     /// Checks the shape of a batch of token ids `[batch, seq]`.
     ///
     /// # Errors
-    /// [`Error::Config`] for an empty batch or a sequence beyond `max_position_embeddings`.
+    /// [`Error::Config`](crate::Error::Config) for an empty batch or a sequence beyond
+    /// `max_position_embeddings`.
     pub fn validate_batch(&self, batch: usize, seq: usize) -> Result<()> {
         check_batch(batch, seq, "max_position_embeddings", self.max_position_embeddings)
     }
@@ -288,7 +289,7 @@ impl BertConfig {
     /// `tau` of the attention and the MLP branch of a layer.
     ///
     /// # Errors
-    /// [`Error::Ops`] for factors that are not positive.
+    /// [`Error::Ops`](crate::Error::Ops) for factors that are not positive.
     pub fn taus(&self, p: Parametrisation, layer: usize) -> Result<[f64; 2]> {
         let weights = TransformerResidual {
             residual_mult: self.residual_mult,
