@@ -5,7 +5,8 @@
 //! ```
 //!
 //! What a backend does not do itself runs on the host, so it can begin this small. The book's
-//! chapter on extending goes on from here; `templates/backend` is the same with every format.
+//! chapter on extending goes on from here; `templates/backend` is the same with every format,
+//! `templates/engine` a backend that compiles whole programs.
 #![allow(clippy::print_stdout)]
 
 use std::error::Error as StdError;

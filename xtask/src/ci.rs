@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::process::{self, cargo_with};
-use crate::{matrix, release, test};
+use crate::{browser, matrix, release, test};
 
 /// Arguments of `cargo xtask ci`.
 #[derive(Debug, clap::Args)]
@@ -25,25 +25,23 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     release::msrv()?;
     release::deny()?;
     matrix::run(&matrix::Arguments::default())?;
-    browser()?;
+    pages()?;
     if arguments.lints {
         return Ok(());
     }
+    // A minute or two, and skipped where there is no Chromium.
+    process::run(&mut cargo_with(["xtask", "browser"]))?;
     test::run(&test::Arguments::default())
 }
 
 /// Checks the crates that run in a browser, where the target is installed.
-fn browser() -> Result<()> {
-    const TARGET: &str = "wasm32-unknown-unknown";
-    let mut rustc = std::process::Command::new("rustc");
-    let found = rustc.args(["--print", "target-libdir", "--target", TARGET]).output();
-    let folder = found.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    if !folder.is_ok_and(|folder| std::path::Path::new(&folder).is_dir()) {
-        eprintln!("skipped: the target {TARGET} is not installed");
+fn pages() -> Result<()> {
+    if !browser::has_target() {
+        eprintln!("skipped: the target {} is not installed", browser::TARGET);
         return Ok(());
     }
     let crates = ["format", "graph", "models", "backend-wgpu", "browser"];
     let packages =
         crates.iter().flat_map(|name| ["--package".to_owned(), format!("onesigma-{name}")]);
-    process::run(cargo_with(["check", "--target", TARGET]).args(packages))
+    process::run(cargo_with(["check", "--target", browser::TARGET]).args(packages))
 }

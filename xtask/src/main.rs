@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod browser;
 mod bundle;
 mod ci;
 mod coverage;
@@ -66,6 +67,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Draw every recorded result on one page.
     Report(report::Arguments),
+    /// Train the demo page in a real browser.
+    Browser(browser::Arguments),
     /// Pack binaries, benchmarks and a script for a GPU machine.
     Bundle(bundle::Arguments),
 }
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Pictures(arguments) => pictures::run(&arguments),
         Task::Report(arguments) => report::run(&arguments),
+        Task::Browser(arguments) => browser::run(&arguments),
         Task::Bundle(arguments) => bundle::run(&arguments),
     };
     match result {

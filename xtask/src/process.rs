@@ -69,19 +69,34 @@ pub fn release_binary(package: &str) -> Result<PathBuf> {
 
 /// Runs a `cargo build` of one binary; gives its path.
 pub fn executable(build: &mut Command) -> Result<PathBuf> {
+    let found = built(build, |message| message["executable"].as_str().map(PathBuf::from))?;
+    found.with_context(|| format!("`{}` named no executable", show(build)))
+}
+
+/// Runs a `cargo build`; gives the file that was wanted of the last message that names one.
+pub fn built(
+    build: &mut Command,
+    wanted: impl Fn(&serde_json::Value) -> Option<PathBuf>,
+) -> Result<Option<PathBuf>> {
     let shown = show(build);
     eprintln!("$ {shown}");
     build.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
     let output = build.output().context("cannot start cargo")?;
     ensure!(output.status.success(), "`{shown}` failed");
-    // Among cargo's messages, one a line, the last that names an executable is ours.
-    output
-        .stdout
-        .split(|&byte| byte == b'\n')
+    let messages = output.stdout.split(|&byte| byte == b'\n');
+    Ok(messages
         .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
-        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .next_back()
-        .with_context(|| format!("`{shown}` named no executable"))
+        .filter_map(|message| wanted(&message))
+        .next_back())
+}
+
+/// Chromium's path, if it is there.
+pub fn chromium() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"];
+    std::env::split_paths(&path)
+        .flat_map(|dir| names.map(|name| dir.join(name)))
+        .find(|path| path.is_file())
 }
 
 #[cfg(test)]

@@ -82,14 +82,5 @@ fn pictures(folder: &Path, charts: &[Chart]) -> Result<()> {
     Ok(())
 }
 
-/// Chromium's path, if it is there.
-fn chromium() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
-    std::env::split_paths(&path)
-        .flat_map(|dir| names.map(|name| dir.join(name)))
-        .find(|path| path.is_file())
-}
-
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Scalar expressions, one candle op for each of their steps.
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
-use onesigma_graph::expr::{BinaryOp, Expr, Instr, UnaryOp};
+use onesigma_graph::expr::{BinaryOp, Expr, Step, UnaryOp};
 
 /// The value of `expr` over `dims`, in f32. `inputs` broadcast to `dims`.
 ///
@@ -15,21 +15,14 @@ pub(crate) fn eval(
 ) -> Result<Tensor> {
     let shape = Shape::from(dims);
     let full = |value: f64| Tensor::full(value as f32, (), device)?.broadcast_as(&shape);
-    let mut steps: Vec<Tensor> = Vec::with_capacity(expr.instrs().len());
-    for instr in expr.instrs() {
-        let at = |step: u16| &steps[usize::from(step)];
-        let value = match *instr {
-            Instr::Input(n) => inputs[usize::from(n)].broadcast_as(&shape)?,
-            Instr::Const(value) => full(value)?,
-            Instr::Index(axis) => index(usize::from(axis), dims, device)?.broadcast_as(&shape)?,
-            Instr::Unary(op, x) => unary(op, at(x))?,
-            Instr::Binary(op, a, b) => binary(op, at(a), at(b))?,
-            Instr::Select(condition, then, other) => {
-                at(condition).ne(&full(0.0)?)?.where_cond(at(then), at(other))?
-            }
-        };
-        steps.push(value);
-    }
+    let mut steps = expr.walk(|_, step: Step<'_, Tensor>| match step {
+        Step::Input(n) => inputs[n].broadcast_as(&shape),
+        Step::Const(value) => full(value),
+        Step::Index(axis) => index(axis, dims, device)?.broadcast_as(&shape),
+        Step::Unary(op, x) => unary(op, x),
+        Step::Binary(op, a, b) => binary(op, a, b),
+        Step::Select(condition, then, other) => condition.ne(&full(0.0)?)?.where_cond(then, other),
+    })?;
     steps.pop().map_or_else(|| full(0.0), Ok)
 }
 

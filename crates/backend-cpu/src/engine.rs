@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use onesigma_backend::{
-    Engine, Error, Report, Result, Span, expect_frames, expect_readable, expect_writable,
+    Engine, Error, HostSlot, Report, Result, Span, find_entry, find_slot, find_slot_mut,
 };
 use onesigma_graph::{EntryId, Op, Place, Program, SlotId, SlotKind};
 
@@ -18,20 +18,8 @@ use crate::schedule::{Work, schedule};
 use crate::team::Team;
 
 struct Slot {
-    name: String,
-    kind: SlotKind,
+    host: HostSlot,
     place: Place,
-    /// Frames of an input as written, or of an output from the last run.
-    frames: Vec<u8>,
-}
-
-impl Slot {
-    fn frame_count(&self) -> usize {
-        match self.place.bytes {
-            0 => usize::from(!self.frames.is_empty()),
-            bytes => self.frames.len() / bytes,
-        }
-    }
 }
 
 /// A value that a slot takes at the end of a step.
@@ -116,10 +104,8 @@ impl CpuEngine {
             .iter()
             .enumerate()
             .map(|(at, slot)| Slot {
-                name: slot.name.clone(),
-                kind: slot.kind,
+                host: HostSlot::new(slot),
                 place: program.slot_place(SlotId::new(at)),
-                frames: Vec::new(),
             })
             .collect();
         let arena = Arena::new(program.arena_bytes()).ok_or_else(out_of_memory)?;
@@ -136,19 +122,13 @@ impl CpuEngine {
         })
     }
 
-    fn slot(&mut self, id: SlotId) -> Result<&mut Slot> {
-        let count = self.slots.len();
-        self.slots.get_mut(id.index()).ok_or(Error::UnknownSlot { index: id.index(), count })
-    }
-
     /// Copies frame `step` of each input that has several into the arena, or the one there is.
     fn take_inputs(&mut self, entry: usize, step: usize) {
         for &at in &self.entries[entry].inputs {
             let slot = &self.slots[at];
-            let bytes = slot.place.bytes;
-            let frame = if slot.frame_count() == 1 { 0 } else { step };
+            let (bytes, frame) = (slot.place.bytes, slot.host.frame_of(step));
             if step == 0 || frame > 0 {
-                let frame = &slot.frames[frame * bytes..(frame + 1) * bytes];
+                let frame = &slot.host.frames[frame * bytes..(frame + 1) * bytes];
                 self.arena.at(slot.place).copy_from_slice(frame);
             }
         }
@@ -218,7 +198,7 @@ impl CpuEngine {
                 // SAFETY: the arena is borrowed mutably; distinct tensors do not overlap.
                 unsafe { memory.write(write.to).copy_from_slice(memory.read(write.from)) };
             }
-            let slot = &mut self.slots[write.slot];
+            let slot = &mut self.slots[write.slot].host;
             if slot.kind == SlotKind::Output {
                 slot.frames.extend_from_slice(self.arena.at(write.to));
             }
@@ -238,54 +218,40 @@ impl CpuEngine {
 
 impl Engine for CpuEngine {
     fn write(&mut self, slot: SlotId, bytes: &[u8]) -> Result<()> {
-        let slot = self.slot(slot)?;
-        expect_writable(&slot.name, slot.kind, slot.place.bytes, bytes.len())?;
-        if slot.kind == SlotKind::Input {
-            slot.frames.clear();
-            slot.frames.extend_from_slice(bytes);
-        } else {
-            let place = slot.place;
+        let slot = find_slot_mut(&mut self.slots, slot)?;
+        let place = slot.place;
+        if !slot.host.write(bytes)? {
             self.arena.at(place).copy_from_slice(bytes);
         }
         Ok(())
     }
 
     fn read(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()> {
-        let slot = self.slot(slot)?;
-        let (place, found) = (slot.place, bytes.len());
-        expect_readable(&slot.name, slot.kind, place.bytes, slot.frame_count(), found)?;
-        if slot.kind == SlotKind::State {
+        let slot = find_slot(&self.slots, slot)?;
+        let place = slot.place;
+        if !slot.host.read(bytes)? {
             bytes.copy_from_slice(self.arena.at(place));
-        } else if slot.frames.is_empty() {
-            bytes.fill(0);
-        } else {
-            bytes.copy_from_slice(&slot.frames[slot.frames.len() - found..]);
         }
         Ok(())
     }
 
     fn run(&mut self, entry: EntryId, times: usize) -> Result<()> {
-        let (index, count) = (entry.index(), self.entries.len());
-        let Some(entry) = self.entries.get(index) else {
-            return Err(Error::UnknownEntry { index, count });
-        };
+        let index = entry.index();
+        let entry = find_entry(&self.entries, entry)?;
         if times == 0 {
             return Ok(());
         }
         for &at in &entry.inputs {
-            let slot = &self.slots[at];
-            if slot.place.bytes > 0 {
-                expect_frames(&slot.name, slot.frame_count(), times)?;
-            }
+            self.slots[at].host.expect_frames(times)?;
         }
         for write in &entry.writes {
-            self.slots[write.slot].frames.clear();
+            self.slots[write.slot].host.frames.clear();
         }
         self.team.clone().lead(|| self.run_steps(index, times))
     }
 
     fn report(&self) -> Report {
-        let frames: usize = self.slots.iter().map(|slot| slot.frames.capacity()).sum();
+        let frames: usize = self.slots.iter().map(|slot| slot.host.frames.capacity()).sum();
         let scratch = crate::parallel::scratch_bytes();
         let mut notes = vec![format!("kernels for {:?}", crate::Isa::current())];
         let passes = |entry: &Entry| {

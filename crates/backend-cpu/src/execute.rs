@@ -131,7 +131,7 @@ impl<'a> Run<'a> {
     unsafe fn output(&self, at: usize) -> Output<'a> {
         let target: &Target = &self.instruction.outputs[at];
         let place = self.rows_of(target.place);
-        let mut noise = noise(self.key.seed, self.key.step, self.instruction.stream, at);
+        let mut noise = noise(self.key.seed, self.key.step, target.stream);
         noise.offset += ((place.offset - target.place.offset) / target.dtype.bytes()) as u64;
         Output {
             // SAFETY: results overlap nothing that is in use.

@@ -1,8 +1,9 @@
 //! From a node of a program to an instruction: everything that does not change from run to run is
 //! worked out here once.
 
+use onesigma_backend::lowering::Rounded;
 use onesigma_backend::{Error, Result, Support};
-use onesigma_format::{Conversion, Format, Rounding};
+use onesigma_format::{Conversion, Format};
 use onesigma_graph::expr::{Expr, Instr};
 use onesigma_graph::{DType, Distribution, Node, Op, Place, ProgramEntry, ReduceKind, Shape};
 
@@ -28,6 +29,8 @@ pub(crate) struct Target {
     pub(crate) dtype: DType,
     pub(crate) how: Conversion,
     pub(crate) alpha: f32,
+    /// Stream of its random bits.
+    pub(crate) stream: u32,
 }
 
 /// One operand of a concatenation, or the one of another movement.
@@ -102,7 +105,6 @@ pub(crate) struct Instruction {
     pub(crate) kind: Kind,
     pub(crate) inputs: Vec<Operand>,
     pub(crate) outputs: Vec<Target>,
-    pub(crate) stream: u32,
     /// Rows of the first result: the product of all axes but the last.
     pub(crate) rows: usize,
     /// Index of the node in its graph.
@@ -114,8 +116,7 @@ pub(crate) struct Instruction {
 impl Instruction {
     /// Whether the result depends on the seed.
     pub(crate) fn draws(&self) -> bool {
-        let stochastic =
-            |target: &Target| matches!(target.how.rounding, Rounding::Stochastic { .. });
+        let stochastic = |target: &Target| target.how.random_bits() > 0;
         matches!(self.kind, Kind::Random(_)) || self.outputs.iter().any(stochastic)
     }
 }
@@ -170,11 +171,10 @@ pub(crate) fn compile(entry: &ProgramEntry, node: &Node) -> Result<Option<Instru
     let outputs: Vec<Target> = node
         .outputs
         .iter()
-        .zip(&node.alpha)
-        .map(|(&id, &alpha)| {
-            let value = graph.value(id);
-            let (place, dtype) = (entry.places[id.index()], value.dtype);
-            Target { place, dtype, how: value.conversion, alpha: alpha as f32 }
+        .enumerate()
+        .map(|(at, &id)| {
+            let Rounded { alpha, dtype, how, stream } = Rounded::of(graph, node, at);
+            Target { place: entry.places[id.index()], dtype, how, alpha: alpha as f32, stream }
         })
         .collect();
     let unsupported = || {
@@ -204,10 +204,9 @@ pub(crate) fn compile(entry: &ProgramEntry, node: &Node) -> Result<Option<Instru
     let sizes: Vec<String> =
         node.inputs.iter().chain(&node.outputs).map(|&id| graph.value(id).describe()).collect();
     let label = format!("{} {} {}", node.op.name(), node.op.attributes(), sizes.join(", "));
-    let stream = node.stream;
     let node = graph.value(node.outputs[0]).producer.index();
     let rows = result.rows();
-    Ok(Some(Instruction { kind, inputs, outputs, stream, rows, node, label }))
+    Ok(Some(Instruction { kind, inputs, outputs, rows, node, label }))
 }
 
 fn kind(

@@ -269,8 +269,7 @@ mod tests {
         Instruction {
             kind,
             inputs: inputs.iter().map(|&place| Operand { place, dtype }).collect(),
-            outputs: vec![Target { place: output, dtype, how, alpha: 1.0 }],
-            stream: 0,
+            outputs: vec![Target { place: output, dtype, how, alpha: 1.0, stream: 0 }],
             rows: ROWS,
             node: 0,
             label: String::new(),

@@ -3,11 +3,10 @@
 //! Reshapes are gone (they name the same tensor), scales and roundings stand with the results, and
 //! every operand says how it is read.
 
-use onesigma_format::Conversion;
+pub(crate) use onesigma_backend::lowering::{Rounded, RowKind};
 use onesigma_graph::expr::Expr;
 use onesigma_graph::{AdamWConfig, DType, Distribution, ReduceKind};
 
-use crate::shader::codec::random_bits;
 use crate::shader::index::View;
 
 /// Index of a tensor of an entry.
@@ -66,30 +65,6 @@ impl Operand {
 
     pub(crate) fn is_full(&self) -> bool {
         matches!(&self.access, Access::View(view) if view.is_full())
-    }
-}
-
-/// How a result is scaled and rounded.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) struct Rounded {
-    pub alpha: f64,
-    pub dtype: DType,
-    pub how: Conversion,
-    pub stream: u32,
-}
-
-impl Rounded {
-    /// F32, unscaled.
-    pub(crate) const PLAIN: Self =
-        Self { alpha: 1.0, dtype: DType::F32, how: Conversion::SATURATE, stream: 0 };
-
-    /// Whether it needs random numbers.
-    pub(crate) fn draws(&self) -> bool {
-        random_bits(self.how) > 0 && !self.is_f32()
-    }
-
-    pub(crate) fn is_f32(&self) -> bool {
-        self.dtype == DType::F32
     }
 }
 
@@ -199,20 +174,7 @@ impl Product {
     }
 }
 
-/// An op over the rows of a matrix, whose width is a multiple of four.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) enum RowKind {
-    /// `(x - mean) / sigma`, without mean unless `centred`.
-    Norm { eps: f64, centred: bool },
-    /// Its gradient for x; the operands are `x, dy` and maybe the weight.
-    NormGrad { eps: f64, centred: bool },
-    /// `softmax(mult x)`.
-    Softmax { mult: f64 },
-    /// Its gradient from `y, dy`.
-    SoftmaxGrad { mult: f64, forward_alpha: f64 },
-}
-
-/// An op over rows.
+/// An op over rows, whose width is a multiple of four.
 #[derive(Clone, Debug)]
 pub(crate) struct Rows {
     pub kind: RowKind,

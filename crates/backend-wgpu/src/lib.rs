@@ -2,9 +2,9 @@
 //!
 //! [`WgpuBackend::open`] takes the best adapter, or the one that is asked for. `compile` writes the
 //! shaders of the whole program, makes all pipelines, buffers and bind groups, and `run` encodes
-//! blocks of steps into one submission each. An entry is [lowered](lower) to work over tensors,
-//! [fused](fuse) as it is lowered, its memory is [planned](memory), and [kernels](build) are
-//! generated from templates in WGSL.
+//! blocks of steps into one submission each. An entry is lowered to work over tensors (module
+//! `lower`), fused as it is lowered (`fuse`), its memory is planned (`memory`), and kernels are
+//! generated from templates in WGSL (`build`, `shader`).
 //!
 //! ```no_run
 //! use onesigma_backend::Backend;

@@ -5,7 +5,7 @@ mod common;
 
 use onesigma_backend::{Backend, noise};
 use onesigma_backend_wgpu::{Options, WgpuBackend};
-use onesigma_format::{Conversion, Format, Overflow, Rounding, decode, encode, encode_slice};
+use onesigma_format::{Conversion, Format, decode, encode, encode_slice};
 use onesigma_graph::{DType, EntryId, Graph, Module, Op, Program, Role, SlotKind};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -134,23 +134,6 @@ fn strata() -> Vec<u32> {
         .collect()
 }
 
-fn rules() -> Vec<Conversion> {
-    let roundings = [
-        Rounding::NearestEven,
-        Rounding::NearestAway,
-        Rounding::TowardZero,
-        Rounding::Up,
-        Rounding::Down,
-        Rounding::Stochastic { bits: 8 },
-        Rounding::Stochastic { bits: 16 },
-        Rounding::Stochastic { bits: 32 },
-    ];
-    let both = [Overflow::Saturate, Overflow::Special];
-    let pairs =
-        roundings.into_iter().flat_map(|rounding| both.map(|overflow| (rounding, overflow)));
-    pairs.map(|(rounding, overflow)| Conversion { rounding, overflow }).collect()
-}
-
 #[test]
 fn f32_of_every_kind_are_encoded_by_every_rule() -> Outcome {
     let Some(backend) = common::backend(&Options::default()) else { return Ok(()) };
@@ -158,7 +141,7 @@ fn f32_of_every_kind_are_encoded_by_every_rule() -> Outcome {
     let values: Vec<f32> = patterns.iter().map(|&bits| f32::from_bits(bits)).collect();
     let codes: Vec<u8> = patterns.iter().flat_map(|bits| bits.to_le_bytes()).collect();
     for format in narrow() {
-        let to: Vec<(Format, Conversion)> = rules().into_iter().map(|how| (format, how)).collect();
+        let to: Vec<(Format, Conversion)> = Conversion::all().map(|how| (format, how)).collect();
         let (program, found) = casts(&backend, Format::F32, &codes, &to)?;
         let nodes = program.entries()[0].graph.nodes();
         let casts: Vec<u32> = nodes
@@ -168,7 +151,7 @@ fn f32_of_every_kind_are_encoded_by_every_rule() -> Outcome {
             .collect();
         for (((_, how), found), stream) in to.iter().zip(found).zip(casts) {
             let mut expected = vec![0; found.len()];
-            encode_slice(format, *how, noise([7, 9], 3, stream, 0), &values, &mut expected)?;
+            encode_slice(format, *how, noise([7, 9], 3, stream), &values, &mut expected)?;
             let width = format.bytes();
             for (at, pair) in found.chunks(width).zip(expected.chunks(width)).enumerate() {
                 let bits = patterns[at];

@@ -1,9 +1,9 @@
 //! A [`Backend`] made of [`Kernels`]: slots, frames, and nodes run one by one.
 
-use crate::kernels::{Call, Kernels, dispatch, unsupported};
+use crate::kernels::{Call, Kernels, dispatch, expect_supported};
 use crate::{
     Backend, Caps, Engine, Error, Report, Result, Support, expect_frames, expect_readable,
-    expect_writable, inputs_read,
+    expect_writable, find_entry, find_slot, inputs_read,
 };
 use onesigma_graph::passes::legalise::node_support;
 use onesigma_graph::passes::memory_plan::last_uses;
@@ -39,15 +39,7 @@ impl<K: Kernels> OpByOp<K> {
         let mut entries = Vec::new();
         let mut decomposed = 0;
         for entry in program.entries() {
-            for node in entry.graph.nodes() {
-                if node_support(&entry.graph, node, &supports) == Support::No {
-                    let values = |ids: &[_]| -> Vec<&Value> {
-                        ids.iter().map(|&id| entry.graph.value(id)).collect()
-                    };
-                    let (inputs, outputs) = (values(&node.inputs), values(&node.outputs));
-                    return Err(unsupported(kernels.name(), node, &inputs, &outputs));
-                }
-            }
+            expect_supported(kernels.name(), &entry.graph, &supports)?;
             let emulated = |node: &onesigma_graph::Node| {
                 node.op.is_fused()
                     && node_support(&entry.graph, node, &supports) == Support::Emulated
@@ -163,8 +155,7 @@ impl<K: Kernels> Executor<K> {
     }
 
     fn slot(&self, slot: SlotId) -> Result<&State<K::Tensor>> {
-        let count = self.slots.len();
-        self.slots.get(slot.index()).ok_or(Error::UnknownSlot { index: slot.index(), count })
+        find_slot(&self.slots, slot)
     }
 
     /// Content of a slot in step `at` of a run.
@@ -279,8 +270,7 @@ impl<K: Kernels> Engine for Executor<K> {
     }
 
     fn run(&mut self, entry: EntryId, times: usize) -> Result<()> {
-        let (index, count) = (entry.index(), self.entries.len());
-        let steps = self.entries.get(index).ok_or(Error::UnknownEntry { index, count })?;
+        let steps = find_entry(&self.entries, entry)?;
         if times == 0 {
             return Ok(());
         }
@@ -292,7 +282,7 @@ impl<K: Kernels> Engine for Executor<K> {
             }
         }
         for at in 0..times {
-            for (slot, tensor) in self.step(index, at)? {
+            for (slot, tensor) in self.step(entry.index(), at)? {
                 let kernels = Rc::clone(&self.kernels);
                 let State { slot: info, content, frames } = &mut self.slots[slot.index()];
                 if info.kind == SlotKind::Output {

@@ -4,7 +4,8 @@ use crate::reference::RefKernels;
 use crate::{Caps, Error, Result, Support};
 use onesigma_format::Noise;
 use onesigma_graph::expr::Expr;
-use onesigma_graph::{DType, Distribution, Node, Op, ReduceKind, Shape, Value};
+use onesigma_graph::passes::legalise::{Supports, node_support};
+use onesigma_graph::{DType, Distribution, Graph, Node, Op, ReduceKind, Shape, Value, ValueId};
 
 /// The node that a kernel runs, with the description of operands and results.
 ///
@@ -37,7 +38,7 @@ impl Call<'_> {
 
     /// The random numbers of result `output`.
     pub fn noise(&self, output: usize) -> Noise {
-        crate::noise(self.seed, self.step, self.node.stream, output)
+        crate::noise(self.seed, self.step, self.node.stream_of(output))
     }
 
     /// The error of a kernel that does not exist.
@@ -57,6 +58,18 @@ pub fn unsupported(backend: &str, node: &Node, inputs: &[&Value], outputs: &[&Va
         node: node.name.clone(),
         types: format!("operands ({}) and results ({})", list(inputs), list(outputs)),
     }
+}
+
+/// Refuses a graph with a node that a backend denies; fused ops are taken as they are or as their
+/// decomposition.
+///
+/// # Errors
+/// [`Error::Unsupported`] for the first such node.
+pub fn expect_supported(backend: &str, graph: &Graph, supports: &Supports<'_>) -> Result<()> {
+    let denied = |node: &&Node| node_support(graph, node, supports) == Support::No;
+    let Some(node) = graph.nodes().iter().find(denied) else { return Ok(()) };
+    let values = |ids: &[ValueId]| ids.iter().map(|&id| graph.value(id)).collect::<Vec<_>>();
+    Err(unsupported(backend, node, &values(&node.inputs), &values(&node.outputs)))
 }
 
 /// One method for each core op, of which three are required: the others run on the host until the
@@ -239,20 +252,40 @@ pub fn on_host<K: Kernels + ?Sized>(
     call: &Call<'_>,
     inputs: &[&K::Tensor],
 ) -> Result<K::Tensor> {
-    let host = RefKernels { exact: false };
     let mut operands = Vec::with_capacity(inputs.len());
     for (tensor, value) in inputs.iter().zip(call.inputs) {
-        let mut bytes = vec![0; value.bytes()];
-        kernels.download(tensor, &value.shape, value.dtype, &mut bytes)?;
-        operands.push(host.upload(&value.shape, value.dtype, &bytes)?);
+        let mut codes = vec![0; value.bytes()];
+        kernels.download(tensor, &value.shape, value.dtype, &mut codes)?;
+        operands.push(codes);
+    }
+    let operands: Vec<&[u8]> = operands.iter().map(Vec::as_slice).collect();
+    let value = call.output();
+    match codes_on_host(call, &operands)?.first() {
+        Some(codes) => kernels.upload(&value.shape, value.dtype, codes),
+        None => Err(call.unsupported(kernels.name())),
+    }
+}
+
+/// Runs a core op on the host, by the reference kernels: from little-endian codes of the operands to
+/// those of the results. A backend without [`Kernels`] begins with it.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a fused op, which runs as its
+/// [decomposition](onesigma_graph::decompose()).
+pub fn codes_on_host(call: &Call<'_>, inputs: &[&[u8]]) -> Result<Vec<Vec<u8>>> {
+    let host = RefKernels { exact: false };
+    let mut operands = Vec::with_capacity(inputs.len());
+    for (codes, value) in inputs.iter().zip(call.inputs) {
+        operands.push(host.upload(&value.shape, value.dtype, codes)?);
     }
     let operands: Vec<&Vec<f64>> = operands.iter().collect();
-    let value = call.output();
-    let mut bytes = vec![0; value.bytes()];
-    for result in dispatch(&host, call, &operands)? {
-        host.download(&result, &value.shape, value.dtype, &mut bytes)?;
+    let mut results = Vec::with_capacity(call.outputs.len());
+    for (result, value) in dispatch(&host, call, &operands)?.iter().zip(call.outputs) {
+        let mut codes = vec![0; value.bytes()];
+        host.download(result, &value.shape, value.dtype, &mut codes)?;
+        results.push(codes);
     }
-    kernels.upload(&value.shape, value.dtype, &bytes)
+    Ok(results)
 }
 
 /// Runs the kernel of a node.

@@ -13,9 +13,11 @@ mod error;
 pub mod executor;
 mod frames;
 pub mod kernels;
+pub mod lowering;
 pub mod null;
 pub mod profile;
 pub mod reference;
+mod slots;
 
 pub use error::{Error, Result};
 pub use executor::{Executor, OpByOp};
@@ -24,8 +26,9 @@ pub use kernels::{Call, Kernels};
 pub use null::{Cost, Device, NullBackend, OpCost};
 pub use onesigma_graph::passes::legalise::Support;
 pub use reference::RefBackend;
+pub use slots::{HostSlot, find_entry, find_slot, find_slot_mut};
 
-use onesigma_format::{Noise, Rounding};
+use onesigma_format::Noise;
 use onesigma_graph::{DType, EntryId, Op, Program, ProgramEntry, SlotId};
 
 /// What a device is and can hold.
@@ -64,6 +67,20 @@ pub struct Span {
 }
 
 /// A kind of device that can run programs.
+///
+/// ```
+/// use onesigma_backend::{Backend, RefBackend, Support};
+/// use onesigma_format::Format;
+/// use onesigma_graph::{DType, Op};
+///
+/// // Chosen at run time: nothing else of a program knows which backend it is.
+/// let backends: Vec<Box<dyn Backend>> = vec![Box::new(RefBackend::rounding())];
+/// let cast = Op::Cast { to: DType::Float(Format::E4M3) };
+/// for backend in &backends {
+///     let support = backend.supports(&cast, &[DType::F32], DType::Float(Format::E4M3));
+///     assert!(matches!(support, Support::Native), "{}", backend.name());
+/// }
+/// ```
 pub trait Backend {
     /// Short name: `cpu`.
     fn name(&self) -> &str;
@@ -95,6 +112,29 @@ pub trait Backend {
 }
 
 /// A compiled program with its state.
+///
+/// ```
+/// use onesigma_backend::{Backend, RefBackend};
+/// # use onesigma_graph::{DType, Graph, Module, Program, Role, SlotKind};
+/// #
+/// # let mut module = Module::new();
+/// # let count = module.slot("count", SlotKind::State, [], DType::F32, Role::Statistic)?;
+/// # let mut graph = Graph::new();
+/// # let old = module.read(&mut graph, count);
+/// # let new = graph.map(&[old], |x| x[0].clone() + 1.0)?.one()?;
+/// # graph.write(count, new);
+/// # let step = module.entry("step", graph)?;
+/// # let program = Program::new(module)?;
+///
+/// // `step` adds one to the state `count`, see `Program`.
+/// let mut engine = RefBackend::rounding().compile(&program)?;
+/// engine.write(count, &40_f32.to_le_bytes())?;
+/// engine.run(step, 2)?;
+/// let mut found = [0; 4];
+/// engine.read(count, &mut found)?;
+/// assert_eq!(f32::from_le_bytes(found), 42.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Engine {
     /// Writes a slot from little-endian bytes. A state slot takes one frame. An input takes `n`
     /// frames: one serves every step of a run, otherwise there must be one for each step.
@@ -138,22 +178,18 @@ pub trait Engine {
     }
 }
 
-/// The key of the random numbers that a node draws in one step, from the program's `seed` and
-/// `step` inputs and the node's stream; output `j` of a node with several uses stream + j * 2^24.
-pub fn noise(seed: [u32; 2], step: u32, stream: u32, output: usize) -> Noise {
-    Noise {
-        seed: u64::from(seed[0]) | u64::from(seed[1]) << 32,
-        tensor: stream.wrapping_add((output as u32) << 24),
-        step,
-        offset: 0,
-    }
+/// The key of the random numbers that a result draws in one step, from the program's `seed` and
+/// `step` inputs and the result's stream, [`Node::stream_of`](onesigma_graph::Node::stream_of).
+pub fn noise(seed: [u32; 2], step: u32, stream: u32) -> Noise {
+    let seed = u64::from(seed[0]) | u64::from(seed[1]) << 32;
+    Noise { seed, tensor: stream, step, offset: 0 }
 }
 
 /// Whether a node draws random numbers: it is [`Op::Random`], or rounds a result stochastically.
 pub fn draws(graph: &onesigma_graph::Graph, node: &onesigma_graph::Node) -> bool {
-    let stochastic = |rounding| matches!(rounding, Rounding::Stochastic { .. });
+    let random_bits = |&output| graph.value(output).conversion.random_bits();
     matches!(node.op, Op::Random { .. })
-        || node.outputs.iter().any(|&output| stochastic(graph.value(output).conversion.rounding))
+        || node.outputs.iter().map(random_bits).any(|bits| bits > 0)
 }
 
 /// The slots that an entry reads when it runs: those of its [`Op::Slot`] nodes and, if it draws

@@ -3,12 +3,15 @@
 //! It compiles as every backend does and refuses what does not fit or is not supported, but its
 //! engine only keeps slots: a run checks frames and computes nothing. `onesigma compile` uses it.
 
+use crate::kernels::expect_supported;
 use crate::{
-    Backend, Caps, Engine, Error, Report, Result, Support, expect_frames, expect_writable,
-    inputs_read,
+    Backend, Caps, Engine, Error, HostSlot, Report, Result, Support, expect_readable, find_entry,
+    find_slot, find_slot_mut, inputs_read,
 };
 use onesigma_format::Format;
-use onesigma_graph::{DType, EntryId, Graph, Node, Op, Program, Slot, SlotId, SlotKind, Value};
+use onesigma_graph::{
+    DType, EntryId, Graph, Node, Op, Program, ProgramEntry, SlotId, SlotKind, Value,
+};
 use serde::{Deserialize, Serialize};
 
 /// A device as its data sheet describes it.
@@ -101,6 +104,26 @@ pub struct Cost {
 }
 
 /// Compiles for a described device.
+///
+/// ```
+/// use onesigma_backend::{Backend, Device, NullBackend};
+/// # use onesigma_graph::{DType, Graph, Module, Program, Role, SlotKind};
+/// #
+/// # let mut module = Module::new();
+/// # let count = module.slot("count", SlotKind::State, [], DType::F32, Role::Statistic)?;
+/// # let mut graph = Graph::new();
+/// # let old = module.read(&mut graph, count);
+/// # let new = graph.map(&[old], |x| x[0].clone() + 1.0)?.one()?;
+/// # graph.write(count, new);
+/// # let step = module.entry("step", graph)?;
+/// # let program = Program::new(module)?;
+///
+/// // What the entry `step` of `program` would cost on an H100.
+/// let backend = NullBackend::new(Device::h100());
+/// let cost = backend.cost(&program, step)?;
+/// assert!(cost.bytes > 0.0 && cost.seconds > 0.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct NullBackend {
     device: Device,
@@ -117,9 +140,7 @@ impl NullBackend {
     /// # Errors
     /// [`Error::UnknownEntry`].
     pub fn cost(&self, program: &Program, entry: EntryId) -> Result<Cost> {
-        let (index, count) = (entry.index(), program.entries().len());
-        let entry = program.entries().get(index).ok_or(Error::UnknownEntry { index, count })?;
-        let graph = &entry.graph;
+        let graph = &find_entry(program.entries(), entry)?.graph;
         let ops: Vec<OpCost> = graph.nodes().iter().map(|node| self.op_cost(graph, node)).collect();
         let sum = |of: fn(&OpCost) -> f64| ops.iter().map(of).sum();
         let matmul = |cost: &OpCost| if cost.op == "MatMul" { cost.flops } else { 0.0 };
@@ -244,24 +265,15 @@ impl Backend for NullBackend {
         program.validate()?;
         let supports = |op: &Op, inputs: &[DType], output| self.supports(op, inputs, output);
         for entry in program.entries() {
-            for node in entry.graph.nodes() {
-                let support =
-                    onesigma_graph::passes::legalise::node_support(&entry.graph, node, &supports);
-                if support == Support::No {
-                    let values = |ids: &[_]| -> Vec<&Value> {
-                        ids.iter().map(|&id| entry.graph.value(id)).collect()
-                    };
-                    let (inputs, outputs) = (values(&node.inputs), values(&node.outputs));
-                    return Err(crate::kernels::unsupported("null", node, &inputs, &outputs));
-                }
-            }
+            expect_supported(self.name(), &entry.graph, &supports)?;
         }
         let (needed, available) = (program.arena_bytes() as u64, self.device.memory_bytes);
         if needed > available {
             return Err(Error::OutOfMemory { needed, available });
         }
-        let slots = program.slots().iter().map(|slot| (slot.clone(), Vec::new())).collect();
-        let entries = program.entries().iter().map(|entry| inputs_read(program, entry)).collect();
+        let new = |slot| NullSlot { host: HostSlot::new(slot), written: 0 };
+        let slots = program.slots().iter().map(new).collect();
+        let entries = program.entries().iter().map(|entry| Steps::new(program, entry)).collect();
         let mut notes = vec!["nothing is computed".to_owned()];
         for (index, entry) in program.entries().iter().enumerate() {
             let cost = self.cost(program, EntryId::new(index))?;
@@ -278,50 +290,73 @@ impl Backend for NullBackend {
     }
 }
 
-/// Keeps what the host writes; slots that nobody wrote read as zeros.
-struct NullEngine {
-    slots: Vec<(Slot, Vec<u8>)>,
-    entries: Vec<Vec<SlotId>>,
-    report: Report,
+/// A slot that no kernel writes. The frame of a state is kept on the host, too.
+struct NullSlot {
+    host: HostSlot,
+    /// Outputs: frames of the last run, all of them zeros.
+    written: usize,
 }
 
-impl NullEngine {
-    fn slot(&mut self, slot: SlotId) -> Result<&mut (Slot, Vec<u8>)> {
-        let (index, count) = (slot.index(), self.slots.len());
-        self.slots.get_mut(index).ok_or(Error::UnknownSlot { index, count })
+/// Slots of an entry.
+struct Steps {
+    inputs: Vec<usize>,
+    outputs: Vec<usize>,
+}
+
+impl Steps {
+    fn new(program: &Program, entry: &ProgramEntry) -> Self {
+        let of = |kind: SlotKind, slots: &mut dyn Iterator<Item = SlotId>| {
+            let slots = slots.map(SlotId::index);
+            slots.filter(|&slot| program.slots()[slot].kind == kind).collect()
+        };
+        let (reads, writes) = (inputs_read(program, entry), entry.graph.writes());
+        Self {
+            inputs: of(SlotKind::Input, &mut reads.into_iter()),
+            outputs: of(SlotKind::Output, &mut writes.iter().map(|&(slot, _)| slot)),
+        }
     }
+}
+
+/// Keeps what the host writes; slots that nobody wrote read as zeros.
+struct NullEngine {
+    slots: Vec<NullSlot>,
+    entries: Vec<Steps>,
+    report: Report,
 }
 
 impl Engine for NullEngine {
     fn write(&mut self, slot: SlotId, bytes: &[u8]) -> Result<()> {
-        let (info, content) = self.slot(slot)?;
-        expect_writable(&info.name, info.kind, info.bytes(), bytes.len())?;
-        bytes.clone_into(content);
+        let host = &mut find_slot_mut(&mut self.slots, slot)?.host;
+        if !host.write(bytes)? {
+            bytes.clone_into(&mut host.frames);
+        }
         Ok(())
     }
 
     fn read(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()> {
-        let (info, content) = self.slot(slot)?;
-        let frame = info.bytes();
-        if bytes.len().checked_rem(frame).unwrap_or(bytes.len()) != 0 {
-            return Err(Error::WrongSize { slot: info.name.clone(), frame, found: bytes.len() });
-        }
-        bytes.fill(0);
-        if let Some(start) = content.len().checked_sub(bytes.len()) {
-            bytes.copy_from_slice(&content[start..]);
+        let NullSlot { host, written } = find_slot(&self.slots, slot)?;
+        if host.kind == SlotKind::Output {
+            expect_readable(&host.name, host.kind, host.frame_bytes, *written, bytes.len())?;
+            bytes.fill(0);
+        } else if !host.read(bytes)? {
+            match host.frames.is_empty() {
+                true => bytes.fill(0),
+                false => bytes.copy_from_slice(&host.frames),
+            }
         }
         Ok(())
     }
 
     fn run(&mut self, entry: EntryId, times: usize) -> Result<()> {
-        let (index, count) = (entry.index(), self.entries.len());
-        let reads = self.entries.get(index).ok_or(Error::UnknownEntry { index, count })?;
-        for slot in reads {
-            let (info, content) = &self.slots[slot.index()];
-            let found = content.len().checked_div(info.bytes()).unwrap_or(1);
-            if info.kind == SlotKind::Input && times > 0 {
-                expect_frames(&info.name, found, times)?;
-            }
+        let steps = find_entry(&self.entries, entry)?;
+        if times == 0 {
+            return Ok(());
+        }
+        for &slot in &steps.inputs {
+            self.slots[slot].host.expect_frames(times)?;
+        }
+        for &slot in &steps.outputs {
+            self.slots[slot].written = times;
         }
         Ok(())
     }

@@ -85,3 +85,40 @@ fn a_run_checks_frames() -> Result<(), Error> {
     assert!(engine.report().notes.iter().any(|note| note.starts_with("main:")));
     Ok(())
 }
+
+#[test]
+fn slots_keep_the_contract_of_engines() -> Result<(), Error> {
+    let program = product(Format::F32)?;
+    let mut engine = NullBackend::new(Device::h100()).compile(&program)?;
+    let [x, w, y] = ["x", "w", "y"].map(|name| program.find_slot(name));
+    let (x, w, y) = (x?, w?, y?);
+    let frame = 16 * 32 * 4;
+    let wrong = |result| matches!(result, Err(Error::WrongSize { .. }));
+    // State starts as zeros, and is one frame.
+    let mut weight = vec![7; frame];
+    engine.read(w, &mut weight)?;
+    assert!(weight.iter().all(|&byte| byte == 0));
+    engine.write(w, &vec![3; frame])?;
+    engine.read(w, &mut weight)?;
+    assert!(weight.iter().all(|&byte| byte == 3));
+    assert!(wrong(engine.read(w, &mut vec![0; 2 * frame])));
+    assert!(wrong(engine.read(w, &mut [])));
+    // An input has what was written.
+    let frame = 8 * 64 * 32 * 4;
+    assert!(matches!(engine.read(x, &mut vec![0; frame]), Err(Error::MissingFrames { .. })));
+    engine.write(x, &[vec![1; frame], vec![2; frame]].concat())?;
+    let mut last = vec![0; frame];
+    engine.read(x, &mut last)?;
+    assert!(last.iter().all(|&byte| byte == 2));
+    assert!(wrong(engine.read(x, &mut vec![0; 3 * frame])));
+    // An output has one frame for each step of the last run, and one before that.
+    engine.read(y, &mut [7; 4])?;
+    assert!(wrong(engine.read(y, &mut [0; 8])));
+    engine.run(EntryId::new(0), 2)?;
+    let mut losses = [7; 8];
+    engine.read(y, &mut losses)?;
+    assert_eq!(losses, [0; 8]);
+    assert!(wrong(engine.read(y, &mut [0; 12])));
+    assert!(matches!(engine.write(y, &[0; 4]), Err(Error::NotWritable { .. })));
+    Ok(())
+}

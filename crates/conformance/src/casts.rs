@@ -5,7 +5,7 @@ use crate::check::{Bench, Operand, text};
 use crate::{Make, Verdict, skipped, trial};
 use libtest_mimic::Trial;
 use onesigma_backend::{Backend, Support, noise};
-use onesigma_format::{Conversion, Format, Overflow, Rounding, decode, encode_slice, philox};
+use onesigma_format::{Conversion, Format, decode, encode_slice, philox};
 use onesigma_graph::{DType, Distribution, Op, Shape};
 
 /// Values on and around every code and tie of a format, and the special values of F32.
@@ -35,25 +35,6 @@ fn probes(format: Format) -> Vec<f32> {
     values
 }
 
-fn rules() -> Vec<Conversion> {
-    let mut rules = Vec::new();
-    for overflow in [Overflow::Saturate, Overflow::Special] {
-        for rounding in [
-            Rounding::NearestEven,
-            Rounding::NearestAway,
-            Rounding::TowardZero,
-            Rounding::Up,
-            Rounding::Down,
-            Rounding::Stochastic { bits: 8 },
-            Rounding::Stochastic { bits: 16 },
-            Rounding::Stochastic { bits: 32 },
-        ] {
-            rules.push(Conversion { rounding, overflow });
-        }
-    }
-    rules
-}
-
 fn exact_cast(backend: &dyn Backend, from: Format, to: Format) -> Verdict {
     let probes = if from.is_f32() { probes(to) } else { probes(from) };
     let operand = Operand {
@@ -63,7 +44,7 @@ fn exact_cast(backend: &dyn Backend, from: Format, to: Format) -> Verdict {
     let codes = operand.bytes(0);
     let mut values = vec![0.0; probes.len()];
     onesigma_format::decode_slice(from, &codes, &mut values).map_err(text)?;
-    for how in rules() {
+    for how in Conversion::all() {
         let build = |graph: &mut onesigma_graph::Graph, x: &[_]| {
             let to = DType::Float(to);
             graph.op(Op::Cast { to }, x).stored_as(to, how).all()
@@ -73,7 +54,7 @@ fn exact_cast(backend: &dyn Backend, from: Format, to: Format) -> Verdict {
         let mut engine = backend.compile(&bench.program).map_err(text)?;
         let found = bench.run(&mut *engine, std::slice::from_ref(&codes)).map_err(text)?;
         let mut expected = vec![0; probes.len() * to.bytes()];
-        let random = noise([7, 9], 3, stream, 0);
+        let random = noise([7, 9], 3, stream);
         encode_slice(to, how, random, &values, &mut expected).map_err(text)?;
         equal_codes(&found[0], &expected, &values, to, how)?;
     }
@@ -113,7 +94,7 @@ fn exact_random(backend: &dyn Backend, distribution: Distribution) -> Verdict {
     let bench = Bench::new(&[], &build, None).map_err(text)?;
     let mut engine = backend.compile(&bench.program).map_err(text)?;
     let found = bench.run(&mut *engine, &[]).map_err(text)?;
-    let random = noise([7, 9], 3, stream_of(&bench), 0);
+    let random = noise([7, 9], 3, stream_of(&bench));
     let mut expected = vec![0.0_f32; 1031];
     match distribution {
         Distribution::Normal { .. } => philox::fill_normal(random, &mut expected),

@@ -34,6 +34,20 @@ pub enum Rounding {
     },
 }
 
+impl Rounding {
+    /// Every rule, the stochastic one with each number of bits.
+    pub const ALL: [Self; 8] = [
+        Self::NearestEven,
+        Self::NearestAway,
+        Self::TowardZero,
+        Self::Up,
+        Self::Down,
+        Self::Stochastic { bits: 8 },
+        Self::Stochastic { bits: 16 },
+        Self::Stochastic { bits: 32 },
+    ];
+}
+
 /// What happens to a value whose rounded magnitude exceeds the largest finite one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
@@ -50,6 +64,16 @@ pub enum Overflow {
 }
 
 /// Rounding and overflow rule of one conversion.
+///
+/// ```
+/// use onesigma_format::{Conversion, Format, Overflow, Rounding, decode, encode};
+///
+/// let e4m3 = |value, how| decode(encode(value, Format::E4M3, how, 0), Format::E4M3);
+/// assert_eq!(e4m3(1000.0, Conversion::SATURATE), 448.0);
+/// // As a cast in hardware that keeps overflow visible.
+/// let how = Conversion { rounding: Rounding::NearestEven, overflow: Overflow::Special };
+/// assert!(e4m3(1000.0, how).is_nan());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Conversion {
@@ -65,6 +89,32 @@ impl Conversion {
         Self { rounding: Rounding::NearestEven, overflow: Overflow::Saturate };
     /// Nearest-even with infinity or NaN on overflow: IEEE's default.
     pub const SPECIAL: Self = Self { rounding: Rounding::NearestEven, overflow: Overflow::Special };
+
+    /// Every rounding with every rule of overflow.
+    ///
+    /// ```
+    /// assert_eq!(onesigma_format::Conversion::all().count(), 16);
+    /// ```
+    pub fn all() -> impl Iterator<Item = Self> {
+        let with = |overflow| Rounding::ALL.map(|rounding| Self { rounding, overflow });
+        [Overflow::Saturate, Overflow::Special].into_iter().flat_map(with)
+    }
+
+    /// Random bits that one element needs; 0 for the deterministic rules.
+    ///
+    /// ```
+    /// use onesigma_format::{Conversion, Rounding};
+    ///
+    /// assert_eq!(Conversion::SATURATE.random_bits(), 0);
+    /// let rounding = Rounding::Stochastic { bits: 16 };
+    /// assert_eq!(Conversion { rounding, ..Conversion::SATURATE }.random_bits(), 16);
+    /// ```
+    pub const fn random_bits(self) -> u32 {
+        match self.rounding {
+            Rounding::Stochastic { bits } => bits as u32,
+            _ => 0,
+        }
+    }
 }
 
 /// Where the random bits of a tensor come from: a Philox key and counter.

@@ -127,15 +127,6 @@ fn check(blocks: Blocks, how: Conversion, src: &[f32]) {
 #[test]
 #[cfg_attr(miri, ignore = "hours in Miri")]
 fn any_axis_any_length_any_rule() {
-    let rules = [
-        Rounding::NearestEven,
-        Rounding::NearestAway,
-        Rounding::TowardZero,
-        Rounding::Up,
-        Rounding::Down,
-        Rounding::Stochastic { bits: 8 },
-        Rounding::Stochastic { bits: 32 },
-    ];
     let shapes: [&[usize]; 7] =
         [&[1], &[4096 + 37], &[5, 64], &[3, 35], &[7, 33, 3], &[2, 64, 130], &[2, 0, 3]];
     for (_, format) in BlockFormat::NAMED {
@@ -143,7 +134,7 @@ fn any_axis_any_length_any_rule() {
             let src = source(shape.iter().product());
             for axis in 0..shape.len() {
                 for packing in [Packing::Unpacked, Packing::Packed] {
-                    for rounding in rules {
+                    for rounding in Rounding::ALL {
                         let layout = Layout::new(shape, axis).expect("axis exists");
                         let mut blocks = Blocks::new(*format, layout, packing);
                         if *format == BlockFormat::NVFP4 {

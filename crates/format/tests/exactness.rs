@@ -5,17 +5,6 @@ use onesigma_format::{
     encode_slice_on, philox,
 };
 
-const ROUNDINGS: [Rounding; 8] = [
-    Rounding::NearestEven,
-    Rounding::NearestAway,
-    Rounding::TowardZero,
-    Rounding::Up,
-    Rounding::Down,
-    Rounding::Stochastic { bits: 8 },
-    Rounding::Stochastic { bits: 16 },
-    Rounding::Stochastic { bits: 32 },
-];
-
 fn isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.is_available())
 }
@@ -60,7 +49,7 @@ fn bulk_encoding_is_the_reference() {
     let values = stratified();
     let noise = Noise { seed: 7, tensor: 3, step: 11, offset: 5 };
     for format in formats() {
-        for rounding in ROUNDINGS {
+        for rounding in Rounding::ALL {
             for overflow in [Overflow::Saturate, Overflow::Special] {
                 let how = Conversion { rounding, overflow };
                 let draw = |index| match rounding {

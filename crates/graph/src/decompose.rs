@@ -2,7 +2,8 @@
 //!
 //! Intermediate tensors are F32 and have the role of the node. The last node of each result takes
 //! over the fused op's scale, name, element type, conversion and random stream, so that it rounds
-//! and draws as the fused op does; result `j` of several uses stream + `j * 2^24`, as backends do.
+//! and draws as the fused op does; as backends do, result `j` draws from the stream that
+//! [`Node::stream_of`] gives it.
 
 use crate::expr::{Expr, Term};
 use crate::passes::Renaming;
@@ -103,7 +104,7 @@ impl Expansion<'_> {
             .one()?;
         self.graph.values[result.index()].role = role;
         if let Some(node) = self.graph.nodes.last_mut() {
-            node.stream = self.node.stream.wrapping_add((output as u32) << 24);
+            node.stream = self.node.stream_of(output);
         }
         Ok(result)
     }

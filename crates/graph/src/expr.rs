@@ -17,6 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 use std::rc::Rc;
@@ -94,10 +95,36 @@ pub enum Instr {
 }
 
 /// A scalar function of the elements of `inputs` operands; its value is that of the last step.
+///
+/// ```
+/// use onesigma_graph::expr::Expr;
+///
+/// // Kernels that are fused into one are expressions like these, put into each other.
+/// let leaky = Expr::new(1, |x| x[0].clone() * 0.01 + x[0].clone() * x[0].sigmoid());
+/// assert_eq!(leaky.eval(&[0.0], &[]), 0.0);
+/// assert!((leaky.gradients()[0].eval(&[0.0, 2.0], &[]) - 2.0 * 0.51).abs() < 1e-12);
+/// ```
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Expr {
     inputs: u16,
     instrs: Vec<Instr>,
+}
+
+/// An [`Instr`] with the values of its operands: what [`Expr::walk`] shows.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Step<'a, T> {
+    /// Element of an operand.
+    Input(usize),
+    /// A constant.
+    Const(f64),
+    /// The coordinate along an axis of the iteration space.
+    Index(usize),
+    /// A function of one value.
+    Unary(UnaryOp, &'a T),
+    /// A function of two values.
+    Binary(BinaryOp, &'a T, &'a T),
+    /// The second if the first is not zero, else the third.
+    Select(&'a T, &'a T, &'a T),
 }
 
 #[derive(Debug)]
@@ -335,19 +362,60 @@ impl Expr {
     }
 
     fn terms(&self, operands: &[Term]) -> Vec<Term> {
-        let mut terms: Vec<Term> = Vec::with_capacity(self.instrs.len());
-        for instr in &self.instrs {
-            let at = |register: u16| terms[usize::from(register)].clone();
-            terms.push(match *instr {
-                Instr::Input(n) => operands[usize::from(n)].clone(),
-                Instr::Const(value) => Term::constant(value),
-                Instr::Index(axis) => Term::index(axis.into()),
-                Instr::Unary(op, a) => at(a).unary(op),
-                Instr::Binary(op, a, b) => Term::binary(op, at(a), at(b)),
-                Instr::Select(c, a, b) => at(c).select(at(a), at(b)),
-            });
-        }
+        let Ok(terms) = self.walk(|_, step: Step<'_, Term>| {
+            Ok::<_, Infallible>(match step {
+                Step::Input(n) => operands[n].clone(),
+                Step::Const(value) => Term::constant(value),
+                Step::Index(axis) => Term::index(axis),
+                Step::Unary(op, a) => a.unary(op),
+                Step::Binary(op, a, b) => Term::binary(op, a.clone(), b.clone()),
+                Step::Select(c, a, b) => c.select(a.clone(), b.clone()),
+            })
+        });
         terms
+    }
+
+    /// Goes through the instructions in order: `each` makes a value of an instruction, of which it
+    /// is given the number and the values of the operands. The result holds the values of all;
+    /// the last is that of the expression. An interpreter over tensors and a printer of source text
+    /// are such walks:
+    ///
+    /// ```
+    /// use onesigma_graph::expr::{Expr, Step};
+    ///
+    /// let half = Expr::new(1, |x| x[0].tanh() * 0.5);
+    /// let texts = half.walk(|_, step| match step {
+    ///     Step::Input(n) => Ok(format!("x{n}")),
+    ///     Step::Const(value) => Ok(value.to_string()),
+    ///     Step::Unary(op, a) => Ok(format!("{op:?}({a})")),
+    ///     Step::Binary(op, a, b) => Ok(format!("{op:?}({a}, {b})")),
+    ///     Step::Index(_) | Step::Select(..) => Err("this language has none"),
+    /// })?;
+    /// assert_eq!(texts.last().map(String::as_str), Some("Mul(Tanh(x0), 0.5)"));
+    /// # Ok::<(), &str>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The first that `each` gives.
+    pub fn walk<T, E>(
+        &self,
+        mut each: impl FnMut(usize, Step<'_, T>) -> Result<T, E>,
+    ) -> Result<Vec<T>, E> {
+        let mut values: Vec<T> = Vec::with_capacity(self.instrs.len());
+        for (at, instr) in self.instrs.iter().enumerate() {
+            let of = |register: u16| &values[usize::from(register)];
+            let step = match *instr {
+                Instr::Input(n) => Step::Input(n.into()),
+                Instr::Const(value) => Step::Const(value),
+                Instr::Index(axis) => Step::Index(axis.into()),
+                Instr::Unary(op, a) => Step::Unary(op, of(a)),
+                Instr::Binary(op, a, b) => Step::Binary(op, of(a), of(b)),
+                Instr::Select(c, a, b) => Step::Select(of(c), of(a), of(b)),
+            };
+            let value = each(at, step)?;
+            values.push(value);
+        }
+        Ok(values)
     }
 
     /// For each operand the expression of its gradient: a function of the operands and, last, the

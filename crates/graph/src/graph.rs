@@ -34,12 +34,41 @@ pub struct Node {
     /// Layer that the node belongs to, if any; recipes choose by it.
     pub layer: Option<u32>,
     /// Random-number stream: identifies the node for dropout and stochastic rounding, and stays
-    /// the same whatever passes do around it.
+    /// the same whatever passes do around it. That of a result is
+    /// [`stream_of`](Self::stream_of) it.
     pub stream: u32,
+}
+
+impl Node {
+    /// The random-number stream of a result: `stream + output * 2^24`.
+    ///
+    /// Nodes are numbered from small numbers up, one stream each, and a program that had 2^24 of
+    /// them would fit no machine; so the high eight bits are free to tell the results of one node
+    /// apart. The first result has the node's own stream. A pass that makes a node of its own
+    /// out of result `j` (a cast behind it, the last part of its decomposition) gives it this
+    /// number, so that it draws the bits that the result would have drawn.
+    pub const fn stream_of(&self, output: usize) -> u32 {
+        self.stream.wrapping_add((output as u32) << 24)
+    }
 }
 
 /// One entry of a program under construction: nodes in execution order, and the slots that are
 /// written when it ends.
+///
+/// ```
+/// use onesigma_graph::{DType, Graph, Module, Role, SlotKind};
+///
+/// let mut module = Module::new();
+/// let x = module.slot("x", SlotKind::Input, [2, 3], DType::F32, Role::Data)?;
+/// let mut graph = Graph::new();
+/// let x = module.read(&mut graph, x);
+/// // A result is scaled by `alpha`, the gradient of its operand by `beta`.
+/// let y = graph.map(&[x], |x| x[0].square())?.alpha(0.5).beta(&[0.25]).one()?;
+/// let node = graph.node(graph.value(y).producer);
+/// assert_eq!((node.alpha.as_slice(), node.beta.as_slice()), (&[0.5][..], &[0.25][..]));
+/// assert_eq!(graph.shape(y).dims(), [2, 3]);
+/// # Ok::<(), onesigma_graph::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Graph {
     pub(crate) nodes: Vec<Node>,

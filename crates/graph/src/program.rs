@@ -56,6 +56,22 @@ pub struct Entry {
 }
 
 /// A program under construction: slots, and entries that passes still may rewrite.
+///
+/// ```
+/// use onesigma_graph::{DType, Graph, Module, Program, Role, SlotKind};
+///
+/// // A counter: its state goes up by one in each step.
+/// let mut module = Module::new();
+/// let count = module.slot("count", SlotKind::State, [], DType::F32, Role::Statistic)?;
+/// let mut graph = Graph::new();
+/// let old = module.read(&mut graph, count);
+/// let new = graph.map(&[old], |x| x[0].clone() + 1.0)?.one()?;
+/// graph.write(count, new);
+/// module.entry("step", graph)?;
+///
+/// assert_eq!(module.slot_info(count).name, "count");
+/// # Ok::<(), onesigma_graph::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Module {
     slots: Vec<Slot>,
@@ -226,6 +242,24 @@ pub struct ProgramEntry {
 
 /// A compiled module: static, validated, memory planned. Slots lie at the start of the arena,
 /// temporary values behind them; entries share the space of their temporaries.
+///
+/// ```
+/// use onesigma_graph::{DType, Graph, Module, Program, Role, SlotKind};
+///
+/// // A counter: its state goes up by one in each step.
+/// let mut module = Module::new();
+/// let count = module.slot("count", SlotKind::State, [], DType::F32, Role::Statistic)?;
+/// let mut graph = Graph::new();
+/// let old = module.read(&mut graph, count);
+/// let new = graph.map(&[old], |x| x[0].clone() + 1.0)?.one()?;
+/// graph.write(count, new);
+/// module.entry("step", graph)?;
+///
+/// let program = Program::new(module)?;
+/// assert_eq!(program.entries()[0].name, "step");
+/// assert!(program.arena_bytes() >= 4);
+/// # Ok::<(), onesigma_graph::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Program {
     pub(crate) version: u32,

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::bert_config::{BertConfig, BertTask};
 use crate::config::{Norm, NormPosition};
 use crate::convert::Epsilons;
-use crate::layers::{AttentionNames, AttentionShape, BranchNorm, Layers, MlpNames, Style};
+use crate::layers::{AttentionNames, AttentionShape, Branches, Layers, Mlp, Style};
 use crate::params::{ParamSpec, Params};
 use crate::path::gradient_constant;
 use onesigma_graph::{Graph, Op, ReduceKind, Role, ValueId};
@@ -324,11 +324,8 @@ impl<'a> Bert<'a> {
     /// Hidden states after the last layer, and in a pre-norm model the last norm.
     fn hidden(&mut self, inputs: BertInputs) -> Result<ValueId> {
         let config = self.config;
-        let (batch, seq) = match *self.layers.graph.shape(inputs.tokens).dims() {
-            [batch, seq] => (batch, seq),
-            _ => (0, 0),
-        };
-        config.validate_batch(batch, seq)?;
+        let check = |batch, seq| config.validate_batch(batch, seq);
+        let seq = self.layers.batch(inputs.tokens, check)?;
         let is_pre_norm = self.is_pre_norm();
         let norm = (!is_pre_norm).then_some(self.epsilons.embedding);
         let mut x = self.layers.scoped("embedding", |layers| {
@@ -346,13 +343,17 @@ impl<'a> Bert<'a> {
     fn layer(&mut self, layer: usize, x: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
         let config = self.config;
         let index = Some(layer as u32);
-        let [attention_tau, mlp_tau] = config.taus(self.layers.p, layer)?;
         let position = config.norm_position;
         let prefix = format!("bert.encoder.layer.{layer}");
         let name = |word: &str| format!("{prefix}.{word}");
-        let [attention_norm, mlp_norm] = match position {
-            NormPosition::Pre => [name("attention.ln"), name("ln")],
-            _ => [name("attention.output.LayerNorm"), name("output.LayerNorm")],
+        let branches = Branches {
+            taus: config.taus(self.layers.p, layer)?,
+            position,
+            norms: match position {
+                NormPosition::Pre => [name("attention.ln"), name("ln")],
+                _ => [name("attention.output.LayerNorm"), name("output.LayerNorm")],
+            },
+            epsilons: self.epsilons.of_layer(layer),
         };
         let names = AttentionNames {
             query: name("attention.self.query"),
@@ -369,28 +370,15 @@ impl<'a> Bert<'a> {
             rotary: None,
             options: config.attention(self.layers.training),
         };
-        let mlp = MlpNames {
+        let mlp = Mlp {
             up: name("intermediate.dense"),
             gate: String::new(),
             down: name("output.dense"),
+            inner: config.intermediate_size,
+            activation: config.hidden_act,
         };
-        let (inner, activation) = (config.intermediate_size, config.hidden_act);
-        let epsilons = [0, 1].map(|n| self.epsilons.sums[2 * layer + n]);
-        self.layers.in_layer(layer as u32, |layers| {
-            let x = layers.scoped("attention", |layers| {
-                let name = attention_norm.as_str();
-                let norm = BranchNorm { position, name, epsilon: epsilons[0] };
-                layers.residual(x, attention_tau, norm, index, |layers, x| {
-                    layers.attention(&names, index, x, shape)
-                })
-            })?; // (B, T, C)
-            layers.scoped("mlp", |layers| {
-                let norm = BranchNorm { position, name: &mlp_norm, epsilon: epsilons[1] };
-                layers.residual(x, mlp_tau, norm, index, |layers, x| {
-                    layers.mlp(&mlp, index, x, inner, activation)
-                })
-            }) // (B, T, C)
-        })
+        self.layers
+            .block(layer, x, &branches, &mlp, |layers, x| layers.attention(&names, index, x, shape))
     }
 
     /// Logits `[P, V]` of rows `U32 [P]` of `x [B, T, C]`.

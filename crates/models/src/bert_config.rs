@@ -1,8 +1,10 @@
 //! Configuration of BERT, with the names of Hugging Face's `config.json`.
 
-use crate::config::{Activation, NormPosition, Range, check_range, wrong};
+use crate::Result;
+use crate::config::{
+    Activation, NormPosition, Range, branch_taus, check_batch, check_range, parse, wrong,
+};
 use crate::convert::{Epsilons, StreamScale};
-use crate::{Error, Result};
 use onesigma_ops::{Attention, Parametrisation, TransformerResidual};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -53,6 +55,16 @@ impl BertTask {
 /// BERT (arXiv 1810.04805): token, position and segment embeddings, an encoder that sees both
 /// sides, and heads. Fields that `config.json` of BERT also has keep their names; other fields of
 /// a `config.json` are ignored.
+///
+/// ```
+/// use onesigma_models::{BertConfig, BertTask};
+/// use onesigma_ops::Parametrisation;
+///
+/// let config = BertConfig { hidden_size: 64, num_attention_heads: 2, ..BertConfig::default() };
+/// let parameters = config.parameters(BertTask::MaskedLm, Parametrisation::Unit)?;
+/// assert!(parameters.iter().any(|spec| spec.name.contains("word_embeddings")));
+/// # Ok::<(), onesigma_models::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BertConfig {
@@ -152,16 +164,15 @@ impl BertConfig {
     /// A configuration from the text of a `config.json`; [`validate`](Self::validate) it next.
     ///
     /// # Errors
-    /// [`Error::ConfigSyntax`].
+    /// [`Error::ConfigSyntax`](crate::Error::ConfigSyntax).
     pub fn from_json(text: &str) -> Result<Self> {
-        serde_json::from_str(text)
-            .map_err(|error| Error::ConfigSyntax { reason: error.to_string() })
+        parse(text)
     }
 
     /// Checks every field.
     ///
     /// # Errors
-    /// [`Error::Config`] with the field, its value and what to do.
+    /// [`Error::Config`](crate::Error::Config) with the field, its value and what to do.
     pub fn validate(&self) -> Result<()> {
         for (field, size, least) in [
             ("vocab_size", self.vocab_size, 2),
@@ -210,20 +221,10 @@ impl BertConfig {
     /// Checks the shape of a batch of token ids `[batch, seq]`.
     ///
     /// # Errors
-    /// [`Error::Config`] for an empty batch or a sequence beyond `max_position_embeddings`.
+    /// [`Error::Config`](crate::Error::Config) for an empty batch or a sequence beyond
+    /// `max_position_embeddings`.
     pub fn validate_batch(&self, batch: usize, seq: usize) -> Result<()> {
-        if batch == 0 {
-            return Err(wrong("batch", batch, "at least 1".to_owned(), "use 1".to_owned()));
-        }
-        if seq == 0 || seq > self.max_position_embeddings {
-            return Err(wrong(
-                "seq",
-                seq,
-                format!("1 to `max_position_embeddings`, {}", self.max_position_embeddings),
-                "shorten the sequence or raise max_position_embeddings".to_owned(),
-            ));
-        }
-        Ok(())
+        check_batch(batch, seq, "max_position_embeddings", self.max_position_embeddings)
     }
 
     /// Width of one head.
@@ -288,17 +289,12 @@ impl BertConfig {
     /// `tau` of the attention and the MLP branch of a layer.
     ///
     /// # Errors
-    /// [`Error::Ops`] for factors that are not positive.
+    /// [`Error::Ops`](crate::Error::Ops) for factors that are not positive.
     pub fn taus(&self, p: Parametrisation, layer: usize) -> Result<[f64; 2]> {
-        if let Some(tau) = self.residual_tau {
-            return Ok([tau; 2]);
-        }
         let weights = TransformerResidual {
             residual_mult: self.residual_mult,
             residual_attn_ratio: self.residual_attn_ratio,
         };
-        let (rule, branches) = (p.scheme().residual, 2 * self.num_hidden_layers);
-        let attention = weights.tau(rule, 2 * layer, branches)?;
-        Ok([attention, weights.tau(rule, 2 * layer + 1, branches)?])
+        branch_taus(p, self.residual_tau, weights, layer, self.num_hidden_layers)
     }
 }

@@ -77,6 +77,18 @@ pub enum Norm {
 /// A decoder with causal attention; by default that of GPT-2, with learned positions and pre-norm.
 /// Fields that `config.json` of GPT-2 also has keep their names; fields of `config.json` that are
 /// not here are ignored. Dropout is 0 where it is not given.
+///
+/// ```
+/// use onesigma_models::GptConfig;
+/// use onesigma_ops::Parametrisation;
+///
+/// // What `config.json` of a model on Hugging Face holds.
+/// let config = GptConfig::from_json(r#"{"n_embd": 64, "n_layer": 2, "n_head": 4}"#)?;
+/// let parameters = config.parameters(Parametrisation::Regular)?;
+/// assert_eq!(parameters[0].name, "transformer.wte.weight");
+/// assert!(GptConfig { n_head: 3, ..config }.validate().is_err(), "heads of 64 / 3");
+/// # Ok::<(), onesigma_models::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GptConfig {
@@ -187,8 +199,7 @@ impl GptConfig {
     /// # Errors
     /// [`Error::ConfigSyntax`].
     pub fn from_json(text: &str) -> Result<Self> {
-        serde_json::from_str(text)
-            .map_err(|error| Error::ConfigSyntax { reason: error.to_string() })
+        parse(text)
     }
 
     /// Checks every field.
@@ -255,18 +266,7 @@ impl GptConfig {
     /// # Errors
     /// [`Error::Config`] for an empty batch or a sequence beyond `n_positions`.
     pub fn validate_batch(&self, batch: usize, seq: usize) -> Result<()> {
-        if batch == 0 {
-            return Err(wrong("batch", batch, "at least 1".to_owned(), "use 1".to_owned()));
-        }
-        if seq == 0 || seq > self.n_positions {
-            return Err(wrong(
-                "seq",
-                seq,
-                format!("1 to `n_positions`, {}", self.n_positions),
-                "shorten the sequence or raise n_positions".to_owned(),
-            ));
-        }
-        Ok(())
+        check_batch(batch, seq, "n_positions", self.n_positions)
     }
 
     /// Whether a step can go on from a cache.
@@ -310,16 +310,11 @@ impl GptConfig {
     /// # Errors
     /// [`Error::Ops`] for factors that are not positive.
     pub fn taus(&self, p: Parametrisation, layer: usize) -> Result<[f64; 2]> {
-        if let Some(tau) = self.residual_tau {
-            return Ok([tau; 2]);
-        }
         let weights = TransformerResidual {
             residual_mult: self.residual_mult,
             residual_attn_ratio: self.residual_attn_ratio,
         };
-        let (rule, branches) = (p.scheme().residual, 2 * self.n_layer);
-        let attention = weights.tau(rule, 2 * layer, branches)?;
-        Ok([attention, weights.tau(rule, 2 * layer + 1, branches)?])
+        branch_taus(p, self.residual_tau, weights, layer, self.n_layer)
     }
 
     /// [`taus`](Self::taus) of all branches.
@@ -349,6 +344,47 @@ impl GptConfig {
     pub fn norm_position(&self, p: Parametrisation) -> NormPosition {
         self.norm_position.unwrap_or(p.scheme().norm.into())
     }
+}
+
+/// A configuration from JSON.
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| Error::ConfigSyntax { reason: error.to_string() })
+}
+
+/// Refuses a batch `[batch, seq]` without tokens, or longer than the model's positions, which
+/// `field` counts.
+pub(crate) fn check_batch(
+    batch: usize,
+    seq: usize,
+    field: &'static str,
+    positions: usize,
+) -> Result<()> {
+    if batch == 0 {
+        return Err(wrong("batch", batch, "at least 1".to_owned(), "use 1".to_owned()));
+    }
+    if seq == 0 || seq > positions {
+        let expected = format!("1 to `{field}`, {positions}");
+        let remedy = format!("shorten the sequence or raise {field}");
+        return Err(wrong("seq", seq, expected, remedy));
+    }
+    Ok(())
+}
+
+/// `tau` of the attention and the MLP branch of one of `layers` layers: `tau` itself if it is
+/// given, else the rule of the parametrisation.
+pub(crate) fn branch_taus(
+    p: Parametrisation,
+    tau: Option<f64>,
+    weights: TransformerResidual,
+    layer: usize,
+    layers: usize,
+) -> Result<[f64; 2]> {
+    if let Some(tau) = tau {
+        return Ok([tau; 2]);
+    }
+    let (rule, branches) = (p.scheme().residual, 2 * layers);
+    let attention = weights.tau(rule, 2 * layer, branches)?;
+    Ok([attention, weights.tau(rule, 2 * layer + 1, branches)?])
 }
 
 /// Refuses extents that are mistakes.

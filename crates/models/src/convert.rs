@@ -80,6 +80,11 @@ impl Epsilons {
         Self { embedding: 1.0, sums: vec![1.0; count], last: 1.0, head: 1.0 }
     }
 
+    /// Of the norms of attention and MLP in a layer.
+    pub(crate) fn of_layer(&self, layer: usize) -> [f64; 2] {
+        [self.sums[2 * layer], self.sums[2 * layer + 1]]
+    }
+
     /// Of a model in `p` that remembers what it comes from. `taus` are those of a parametrisation.
     pub(crate) fn of(
         p: Parametrisation,

@@ -6,8 +6,7 @@ use crate::cache::{CacheStep, Cached, replaced};
 use crate::config::{NormPosition, Positions};
 use crate::convert::Epsilons;
 use crate::layers::{
-    AttentionNames, AttentionShape, BranchNorm, Layers, MlpNames, Style, rotary_tables,
-    rotary_tables_at,
+    AttentionNames, AttentionShape, Branches, Layers, Mlp, Style, rotary_tables, rotary_tables_at,
 };
 use crate::params::{ParamSpec, Params};
 use crate::{GptConfig, Result};
@@ -184,11 +183,7 @@ impl<'a> Gpt<'a> {
     /// Hidden states after the last norm.
     fn hidden(&mut self, tokens: ValueId) -> Result<ValueId> {
         let config = self.config;
-        let (batch, seq) = match *self.layers.graph.shape(tokens).dims() {
-            [batch, seq] => (batch, seq),
-            _ => (0, 0),
-        };
-        config.validate_batch(batch, seq)?;
+        let seq = self.layers.batch(tokens, |batch, seq| config.validate_batch(batch, seq))?;
         let position = self.step.map(|step| step.position);
         let mut x = self
             .layers
@@ -211,7 +206,6 @@ impl<'a> Gpt<'a> {
     fn layer(&mut self, layer: usize, x: ValueId, rotary: Option<[ValueId; 2]>) -> Result<ValueId> {
         let config = self.config;
         let index = Some(layer as u32);
-        let [attention_tau, mlp_tau] = config.taus(self.layers.p, layer)?;
         let name = |word: &str| format!("transformer.h.{layer}.{word}");
         let names = AttentionNames {
             query: name("attn.q_proj"),
@@ -228,32 +222,29 @@ impl<'a> Gpt<'a> {
             rotary,
             options: config.attention(self.layers.training),
         };
-        let mlp =
-            MlpNames { up: name("mlp.c_fc"), gate: name("mlp.c_gate"), down: name("mlp.c_proj") };
-        let norms = [name("ln_1"), name("ln_2")];
-        let (inner, activation) = (config.inner(), config.activation_function);
-        let position = config.norm_position(self.layers.p);
-        let epsilons = self.epsilons.sums[2 * layer..2 * layer + 2].to_vec();
-        let at = |n: usize| BranchNorm { position, name: &norms[n], epsilon: epsilons[n] };
+        let branches = Branches {
+            taus: config.taus(self.layers.p, layer)?,
+            position: config.norm_position(self.layers.p),
+            norms: [name("ln_1"), name("ln_2")],
+            epsilons: self.epsilons.of_layer(layer),
+        };
+        let mlp = Mlp {
+            up: name("mlp.c_fc"),
+            gate: name("mlp.c_gate"),
+            down: name("mlp.c_proj"),
+            inner: config.inner(),
+            activation: config.activation_function,
+        };
         let before = self.step.map(|step| (step.caches[layer], step.position));
         let Self { layers, caches, .. } = self;
-        layers.in_layer(layer as u32, |layers| {
-            let x = layers.scoped("attention", |layers| {
-                layers.residual(x, attention_tau, at(0), index, |layers, x| {
-                    let [q, mut k, mut v] = layers.queries_keys_values(&names, index, x, shape)?;
-                    if let Some(([keys, values], position)) = before {
-                        k = replaced(layers.graph, keys, k, position)?; // (B, S, N, D)
-                        v = replaced(layers.graph, values, v, position)?;
-                    }
-                    caches.push([k, v]);
-                    layers.attend(&names, index, [q, k, v], shape)
-                })
-            })?; // (B, T, C)
-            layers.scoped("mlp", |layers| {
-                layers.residual(x, mlp_tau, at(1), index, |layers, x| {
-                    layers.mlp(&mlp, index, x, inner, activation)
-                })
-            }) // (B, T, C)
+        layers.block(layer, x, &branches, &mlp, |layers, x| {
+            let [q, mut k, mut v] = layers.queries_keys_values(&names, index, x, shape)?;
+            if let Some(([keys, values], position)) = before {
+                k = replaced(layers.graph, keys, k, position)?; // (B, S, N, D)
+                v = replaced(layers.graph, values, v, position)?;
+            }
+            caches.push([k, v]);
+            layers.attend(&names, index, [q, k, v], shape)
         })
     }
 

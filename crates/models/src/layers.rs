@@ -63,20 +63,25 @@ pub(crate) struct AttentionShape {
     pub options: Attention,
 }
 
-/// The norm of a residual branch.
-#[derive(Clone, Copy)]
-pub(crate) struct BranchNorm<'a> {
+/// The two residual branches of a layer: attention, then MLP.
+pub(crate) struct Branches {
+    /// Weight of each against its skip.
+    pub taus: [f64; 2],
+    /// Where their norms stand.
     pub position: NormPosition,
-    pub name: &'a str,
-    /// Factor on the epsilon.
-    pub epsilon: f64,
+    /// Names of their norms.
+    pub norms: [String; 2],
+    /// Factors on the epsilons of their norms.
+    pub epsilons: [f64; 2],
 }
 
-/// Names of an MLP's linear layers; `gate` for a gated activation.
-pub(crate) struct MlpNames {
+/// An MLP: names of its linear layers, `gate` for a gated activation, and its inner width F.
+pub(crate) struct Mlp {
     pub up: String,
     pub gate: String,
     pub down: String,
+    pub inner: usize,
+    pub activation: Activation,
 }
 
 impl Layers<'_> {
@@ -205,17 +210,51 @@ impl Layers<'_> {
         })
     }
 
-    /// The residual branch `branch` with its norm: before it (pre), after the sum (post), or at
-    /// the end of the branch.
-    pub fn residual(
+    /// Batch and sequence of token ids `[B, T]`, as the configuration's `check` takes them.
+    pub fn batch(
+        &self,
+        tokens: ValueId,
+        check: impl FnOnce(usize, usize) -> Result<()>,
+    ) -> Result<usize> {
+        let (batch, seq) = match *self.graph.shape(tokens).dims() {
+            [batch, seq] => (batch, seq),
+            _ => (0, 0),
+        };
+        check(batch, seq).map(|()| seq)
+    }
+
+    /// A layer of the stack, `x [B, T, C]` to `[B, T, C]`: `attention` and an MLP, each a residual
+    /// branch with its norm.
+    pub fn block(
+        &mut self,
+        layer: usize,
+        x: ValueId,
+        branches: &Branches,
+        mlp: &Mlp,
+        attention: impl FnOnce(&mut Layers<'_>, ValueId) -> Result<ValueId>,
+    ) -> Result<ValueId> {
+        self.in_layer(layer as u32, |layers| {
+            let index = Some(layer as u32);
+            let x = layers
+                .scoped("attention", |layers| layers.residual(x, branches, 0, index, attention))?; // (B, T, C)
+            layers.scoped("mlp", |layers| {
+                layers.residual(x, branches, 1, index, |layers, x| layers.mlp(mlp, index, x))
+            }) // (B, T, C)
+        })
+    }
+
+    /// Residual branch number `n` with its norm: before it (pre), after the sum (post), or at the
+    /// end of the branch.
+    fn residual(
         &mut self,
         x: ValueId,
-        tau: f64,
-        at: BranchNorm<'_>,
+        branches: &Branches,
+        n: usize,
         layer: Index,
         branch: impl FnOnce(&mut Layers<'_>, ValueId) -> Result<ValueId>,
     ) -> Result<ValueId> {
-        let BranchNorm { position, name, epsilon } = at;
+        let Branches { taus, position, norms, epsilons } = branches;
+        let (tau, name, epsilon) = (taus[n], norms[n].as_str(), epsilons[n]);
         let Layers { graph, params, p, style, training } = self;
         let (p, style, training) = (*p, *style, *training);
         let y = residual_apply(graph, p, x, tau, |graph, x| {
@@ -287,26 +326,19 @@ impl Layers<'_> {
         self.branch_end(&names.output, layer, x, width, self.p.hidden()) // (B, T, C)
     }
 
-    /// Feed-forward layers of `x [B, T, C]` with an inner width of F.
-    pub fn mlp(
-        &mut self,
-        names: &MlpNames,
-        layer: Index,
-        x: ValueId,
-        inner: usize,
-        activation: Activation,
-    ) -> Result<ValueId> {
+    /// Feed-forward layers of `x [B, T, C]`.
+    fn mlp(&mut self, mlp: &Mlp, layer: Index, x: ValueId) -> Result<ValueId> {
         let width = self.graph.shape(x).last();
         let options = self.p.mirrored();
-        let up = self.linear(&names.up, layer, x, inner, options)?; // (B, T, F)
-        let x = match activation {
+        let up = self.linear(&mlp.up, layer, x, mlp.inner, options)?; // (B, T, F)
+        let x = match mlp.activation {
             Activation::Swiglu => {
-                let gate = self.linear(&names.gate, layer, x, inner, options)?; // (B, T, F)
+                let gate = self.linear(&mlp.gate, layer, x, mlp.inner, options)?; // (B, T, F)
                 silu_glu(self.graph, self.p, up, gate, 1.0)?
             }
             other => self.activate(up, other, self.p.scheme().constraint)?,
         }; // (B, T, F)
-        self.branch_end(&names.down, layer, x, width, options) // (B, T, C)
+        self.branch_end(&mlp.down, layer, x, width, options) // (B, T, C)
     }
 
     /// An element-wise activation.

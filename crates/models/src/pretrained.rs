@@ -105,6 +105,19 @@ impl Model {
 }
 
 /// A model and its weights.
+///
+/// ```no_run
+/// use std::path::Path;
+///
+/// use onesigma_models::Pretrained;
+/// use onesigma_ops::Parametrisation;
+///
+/// let regular = Pretrained::load(Path::new("all-MiniLM-L6-v2"))?;
+/// // The same function with weights of unit variance.
+/// let unit = regular.convert(Parametrisation::Unit)?;
+/// println!("{} parameters were multiplied", unit.factors.len());
+/// # Ok::<(), onesigma_models::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct Pretrained {
     /// The architecture.

@@ -31,6 +31,19 @@ const STORED: [(Format, Dtype); 5] = [
 ];
 
 /// A safetensors file that is mapped into memory.
+///
+/// ```
+/// use onesigma_format::Format;
+/// use onesigma_models::{Tensor, TensorFile, write_tensors};
+///
+/// # let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("model.safetensors");
+/// let tensor = Tensor { shape: vec![2], values: vec![0.3, 1.0] };
+/// write_tensors(&path, [("w", &tensor)], Format::E4M3, Default::default())?;
+/// let file = TensorFile::open(&path)?;
+/// assert_eq!(file.read("w")?.values, [0.3125, 1.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct TensorFile {
     map: Mmap,

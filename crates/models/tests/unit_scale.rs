@@ -12,7 +12,7 @@ use onesigma_models::{
 };
 use onesigma_ops::unit_scale::{Scaled, UnitScale};
 use onesigma_ops::{Parametrisation, TransformerResidual};
-use support::{Input, Step, dot, numbers};
+use support::{Input, Step, bert_inputs, dot, numbers};
 
 type Build = Box<
     dyn Fn(
@@ -201,21 +201,6 @@ fn dropout_gets_its_scales_and_keeps_its_masks() {
             assert!(close(&a.1, &b.1) && close(&a.2, &b.2), "{p} {name}: {a:?} {b:?}");
         }
     }
-}
-
-fn bert_inputs() -> Vec<Input> {
-    let input =
-        |name, shape: &[usize], values: Vec<u32>| Input { name, shape: shape.to_vec(), values };
-    vec![
-        input("tokens", &[2, 5], numbers(10, 13, 1000)),
-        input("segments", &[2, 5], vec![0, 0, 1, 1, 1, 0, 1, 1, 1, 1]),
-        input("mask", &[2, 5], vec![1, 1, 1, 1, 1, 1, 1, 1, 1, 0]),
-        input("rows", &[3], vec![1, 4, 7]),
-        input("targets", &[3], numbers(3, 13, 1001)),
-        input("counted", &[3], vec![1, 1, 0]),
-        input("labels", &[2], vec![1, 0]),
-        input("ends", &[2, 2], vec![0, 3, 2, 3]),
-    ]
 }
 
 fn bert_case(p: Parametrisation, task: BertTask, position: NormPosition, tied: bool) -> Case {

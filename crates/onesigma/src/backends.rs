@@ -74,8 +74,8 @@ pub const BACKENDS: &[Entry] = &[
 ];
 
 /// Backends by the feature that builds them in.
-const FEATURES: [(&str, &str); 5] =
-    [("cpu", "cpu"), ("candle", "candle"), ("cuda", "tch"), ("tch-cpu", "tch"), ("wgpu", "wgpu")];
+const FEATURES: &[(&str, &str)] =
+    &[("cpu", "cpu"), ("candle", "candle"), ("cuda", "tch"), ("tch-cpu", "tch"), ("wgpu", "wgpu")];
 
 /// Opens the backend called `name`; `name:device` chooses among the devices of one that has
 /// several.

@@ -61,7 +61,10 @@ impl Observer for Progress {
                 self.bar.set_position(*first_step);
                 self.bar.reset_eta();
                 self.bar.enable_steady_tick(Duration::from_millis(500));
-                if *first_step > 0 {
+                if first_step >= total_steps {
+                    let words = "are done already; --steps with a larger number takes more";
+                    self.say(&format!("all {total_steps} steps {words}"));
+                } else if *first_step > 0 {
                     self.say(&format!("continuing after step {first_step}"));
                 }
             }

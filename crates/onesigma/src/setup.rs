@@ -142,7 +142,37 @@ pub fn prove(config: &Config) -> Result<Vec<Proven>> {
     program::prove(&*model, &recipe, settings)
 }
 
-/// A session whose state is still zero: initialise or restore it.
+/// A session whose state is still zero: initialise or restore it, or let a
+/// [`Trainer`](onesigma_train::trainer::Trainer) do so.
+///
+/// ```
+/// use std::sync::atomic::AtomicBool;
+///
+/// use onesigma::setup;
+/// use onesigma::train::checkpoint::Checkpoint;
+/// use onesigma::train::config::{Config, ModelConfig};
+/// use onesigma::train::corpus::{Corpus, Document};
+/// use onesigma::train::run_dir::RunDir;
+/// use onesigma::train::trainer::Trainer;
+///
+/// let model = ModelConfig { layers: 1, heads: 2, hidden: 16, seq: 16, ..ModelConfig::default() };
+/// let config = Config { recipe: "unit-fp8".into(), steps: 3, batch: 2, model, ..Config::default() };
+/// let text = "The quick brown fox jumps over the lazy dog. ".repeat(20).into_bytes();
+/// let document = Document { name: "fox".into(), text };
+/// let corpus = Corpus::from_documents("fox", vec![document], Vec::new());
+///
+/// let (session, rate) = (setup::session(&config)?, setup::default_rate(&config)?);
+/// let mut trainer = Trainer::new(session, &config, rate, &corpus)?;
+/// # let folder = tempfile::tempdir()?;
+/// # let folder = folder.path().join("run");
+/// let mut run = RunDir::create(&folder, &config)?;
+/// let summary = trainer.run(&mut run, &mut (), &AtomicBool::new(false))?;
+/// assert_eq!(summary.steps, 3);
+/// // The run folder has what it needs to go on, and to be looked at.
+/// let (_, checkpoint, _) = Checkpoint::latest(&run.checkpoints())?;
+/// assert_eq!(checkpoint.state.step, 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// As [`program()`], and if the backend refuses the program.

@@ -82,7 +82,15 @@ fn a_finished_run_is_lengthened() {
     assert_eq!(losses(&short), losses(&long));
     assert_eq!(RunDir::config::<Config>(&short).expect("settings").steps, 16);
     // From now on it is a run of 16 steps.
-    run(&["train", "--quiet", "--resume", path]);
+    let outcome = onesigma(&["train", "--resume", path]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("all 16 steps are done already"), "{}", outcome.stderr);
+    assert!(!outcome.stdout.contains("tokens/s"), "{}", outcome.stdout);
+
+    assert_eq!(run(&["eval", path, "--backend", "cpu"]), run(&["eval", path]));
+    let outcome = onesigma(&["eval", path, "--backend", "abacus"]);
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("abacus"), "{}", outcome.stderr);
 
     let refused = |more: &[&str], words: &[&str]| {
         let outcome = onesigma(&[&["train", "--quiet", "--resume", path][..], more].concat());

@@ -105,6 +105,38 @@ fn lines_of_json_are_documents_of_a_field() {
 }
 
 #[test]
+fn text_of_another_encoding_is_told_and_refused_where_characters_are_needed() {
+    let dir = folder();
+    let text = dir.path().join("latin-1.txt");
+    // \u{fc} in Latin-1 is the byte FC, which no UTF-8 has.
+    let line = b"gr\xfcn is a colour, and this line has it.\n";
+    fs::write(&text, line.repeat(200)).expect("room");
+    let outcome = train(&text, &dir.path().join("bytes"), &["--quiet"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let said = |text: &str| text.contains("latin-1.txt") && text.contains("first at byte 2)");
+    assert!(
+        said(&outcome.stderr) && outcome.stderr.contains("taken as they are"),
+        "{}",
+        outcome.stderr
+    );
+    let file = tokenizer(dir.path());
+    let more = ["--quiet", "--tokenizer", utf8(&file)];
+    let outcome = train(&text, &dir.path().join("pieces"), &more);
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    assert!(said(&outcome.stderr) && outcome.stderr.contains("iconv"), "{}", outcome.stderr);
+    let info = onesigma(&["data", "info", utf8(&text)]);
+    assert!(info.stdout.contains("not all UTF-8"), "{}", info.stdout);
+    // 9999 bytes, of which the last 999 are to measure on: the cut is within a character, which is
+    // no fault of the text.
+    fs::write(&text, format!("a{}", "\u{fc}".repeat(4999))).expect("room");
+    let info = onesigma(&["data", "info", utf8(&text)]);
+    assert!(info.stdout.contains("encoding    UTF-8"), "{}", info.stdout);
+    assert!(!info.stderr.contains("UTF-8"), "{}", info.stderr);
+    let outcome = train(&text, &dir.path().join("good"), &more);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+}
+
+#[test]
 fn a_text_is_tokenised_once_and_a_damaged_cache_is_made_anew() {
     let dir = folder();
     let (text, tokenizer) = (text_file(dir.path()), tokenizer(dir.path()));

@@ -7,6 +7,16 @@ use onesigma_graph::expr::Term;
 use onesigma_graph::{Graph, Op, ValueId};
 
 /// Options of [`attention`].
+///
+/// ```
+/// use onesigma_ops::{Attention, Parametrisation};
+///
+/// let causal = Attention { causal: true, ..Attention::default() };
+/// // Of 512 keys alike a query takes the mean, so that what it finds is small: the scale makes it 1.
+/// let scales = causal.scales(Parametrisation::Unit, 512, 64)?;
+/// assert!(scales.alpha > 1.0);
+/// # Ok::<(), onesigma_ops::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Attention {
     /// Query `i` sees keys `0 ..= i + keys - seq` only.

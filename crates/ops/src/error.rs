@@ -48,10 +48,15 @@ pub enum Error {
         node: String,
     },
     /// No parametrisation has this name.
-    #[error("no parametrisation named `{name}`; there are: {known}")]
+    #[error(
+        "no parametrisation named `{name}`{} there are: {known}",
+        did_you_mean(near.as_deref())
+    )]
     UnknownParametrisation {
         /// The name that was given.
         name: String,
+        /// The name that may have been meant.
+        near: Option<String>,
         /// The names that there are.
         known: String,
     },

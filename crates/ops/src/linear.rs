@@ -4,6 +4,14 @@ use crate::{Constraint, Parametrisation, Result, Scales};
 use onesigma_graph::{Error as GraphError, Graph, Op, Shape, ValueId};
 
 /// Options of [`linear`].
+///
+/// ```
+/// use onesigma_ops::{Constraint, Linear};
+///
+/// // Forward 1/sqrt(fan_in), and a gradient of the input with a scale of its own.
+/// let own = Linear::unconstrained();
+/// assert_eq!((own.scale_power, own.constraint), ([0.5; 3], Constraint::None));
+/// ```
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Linear {
     /// Powers `p` of `fan_in^-p0` (output), `fan_out^-p1` (input gradient) and `batch^-p2`

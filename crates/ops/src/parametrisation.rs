@@ -254,9 +254,11 @@ impl FromStr for Parametrisation {
     /// Reads what `Display` prints.
     fn from_str(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|p| p.scheme().name == name).ok_or_else(|| {
+            let known = Self::ALL.map(|p| p.scheme().name);
             crate::Error::UnknownParametrisation {
                 name: name.to_owned(),
-                known: Self::ALL.map(|p| p.scheme().name).join(", "),
+                near: crate::nearest(name, &known).map(str::to_owned),
+                known: known.join(", "),
             }
         })
     }
@@ -274,7 +276,10 @@ mod tests {
             assert_eq!(name.parse::<Parametrisation>().expect("its own name"), p);
         }
         let message = "umup".parse::<Parametrisation>().expect_err("no such name").to_string();
-        assert!(message.contains("`umup`") && message.contains("u-mup, mu-s"), "{message}");
+        assert!(
+            message.contains("`umup`, did you mean `u-mup`?") && message.contains("u-mup, mu-s"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -59,6 +59,19 @@ impl EvaluationBatches for Sweep {
 ///
 /// An epoch visits every window once, in an order drawn from `(seed, epoch)`; the windows' common
 /// starting offset in `[0, seq)` is drawn as well, so that their edges fall elsewhere each time.
+///
+/// ```
+/// use onesigma_train::batch::Sampler;
+///
+/// let tokens: Vec<u16> = (0..1000).collect();
+/// let mut batches = Sampler::new(tokens, "training", 4, 16, 0)?;
+/// let batch = batches.batch(7);
+/// assert_eq!(batch.inputs.len(), 4 * 16);
+/// // What follows each token; and a batch depends on seed and step alone.
+/// assert!(batch.inputs.iter().zip(&batch.targets).all(|(token, next)| token + 1 == *next));
+/// assert_eq!(batches.batch(7).inputs, batch.inputs);
+/// # Ok::<(), onesigma_train::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Sampler {
     tokens: Tokens,

@@ -2,12 +2,12 @@
 
 use onesigma_graph::{Graph, ReduceKind, Role, ValueId};
 use onesigma_models::{
-    BertConfig, BertInputs, BertTask, MaskedTokens, Params, bert_classification_loss,
-    bert_masked_lm_loss, bert_pre_training_loss, bert_span_loss, hits,
+    BertConfig, BertInputs, BertTask, MaskedTokens, bert_classification_loss, bert_masked_lm_loss,
+    bert_pre_training_loss, bert_span_loss, hits,
 };
 use onesigma_ops::Parametrisation;
 
-use crate::model::{named, parameters};
+use crate::model::{parameters, params};
 use crate::program::{Inputs, Measures, Model, ModelInput, Parameter, Settings};
 use crate::rates::Rates;
 use crate::task::{Task, predictions};
@@ -20,7 +20,6 @@ pub struct Bert {
     task: BertTask,
     parametrisation: Parametrisation,
     mask_probability: f64,
-    names: Vec<String>,
     parameters: Vec<Parameter>,
 }
 
@@ -56,9 +55,8 @@ impl Bert {
     ) -> Result<Self> {
         let task = head(task)?;
         let specs = config.parameters(task, parametrisation)?;
-        let names = specs.iter().map(|spec| spec.name.clone()).collect();
         let parameters = parameters(specs, parametrisation, config.num_hidden_layers);
-        Ok(Self { config, task, parametrisation, mask_probability, names, parameters })
+        Ok(Self { config, task, parametrisation, mask_probability, parameters })
     }
 
     /// The same model with factors on its learning rates.
@@ -119,7 +117,7 @@ impl Model for Bert {
         inputs: Inputs<'_>,
         training: bool,
     ) -> Result<Measures> {
-        let mut params = Params::new(named(&self.names, parameters));
+        let mut params = params(&self.parameters, parameters);
         let (config, p, params) = (&self.config, self.parametrisation, &mut params);
         let Inputs { tokens, targets, more } = inputs;
         let (out, counted) = if self.has_masks() {

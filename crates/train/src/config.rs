@@ -89,6 +89,20 @@ impl Default for ModelConfig {
 /// Everything that decides what a run computes, and how often it looks and saves.
 ///
 /// Two runs with equal configurations, corpora and backends give equal losses, bit for bit.
+///
+/// ```
+/// use onesigma_train::config::{Config, ModelConfig};
+///
+/// let config = Config {
+///     recipe: "unit-fp8".into(),
+///     steps: 100,
+///     model: ModelConfig { layers: 2, hidden: 64, ..ModelConfig::default() },
+///     ..Config::default()
+/// };
+/// assert_eq!(config.optimizer, "adamw");
+/// assert!(config.optimizer().is_ok());
+/// # Ok::<(), onesigma_train::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {

@@ -22,6 +22,7 @@ use crate::Error;
 mod cargo;
 mod read;
 mod stream;
+mod utf8;
 
 pub use cargo::PACKAGES;
 pub use stream::{Sink, Split, Streamed};
@@ -32,6 +33,17 @@ pub const SPLIT_FILES: usize = 20;
 pub const SPLIT_EVERY: usize = 10;
 
 /// Text in two splits.
+///
+/// ```
+/// use onesigma_train::corpus::{Corpus, FIELD};
+///
+/// # let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("text.txt");
+/// std::fs::write(&path, "a text of 26 bytes in all.")?;
+/// let corpus = Corpus::from_path(&path, FIELD)?;
+/// assert_eq!((corpus.training.len(), corpus.validation.len()), (24, 2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corpus {
     /// What it was made from: `cargo`, or the path that was given.
@@ -42,6 +54,8 @@ pub struct Corpus {
     pub files: usize,
     /// Files that were left out because they are not text, in order.
     pub skipped: Vec<PathBuf>,
+    /// Files that are text of another encoding, in order.
+    pub not_utf8: Vec<NotUtf8>,
     /// The text to train on.
     pub training: Vec<u8>,
     /// The text to measure on.
@@ -50,6 +64,22 @@ pub struct Corpus {
     pub training_ends: Vec<usize>,
     /// Where the documents of the validation text end, ascending.
     pub validation_ends: Vec<usize>,
+}
+
+/// A file of text that is not UTF-8, Latin-1 for example. Bytes as tokens take it as it is; other
+/// tokenisers know characters, not bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotUtf8 {
+    /// The file.
+    pub path: PathBuf,
+    /// Place in its text, unpacked, of the first byte that is not UTF-8.
+    pub offset: usize,
+}
+
+impl NotUtf8 {
+    fn at(path: &Path, offset: Option<usize>) -> Option<Self> {
+        offset.map(|offset| Self { path: path.to_owned(), offset })
+    }
 }
 
 /// The field of JSON lines that is read if nothing is said.
@@ -88,8 +118,9 @@ impl Corpus {
     /// [`Error::Examples`] for a line of JSON without the field, or [`Error::Io`] for what cannot
     /// be read.
     pub fn from_path(path: &Path, field: &str) -> Result<Self, Error> {
-        let (documents, skipped) = read::documents(path, field)?;
-        Ok(Self::from_documents(&path.to_string_lossy(), documents, skipped))
+        let read::Found { documents, skipped, not_utf8 } = read::documents(path, field)?;
+        let corpus = Self::from_documents(&path.to_string_lossy(), documents, skipped);
+        Ok(Self { not_utf8, ..corpus })
     }
 
     /// All of the text at `training` to train on, all of that at `validation` to measure on. The
@@ -98,9 +129,12 @@ impl Corpus {
     /// # Errors
     /// As [`Corpus::from_path`], for either.
     pub fn from_paths(training: &Path, validation: &Path, field: &str) -> Result<Self, Error> {
-        let (mut documents, mut skipped) = read::documents(training, field)?;
-        let (held_out, more) = read::documents(validation, field)?;
-        skipped.extend(more);
+        let read::Found { mut documents, mut skipped, mut not_utf8 } =
+            read::documents(training, field)?;
+        let held_out = read::documents(validation, field)?;
+        skipped.extend(held_out.skipped);
+        not_utf8.extend(held_out.not_utf8);
+        let held_out = held_out.documents;
         let text = |documents: &[Document]| {
             let mut ends = Vec::with_capacity(documents.len());
             let mut all = Vec::new();
@@ -120,6 +154,7 @@ impl Corpus {
             sha256: identity(&documents),
             files: documents.len() - 1,
             skipped,
+            not_utf8,
             training: training_text,
             validation: validation_text,
             training_ends,
@@ -155,6 +190,7 @@ impl Corpus {
             sha256: identity(&documents),
             files: documents.len(),
             skipped,
+            not_utf8: Vec::new(),
             training,
             validation,
             training_ends,

@@ -41,6 +41,17 @@ pub enum Error {
         /// Position of the first NUL byte.
         offset: usize,
     },
+    /// A file is text, but not UTF-8, which the tokeniser needs.
+    #[error(
+        "{path} is not UTF-8 (first at byte {offset}), and the tokeniser takes UTF-8 alone; \
+         convert it, as with `iconv -f LATIN1 -t UTF-8`; `--tokenizer bytes` takes any text"
+    )]
+    DataEncoding {
+        /// The file.
+        path: PathBuf,
+        /// Place of the first byte that is not UTF-8.
+        offset: usize,
+    },
     /// A split is shorter than one sequence and its next token.
     #[error(
         "the {split} split has {tokens} tokens, and one sequence needs {needed} (sequence length \
@@ -222,6 +233,7 @@ impl Error {
                 | Self::DataMissing { .. }
                 | Self::DataEmpty { .. }
                 | Self::DataBinary { .. }
+                | Self::DataEncoding { .. }
                 | Self::DataTooShort { .. }
                 | Self::Setting { .. }
                 | Self::Unknown { .. }

@@ -86,7 +86,6 @@ pub fn default_rate(p: Parametrisation, optimizer: &Optimizer) -> f64 {
 pub struct Gpt {
     config: GptConfig,
     parametrisation: Parametrisation,
-    names: Vec<String>,
     parameters: Vec<Parameter>,
 }
 
@@ -139,9 +138,8 @@ impl Gpt {
     /// [`Error::Model`](crate::Error::Model) for an impossible one.
     pub fn from_config(config: GptConfig, parametrisation: Parametrisation) -> Result<Self> {
         let specs = config.parameters(parametrisation)?;
-        let names = specs.iter().map(|spec| spec.name.clone()).collect();
         let parameters = parameters(specs, parametrisation, config.n_layer);
-        Ok(Self { config, parametrisation, names, parameters })
+        Ok(Self { config, parametrisation, parameters })
     }
 
     /// The same model with factors on its learning rates.
@@ -152,13 +150,14 @@ impl Gpt {
     }
 
     fn params(&self, values: &[ValueId]) -> Params {
-        Params::new(named(&self.names, values))
+        params(&self.parameters, values)
     }
 }
 
-/// Values with their names.
-pub(crate) fn named(names: &[String], values: &[ValueId]) -> Vec<(String, ValueId)> {
-    names.iter().cloned().zip(values.iter().copied()).collect()
+/// The values of parameters by name.
+pub(crate) fn params(parameters: &[Parameter], values: &[ValueId]) -> Params {
+    let names = parameters.iter().map(|parameter| parameter.spec.name.clone());
+    Params::new(names.zip(values.iter().copied()))
 }
 
 /// Parameters of a model of `layers` layers with their own factors on the learning rate.

@@ -4,6 +4,15 @@ use crate::Error;
 use crate::tokenizer::{Bytes, Subwords, whole_parts};
 
 /// A tokeniser.
+///
+/// ```
+/// use onesigma_train::text::Tokenizer;
+///
+/// let tokens = Tokenizer::Bytes.encode("\u{20ac}5")?;
+/// assert_eq!(tokens, [0xe2, 0x82, 0xac, 0x35]);
+/// assert_eq!(Tokenizer::Bytes.decode(&tokens)?, "\u{20ac}5");
+/// # Ok::<(), onesigma_train::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub enum Tokenizer {
     /// One token per byte.

@@ -69,6 +69,15 @@ pub struct Piece {
 /// A vocabulary of words and parts of words: WordPiece as BERT uses it, words of a cleaned text cut
 /// into the longest pieces of a vocabulary (arXiv 1810.04805, section 3), or whatever a
 /// `tokenizer.json` holds.
+///
+/// ```
+/// use onesigma_train::tokenizer::Subwords;
+///
+/// let pieces = Subwords::train(["the cat sat", "the hat"].into_iter(), 40, true)?;
+/// let ids = pieces.encode("The hat")?;
+/// assert_eq!(pieces.decode(&ids)?, "the hat");
+/// # Ok::<(), onesigma_train::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Subwords {
     inner: tokenizers::Tokenizer,

@@ -84,7 +84,7 @@ fn complete() -> End {
     End::Complete
 }
 
-/// Drives a [`Session`] over a corpus.
+/// Drives a [`Session`] over a corpus. `onesigma::setup::session` has a whole run as its example.
 #[derive(Debug)]
 pub struct Trainer {
     session: Session,

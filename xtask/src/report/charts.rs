@@ -142,7 +142,8 @@ fn limit(sources: &Sources) -> Vec<Chart> {
     for share in &sources.shares {
         let text = format!("{:.0} %", 100.0 * share.share);
         let bar = Bar { label: share.name.clone(), value: share.share, text, class: class(1) };
-        add(&share.device, &format!("share of the {}", share.limit), bar);
+        let group = format!("{}, share of the {}", share.device, share.limit);
+        add(&share.device, without_machine(&group, machine(&share.device)), bar);
     }
     let note = "Share of the physical limit: the larger of the times that arithmetic and memory \
                 traffic need at the peak rates measured in the same run, over the time taken.";

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::chromium;
+use crate::process::chromium;
 use crate::svg::Svg;
 
 /// The text chunk that says which drawing a picture was made from.

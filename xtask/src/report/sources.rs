@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::bench::record::Record;
 
 mod cpu;
+mod wgpu;
 
 /// Everything that was found, oldest first.
 #[derive(Debug, Default)]
@@ -147,6 +148,7 @@ impl Sources {
             all.filter(|(_, record)| newest.iter().any(|new| std::ptr::eq(*new, *record)));
         found.steps = current.flat_map(|(path, record)| steps_of(path, record)).collect();
         cpu::read(&mut found, folder)?;
+        wgpu::read(&mut found, folder)?;
         let mut files = Vec::new();
         files_below(folder, &mut files);
         for path in files {
@@ -280,6 +282,13 @@ impl Sources {
     }
 }
 
+/// The number behind a flag of a command line that was recorded.
+fn size(path: &Path, words: &str, flag: &str) -> Result<u64> {
+    let mut all = words.split(' ').skip_while(|word| *word != flag);
+    let value = all.nth(1).and_then(|word| word.parse().ok());
+    value.with_context(|| format!("{}: no {flag} in `{words}`", path.display()))
+}
+
 /// The model of a step, in words.
 fn gpt(width: u64, layers: u64, batch: u64, seq: u64) -> String {
     format!("GPT of width {width}, {layers} layers, {batch} x {seq} tokens")
@@ -292,10 +301,20 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     read.map(Some).with_context(|| format!("{} is not of the form expected", path.display()))
 }
 
-/// Without the versions of a library and a driver, so that peers and we are on one device.
+/// Names that one card was given in different files, and the one that it has in the report.
+const NAMES: [(&str, &str); 2] =
+    [("one H100 80 GB HBM3", "NVIDIA H100 80GB HBM3"), ("headless Vulkan", "Vulkan")];
+
+/// The name of a device: without the versions of a library and a driver, so that peers and we are
+/// on one device, and the same in all files. What it is reached by stays, behind a comma.
 fn short(device: &str) -> String {
-    let end = [", libtorch", " (driver"].iter().filter_map(|word| device.find(word)).min();
-    device[..end.unwrap_or(device.len())].to_owned()
+    let mut parts: Vec<&str> = Vec::new();
+    for part in device.split(", ").filter(|part| !part.starts_with("libtorch")) {
+        let part = part.split(" (driver").next().unwrap_or(part);
+        let known = NAMES.iter().find(|(written, _)| *written == part);
+        parts.push(known.map_or(part, |(_, name)| name));
+    }
+    parts.join(", ")
 }
 
 fn steps_of(path: &Path, record: &Record) -> Vec<Step> {
@@ -332,6 +351,28 @@ fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
             found.extend(own);
         } else if has(&path, "jsonl") {
             found.push(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{machine, short};
+
+    #[test]
+    fn a_card_has_one_name_however_it_was_written_down() {
+        for (written, name) in [
+            ("NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3"),
+            ("NVIDIA H100 80GB HBM3, libtorch 2.11", "NVIDIA H100 80GB HBM3"),
+            (
+                "one H100 80 GB HBM3 (driver 580.159.04), headless Vulkan",
+                "NVIDIA H100 80GB HBM3, Vulkan",
+            ),
+            ("NVIDIA H200, libtorch 2.11", "NVIDIA H200"),
+            ("CPU Z, 2 processors, 1 thread", "CPU Z, 2 processors, 1 thread"),
+        ] {
+            assert_eq!(short(written), name);
+            assert_eq!(machine(&short(written)), name.split(", ").next().unwrap_or(name));
         }
     }
 }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::*;
 use crate::bench::record::tests::record;
+use crate::process::chromium;
 
 /// A folder with two records, lines from another machine, and a peer.
 fn results(folder: &Path) {
@@ -41,6 +42,12 @@ fn results(folder: &Path) {
     let file = format!(r#"{{"device": "GPU Y", "rows": [{}]}}"#, rows.join(", "));
     fs::write(folder.join("gpu/kernels.json"), file).expect("room");
     processor(folder);
+    let steps = r#"{"command": "kernels gpt; burn-peer --d-model 8 --layers 2 --seq 4 --batch 2",
+        "device": "one H100 80 GB HBM3 (driver 5.1), headless Vulkan",
+        "beside_burn_ms": {"note": "one call", "burn f32": 20.0, "unit-fp8": 5.0},
+        "rows": [{"recipe": "unit-fp8", "ms": 4.0}]}"#;
+    fs::create_dir_all(folder.join("wgpu")).expect("room");
+    fs::write(folder.join("wgpu/gpt_step.json"), steps).expect("room");
 }
 
 /// What programs that take turns on a processor leave.
@@ -96,8 +103,10 @@ fn every_chart_is_drawn_from_results_of_several_machines() {
             "peers",
             "throughput-amd-epyc",
             "throughput-cpu-z",
+            "throughput-nvidia-h100-80gb-hbm3",
             "throughput-gpu-x",
             "peers-cpu-z",
+            "peers-nvidia-h100-80gb-hbm3",
             "peers-gpu-x",
             "limit-amd-epyc",
             "limit-gpu-y",
@@ -120,7 +129,12 @@ fn every_chart_is_drawn_from_results_of_several_machines() {
     });
     assert_eq!(
         found.collect::<Vec<_>>(),
-        [("unit-fp8 (cpu)", "burn", Some(0.25)), ("unit-fp8 (cuda)", "py<torch> bf16", Some(0.5)),]
+        [
+            ("unit-fp8 (cpu)", "burn", Some(0.25)),
+            // The step of another call is not held against burn's.
+            ("unit-fp8 (wgpu)", "burn f32", Some(0.25)),
+            ("unit-fp8 (cuda)", "py<torch> bf16", Some(0.5)),
+        ]
     );
     // Of several tiles of one product the fastest counts.
     let rates: Vec<f64> = sources.products.iter().map(|product| product.rate).collect();

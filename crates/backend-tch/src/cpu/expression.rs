@@ -2,28 +2,23 @@
 
 use onesigma_backend::Result;
 use onesigma_graph::Shape;
-use onesigma_graph::expr::{BinaryOp, Expr, Instr, UnaryOp};
+use onesigma_graph::expr::{BinaryOp, Expr, Step, UnaryOp};
 use tch::{Kind, Tensor};
 
 use super::tensor::{DEVICE, failed, sizes};
 
 /// The values of `expr` over `shape`; operands are f32 tensors that broadcast to it.
 pub(crate) fn evaluate(expr: &Expr, operands: &[Tensor], shape: &Shape) -> Result<Tensor> {
-    let mut values: Vec<Tensor> = Vec::with_capacity(expr.instrs().len());
-    for instr in expr.instrs() {
-        let at = |register: u16| &values[usize::from(register)];
-        let value = match *instr {
-            Instr::Input(n) => Ok(operands[usize::from(n)].shallow_clone()),
-            Instr::Const(value) => Tensor::f_full([0_i64; 0], value, (Kind::Float, DEVICE)),
-            Instr::Index(axis) => index(usize::from(axis), shape),
-            Instr::Unary(op, a) => unary(op, at(a)),
-            Instr::Binary(op, a, b) => binary(op, at(a), at(b)),
-            Instr::Select(c, a, b) => {
-                at(c).f_ne(0.0).and_then(|condition| at(a).f_where_self(&condition, at(b)))
-            }
-        };
-        values.push(value.map_err(failed)?);
-    }
+    let mut values = expr
+        .walk(|_, step: Step<'_, Tensor>| match step {
+            Step::Input(n) => Ok(operands[n].shallow_clone()),
+            Step::Const(value) => Tensor::f_full([0_i64; 0], value, (Kind::Float, DEVICE)),
+            Step::Index(axis) => index(axis, shape),
+            Step::Unary(op, a) => unary(op, a),
+            Step::Binary(op, a, b) => binary(op, a, b),
+            Step::Select(c, a, b) => a.f_where_self(&c.f_ne(0.0)?, b),
+        })
+        .map_err(failed)?;
     let result = values.pop().ok_or_else(|| failed("an empty expression"))?;
     result.f_broadcast_to(sizes(shape)).map_err(failed)
 }

@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use onesigma_backend::{
-    Engine, Error, Report, Result, expect_frames, expect_readable, expect_writable,
-};
+use onesigma_backend::kernels::expect_supported;
+use onesigma_backend::{Engine, Error, HostSlot, Report, Result, find_entry, find_slot_mut};
 use onesigma_graph::{EntryId, Program, SlotId, SlotKind};
 
 use super::assemble::{Param, Work};
@@ -17,25 +16,12 @@ use super::profile::Profile;
 
 /// A slot with its frames.
 struct Slot {
-    name: String,
-    kind: SlotKind,
+    host: HostSlot,
     address: u64,
-    bytes: usize,
-    /// Inputs: what the host wrote. Outputs: the frames of the last run.
-    frames: Vec<u8>,
     /// Frames on the device: address, bytes that fit.
     staging: Option<(u64, usize)>,
     /// Whether the frames on the device are those of the host.
     staged: bool,
-}
-
-impl Slot {
-    fn frame_count(&self) -> usize {
-        match self.bytes {
-            0 => usize::from(!self.frames.is_empty()),
-            bytes => self.frames.len() / bytes,
-        }
-    }
 }
 
 /// A call that is ready to be queued.
@@ -108,6 +94,9 @@ impl DeviceEngine {
         limit: Option<u64>,
     ) -> Result<Self> {
         program.validate()?;
+        for entry in program.entries() {
+            expect_supported(super::NAME, &entry.graph, &super::supports)?;
+        }
         let room = limit.or_else(|| device.free_bytes());
         let compiled = compile(program, &*device, room)?;
         let memory = compiled.memory();
@@ -118,19 +107,19 @@ impl DeviceEngine {
         let bytes = memory.arena().max(1);
         let arena = device.allocate(bytes)?;
         let Compiled { entries, entry_count, copies, refreshing, offsets, .. } = compiled;
-        let own = program.slots().iter().map(|slot| (slot.name.clone(), slot.kind, slot.bytes()));
-        let more = copies.iter().map(|copy: &Derived| {
-            (format!("copy of slot {}", copy.source), SlotKind::State, copy.bytes())
+        let own = program.slots().iter().map(HostSlot::new);
+        let more = copies.iter().map(|copy: &Derived| HostSlot {
+            name: format!("copy of slot {}", copy.source),
+            kind: SlotKind::State,
+            frame_bytes: copy.bytes(),
+            frames: Vec::new(),
         });
         let slots = own
             .chain(more)
             .zip(offsets)
-            .map(|((name, kind, bytes), offset)| Slot {
-                name,
-                kind,
+            .map(|(host, offset)| Slot {
+                host,
                 address: arena + offset as u64,
-                bytes,
-                frames: Vec::new(),
                 staging: None,
                 staged: false,
             })
@@ -362,34 +351,35 @@ impl DeviceEngine {
         let (inputs, outputs) =
             (self.entries[at].compiled.inputs.clone(), self.entries[at].compiled.outputs.clone());
         for &slot in &inputs {
-            let bytes = self.slots[slot].frames.len();
+            let bytes = self.slots[slot].host.frames.len();
             let address = self.stage(slot, bytes)?;
             let state = &mut self.slots[slot];
             if !std::mem::replace(&mut state.staged, true) {
-                self.device.upload(address, &state.frames)?;
+                self.device.upload(address, &state.host.frames)?;
             }
         }
         self.refresh(at)?;
         let mut results = Vec::new();
         for &slot in &outputs {
-            results.push(self.stage(slot, self.slots[slot].bytes * times)?);
+            results.push(self.stage(slot, self.slots[slot].host.frame_bytes * times)?);
         }
         for step in 0..times {
             for &slot in &inputs {
                 let state = &self.slots[slot];
-                let frame = if state.frame_count() == 1 { 0 } else { step };
+                let (frame, bytes) = (state.host.frame_of(step), state.host.frame_bytes);
                 if let Some((address, _)) = state.staging
                     && (step == 0 || frame > 0)
                 {
-                    let from = address + (frame * state.bytes) as u64;
-                    self.device.copy(from, state.address, state.bytes)?;
+                    let from = address + (frame * bytes) as u64;
+                    self.device.copy(from, state.address, bytes)?;
                 }
             }
             self.run_step(at)?;
             for (&slot, address) in outputs.iter().zip(&results) {
                 let state = &self.slots[slot];
-                let to = address + (step * state.bytes) as u64;
-                self.device.copy(state.address, to, state.bytes)?;
+                let bytes = state.host.frame_bytes;
+                let to = address + (step * bytes) as u64;
+                self.device.copy(state.address, to, bytes)?;
             }
         }
         // An entry that writes a slot writes its copies too.
@@ -399,62 +389,50 @@ impl DeviceEngine {
             self.mark(slot, true);
         }
         for (&slot, address) in outputs.iter().zip(&results) {
-            let mut frames = vec![0; self.slots[slot].bytes * times];
+            let host = &mut self.slots[slot].host;
+            let mut frames = vec![0; host.frame_bytes * times];
             self.device.download(*address, &mut frames)?;
-            self.slots[slot].frames = frames;
+            host.frames = frames;
         }
         self.device.synchronize()
     }
 
-    fn slot(&self, id: SlotId) -> Result<&Slot> {
-        let (index, count) = (id.index(), self.slots.len() - self.copies.len());
-        let slot = self.slots.get(index).filter(|_| index < count);
-        slot.ok_or(Error::UnknownSlot { index, count })
+    fn slot(&mut self, id: SlotId) -> Result<&mut Slot> {
+        let own = self.slots.len() - self.copies.len();
+        find_slot_mut(&mut self.slots[..own], id)
     }
 }
 
 impl Engine for DeviceEngine {
     fn write(&mut self, slot: SlotId, bytes: &[u8]) -> Result<()> {
         let state = self.slot(slot)?;
-        expect_writable(&state.name, state.kind, state.bytes, bytes.len())?;
-        if state.kind == SlotKind::Input {
-            let state = &mut self.slots[slot.index()];
-            state.frames.clear();
-            state.frames.extend_from_slice(bytes);
+        if state.host.write(bytes)? {
             state.staged = false;
             return Ok(());
         }
-        self.device.upload(state.address, bytes)?;
+        let address = state.address;
+        self.device.upload(address, bytes)?;
         self.mark(slot.index(), false);
         Ok(())
     }
 
     fn read(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<()> {
         let state = self.slot(slot)?;
-        let (frame, found) = (state.bytes, bytes.len());
-        expect_readable(&state.name, state.kind, frame, state.frame_count(), found)?;
-        match state.kind {
-            SlotKind::State => self.device.download(state.address, bytes)?,
-            // An output that no run has written.
-            _ if state.frames.is_empty() => bytes.fill(0),
-            _ => bytes.copy_from_slice(&state.frames[state.frames.len() - found..]),
+        if state.host.read(bytes)? {
+            return Ok(());
         }
-        Ok(())
+        let address = state.address;
+        self.device.download(address, bytes)
     }
 
     fn run(&mut self, entry: EntryId, times: usize) -> Result<()> {
-        let (index, count) = (entry.index(), self.entry_count);
-        let Some(entry) = self.entries.get(index).filter(|_| index < count) else {
-            return Err(Error::UnknownEntry { index, count });
-        };
+        let index = entry.index();
+        let entry = find_entry(&self.entries[..self.entry_count], entry)?;
         if times == 0 {
             return Ok(());
         }
         for &at in &entry.compiled.inputs {
-            let state = &self.slots[at];
-            if state.bytes > 0 {
-                expect_frames(&state.name, state.frame_count(), times)?;
-            }
+            self.slots[at].host.expect_frames(times)?;
         }
         self.run_steps(index, times)
     }

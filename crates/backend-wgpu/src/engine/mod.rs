@@ -7,12 +7,11 @@ mod times;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use onesigma_backend::kernels::unsupported;
+use onesigma_backend::kernels::expect_supported;
 use onesigma_backend::{
-    Engine, Error, Report, Result, Span, Support, expect_frames, expect_writable, inputs_read,
+    Engine, Error, HostSlot, Report, Result, Span, find_entry, find_slot_mut, inputs_read,
 };
-use onesigma_graph::passes::legalise::node_support;
-use onesigma_graph::{EntryId, Graph, Op, Program, SlotId, SlotKind, Value, ValueId};
+use onesigma_graph::{EntryId, Op, Program, SlotId, SlotKind};
 use wgpu::{BindGroup, Buffer, BufferUsages, ComputePipeline, SubmissionIndex};
 
 use self::slots::Slot;
@@ -66,20 +65,6 @@ pub struct WgpuEngine {
     spans: Option<Vec<Span>>,
 }
 
-/// Refuses a graph with a node that has no kernel.
-fn refuse_unsupported(graph: &Graph) -> Result<()> {
-    for node in graph.nodes() {
-        if node_support(graph, node, &supports) == Support::No {
-            let values = |ids: &[ValueId]| -> Vec<&Value> {
-                ids.iter().map(|&id| graph.value(id)).collect()
-            };
-            let (inputs, outputs) = (values(&node.inputs), values(&node.outputs));
-            return Err(unsupported(NAME, node, &inputs, &outputs));
-        }
-    }
-    Ok(())
-}
-
 /// Usage of the buffers that hold tensors.
 fn storage() -> BufferUsages {
     BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST
@@ -95,7 +80,7 @@ impl WgpuEngine {
         program.validate()?;
         gpu.check()?;
         for entry in program.entries() {
-            refuse_unsupported(&entry.graph)?;
+            expect_supported(NAME, &entry.graph, &supports)?;
         }
         let bindings = (gpu.limits.max_storage_buffers_per_shader_stage as usize).min(24);
         let sizes: Vec<usize> = program
@@ -133,12 +118,9 @@ impl WgpuEngine {
             .iter()
             .zip(places.iter().zip(&sizes))
             .map(|(slot, (&place, &padded))| Slot {
-                name: slot.name.clone(),
-                kind: slot.kind,
-                bytes: slot.bytes(),
+                host: HostSlot::new(slot),
                 padded,
                 place,
-                frames: Vec::new(),
                 is_uploaded: false,
                 staged: None,
                 written: 0,
@@ -262,12 +244,8 @@ impl WgpuEngine {
 
 impl Engine for WgpuEngine {
     fn write(&mut self, slot: SlotId, bytes: &[u8]) -> Result<()> {
-        let state = self.slot(slot)?;
-        expect_writable(&state.name, state.kind, state.bytes, bytes.len())?;
-        if state.kind == SlotKind::Input {
-            let state = &mut self.slots[slot.index()];
-            state.frames.clear();
-            state.frames.extend_from_slice(bytes);
+        let state = find_slot_mut(&mut self.slots, slot)?;
+        if state.host.write(bytes)? {
             state.is_uploaded = false;
             return Ok(());
         }
@@ -283,16 +261,13 @@ impl Engine for WgpuEngine {
     }
 
     fn run(&mut self, entry: EntryId, times: usize) -> Result<()> {
-        let (index, count) = (entry.index(), self.entries.len());
-        let steps = self.entries.get(index).ok_or(Error::UnknownEntry { index, count })?;
+        let index = entry.index();
+        let steps = find_entry(&self.entries, entry)?;
         if times == 0 {
             return Ok(());
         }
         for &slot in &steps.inputs {
-            let state = &self.slots[slot];
-            if state.bytes > 0 {
-                expect_frames(&state.name, state.frame_count(), times)?;
-            }
+            self.slots[slot].host.expect_frames(times)?;
         }
         self.gpu.check()?;
         let outputs = steps.outputs.clone();

@@ -1,6 +1,6 @@
 //! Slots: where they lie, what the host wrote, and frames beside them.
 
-use onesigma_backend::{Error, Result, expect_readable};
+use onesigma_backend::{HostSlot, Result, expect_readable, find_slot};
 use onesigma_graph::{SlotId, SlotKind};
 use wgpu::Buffer;
 
@@ -10,26 +10,17 @@ use crate::memory::Place;
 /// A slot as the host sees it.
 #[derive(Debug)]
 pub(super) struct Slot {
-    pub name: String,
-    pub kind: SlotKind,
-    /// Bytes of a frame as the host has it, and in memory.
-    pub bytes: usize,
+    /// With the frames of an input; those of an output stay on the device.
+    pub host: HostSlot,
+    /// Bytes of a frame in memory.
     pub padded: usize,
     pub place: Place,
-    /// Inputs: what the host wrote.
-    pub frames: Vec<u8>,
-    /// Inputs: whether memory holds it.
+    /// Inputs: whether memory holds what the host wrote.
     pub is_uploaded: bool,
     /// Frames on the device: of an input that has several, or of an output.
     pub staged: Option<(Buffer, usize)>,
     /// Outputs: frames of the last run that wrote it.
     pub written: usize,
-}
-
-impl Slot {
-    pub(super) fn frame_count(&self) -> usize {
-        self.frames.len().checked_div(self.bytes).unwrap_or(1)
-    }
 }
 
 /// What a read takes from the device.
@@ -52,35 +43,21 @@ impl Wanted<'_> {
 impl WgpuEngine {
     /// What a read of a slot takes from the device; `None` where `bytes` is filled already.
     pub(super) fn wanted(&self, slot: SlotId, bytes: &mut [u8]) -> Result<Option<Wanted<'_>>> {
-        let state = self.slot(slot)?;
-        let (frame, found) = (state.bytes, bytes.len());
-        let held = match state.kind {
-            SlotKind::Output => state.written,
-            _ => state.frame_count(),
-        };
-        expect_readable(&state.name, state.kind, frame, held, found)?;
-        if frame == 0 {
-            return Ok(None);
-        }
-        let padded = state.padded;
-        let parts = match state.kind {
-            SlotKind::Input => {
-                bytes.copy_from_slice(&state.frames[state.frames.len() - found..]);
-                return Ok(None);
-            }
-            // An output that no run has written.
-            SlotKind::Output if state.written == 0 => {
-                bytes.fill(0);
-                return Ok(None);
-            }
-            SlotKind::State => self.pieces(state.place),
-            SlotKind::Output => {
+        let state = find_slot(&self.slots, slot)?;
+        let Slot { host, padded, place, .. } = state;
+        let (frame, padded) = (host.frame_bytes, *padded);
+        let parts = match host.kind {
+            SlotKind::Output if state.written > 0 => {
+                let found = bytes.len();
+                expect_readable(&host.name, host.kind, frame, state.written, found)?;
                 let Some((staged, _)) = &state.staged else { return Ok(None) };
-                let count = found / frame;
+                let count = found.checked_div(frame).unwrap_or(0);
                 vec![(staged, (state.written - count) * padded, count * padded)]
             }
+            _ if host.read(bytes)? => return Ok(None),
+            _ => self.pieces(*place),
         };
-        Ok(Some(Wanted { parts, frame, padded }))
+        Ok((frame > 0).then_some(Wanted { parts, frame, padded }))
     }
 
     /// The buffer with a byte of the memory, and where in it that is.
@@ -99,11 +76,6 @@ impl WgpuEngine {
             done += bytes;
         }
         pieces
-    }
-
-    pub(super) fn slot(&self, slot: SlotId) -> Result<&Slot> {
-        let (index, count) = (slot.index(), self.slots.len());
-        self.slots.get(index).ok_or(Error::UnknownSlot { index, count })
     }
 
     /// Puts a frame into a slot's place.
@@ -133,17 +105,18 @@ impl WgpuEngine {
     pub(super) fn upload_inputs(&mut self, entry: usize) -> Result<()> {
         for slot in self.entries[entry].inputs.clone() {
             let state = &self.slots[slot];
-            if state.is_uploaded || state.bytes == 0 {
+            let frame = state.host.frame_bytes;
+            if state.is_uploaded || frame == 0 {
                 continue;
             }
-            let frames = state.frame_count();
+            let frames = state.host.frame_count();
             if frames == 1 {
-                self.upload(slot, &state.frames);
+                self.upload(slot, &state.host.frames);
             } else {
                 self.stage(slot, frames)?;
                 let state = &self.slots[slot];
                 let mut padded = vec![0; state.padded * frames];
-                let rows = state.frames.chunks_exact(state.bytes);
+                let rows = state.host.frames.chunks_exact(frame);
                 for (to, from) in padded.chunks_exact_mut(state.padded).zip(rows) {
                     to[..from.len()].copy_from_slice(from);
                 }

@@ -145,7 +145,7 @@ impl WgpuEngine {
     pub(super) fn take_inputs(&self, encoder: &mut CommandEncoder, entry: usize, at: usize) {
         for &slot in &self.entries[entry].inputs {
             let state = &self.slots[slot];
-            if state.frame_count() > 1
+            if state.host.frame_count() > 1
                 && let Some((staged, _)) = &state.staged
             {
                 let mut from = at * state.padded;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use onesigma_backend::{Error, Result};
+use onesigma_backend::{Result, find_entry};
 use onesigma_graph::EntryId;
 use wgpu::{Buffer, BufferUsages, CommandEncoder, ComputePassTimestampWrites, QuerySet};
 
@@ -87,8 +87,8 @@ impl WgpuEngine {
     /// # Errors
     /// As [`run`](onesigma_backend::Engine::run).
     pub fn step_time(&mut self, entry: EntryId, count: usize) -> Result<Option<Duration>> {
-        let (index, entries) = (entry.index(), self.entries.len());
-        let steps = self.entries.get(index).ok_or(Error::UnknownEntry { index, count: entries })?;
+        let index = entry.index();
+        let steps = find_entry(&self.entries, entry)?;
         if !self.gpu.abilities.timestamps || count == 0 {
             return Ok(None);
         }

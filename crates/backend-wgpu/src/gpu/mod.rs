@@ -114,7 +114,9 @@ pub(crate) async fn all_adapters(instance: &Instance) -> Vec<Adapter> {
 pub(crate) fn describe(adapter: &Adapter) -> String {
     let info = adapter.get_info();
     let driver = [info.driver.as_str(), info.driver_info.as_str()].join(" ");
-    format!("{}, {}, {}", info.name, info.backend, driver.trim())
+    // Pages are told neither name nor driver.
+    let parts = [info.name.as_str(), info.backend.to_str(), driver.trim()];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
 /// The adapter that `device` asks for: its number in the list, or a part of its name.

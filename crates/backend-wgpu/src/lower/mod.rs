@@ -93,18 +93,13 @@ fn is_native(graph: &Graph, node: &Node, bindings: usize, bounds: Bounds) -> boo
                 && (is_forward || 4 * logits > bounds.logits_bytes)
                 && attention::fits(operands(0).shape.last(), bounds.shared_bytes)
         }
-        Op::Softmax { .. }
-        | Op::SoftmaxGrad { .. }
-        | Op::LayerNorm { .. }
-        | Op::LayerNormGrad { .. }
-        | Op::RmsNorm { .. }
-        | Op::RmsNormGrad { .. } => rows::fits(graph.shape(node.inputs[0]).last()),
         Op::CrossEntropy { .. } | Op::CrossEntropyGrad { .. } => {
             let logits = graph.shape(node.inputs[0]);
             // The gradient with a mask has seven, and seed and step if it is rounded at random.
             logits.numel() > 0 && logits.last().is_multiple_of(4) && bindings >= 9
         }
         Op::AdamW(_) => true,
+        ref op if RowKind::of(op).is_some() => rows::fits(graph.shape(node.inputs[0]).last()),
         _ => !node.op.is_fused(),
     }
 }
@@ -147,13 +142,7 @@ impl Lowering<'_> {
     }
 
     fn rounded(&self, node: &Node, output: usize) -> Rounded {
-        let value = self.graph.value(node.outputs[output]);
-        Rounded {
-            alpha: node.alpha[output],
-            dtype: value.dtype,
-            how: value.conversion,
-            stream: node.stream.wrapping_add((output as u32) << 24),
-        }
+        Rounded::of(self.graph, node, output)
     }
 
     fn push(&mut self, node: &Node, work: Work) {
@@ -196,13 +185,6 @@ impl Lowering<'_> {
                 self.product(node, *transpose_left, *transpose_right);
             }
             Op::ScatterAdd { rows } => self.scatter(node, *rows),
-            Op::Softmax { mult } => self.rows(node, RowKind::Softmax { mult: *mult }),
-            Op::SoftmaxGrad { mult, forward_alpha } => {
-                let (mult, forward_alpha) = (*mult, *forward_alpha);
-                self.rows(node, RowKind::SoftmaxGrad { mult, forward_alpha });
-            }
-            Op::LayerNorm { eps } => self.rows(node, RowKind::Norm { eps: *eps, centred: true }),
-            Op::RmsNorm { eps } => self.rows(node, RowKind::Norm { eps: *eps, centred: false }),
             Op::Attention { causal, logit_scale } => self.attention(node, *causal, *logit_scale),
             Op::AttentionGrad { causal, logit_scale, forward_alpha } => {
                 self.attention_grad(node, *causal, *logit_scale, *forward_alpha);
@@ -210,10 +192,12 @@ impl Lowering<'_> {
             Op::CrossEntropy { mult, mean } => self.cross_entropy(node, *mult, *mean),
             Op::CrossEntropyGrad { mult, mean } => self.cross_entropy_grad(node, *mult, *mean),
             Op::AdamW(config) => self.adam_w(node, config),
-            Op::LayerNormGrad { eps } => self.norm_grad(node, *eps, true),
-            Op::RmsNormGrad { eps } => self.norm_grad(node, *eps, false),
-            // `supports` denies what is not here.
-            _ => {}
+            op => match RowKind::of(op) {
+                Some(RowKind::NormGrad { eps, centred }) => self.norm_grad(node, eps, centred),
+                Some(kind) => self.rows(node, kind),
+                // `supports` denies what is not here.
+                None => {}
+            },
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Scalar expressions as WGSL over four elements at once.
 
-use onesigma_graph::expr::{BinaryOp, Expr, Instr, UnaryOp};
+use onesigma_graph::expr::{BinaryOp, Expr, Instr, Step, UnaryOp};
+use std::convert::Infallible;
 use std::fmt::Write;
 
 use super::literal;
@@ -24,29 +25,19 @@ pub(crate) fn emit(
     operands: &[String],
     index: impl Fn(usize) -> String,
 ) -> String {
-    let mut names: Vec<String> = Vec::new();
-    for (at, instr) in expr.instrs().iter().enumerate() {
-        let name = |register: u16| names[usize::from(register)].clone();
-        let value = match *instr {
+    let Ok(mut names) = expr.walk(|at, step: Step<'_, String>| {
+        let value = match step {
             // Operands have names, and constants are clearer where they are used.
-            Instr::Input(n) => {
-                names.push(operands[usize::from(n)].clone());
-                continue;
-            }
-            Instr::Const(value) => {
-                names.push(literal(value));
-                continue;
-            }
-            Instr::Index(axis) => format!("vec4<f32>({})", index(usize::from(axis))),
-            Instr::Unary(op, a) => unary(op, &name(a)).unwrap_or_default(),
-            Instr::Binary(op, a, b) => binary(op, &name(a), &name(b)).unwrap_or_default(),
-            Instr::Select(c, a, b) => {
-                format!("select({}, {}, !is_zero({}))", name(b), name(a), name(c))
-            }
+            Step::Input(n) => return Ok(operands[n].clone()),
+            Step::Const(value) => return Ok(literal(value)),
+            Step::Index(axis) => format!("vec4<f32>({})", index(axis)),
+            Step::Unary(op, a) => unary(op, a).unwrap_or_default(),
+            Step::Binary(op, a, b) => binary(op, a, b).unwrap_or_default(),
+            Step::Select(c, a, b) => format!("select({b}, {a}, !is_zero({c}))"),
         };
         let _ = writeln!(out, "    let {prefix}{at} = {value};");
-        names.push(format!("{prefix}{at}"));
-    }
+        Ok::<_, Infallible>(format!("{prefix}{at}"))
+    });
     names.pop().unwrap_or_else(|| literal(0.0))
 }
 

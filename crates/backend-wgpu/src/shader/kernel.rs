@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use onesigma_graph::DType;
 
-use super::codec::{Library, embeds, random_bits};
+use super::codec::{Library, embeds};
 use super::prune::prune;
 use crate::ir::{Access, Entry, Operand, Rounded, TensorId};
 use crate::memory::Memory;
@@ -200,7 +200,7 @@ impl<'a> Builder<'a> {
         let mut random = String::new();
         if result.draws() {
             random = format!("{name}_random");
-            let draw = self.draw(random_bits(result.how), result.stream, quad);
+            let draw = self.draw(result.random_bits(), result.stream, quad);
             let _ = writeln!(out, "    let {random} = {draw};");
         }
         let codes = self.library.encoded(result.dtype, result.how, &bits, &random);

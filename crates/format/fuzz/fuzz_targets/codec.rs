@@ -8,16 +8,6 @@ use onesigma_format::{
     Specials, decode, decode_slice_on, encode, encode_slice_on, philox,
 };
 
-const ROUNDINGS: [Rounding; 8] = [
-    Rounding::NearestEven,
-    Rounding::NearestAway,
-    Rounding::TowardZero,
-    Rounding::Up,
-    Rounding::Down,
-    Rounding::Stochastic { bits: 8 },
-    Rounding::Stochastic { bits: 16 },
-    Rounding::Stochastic { bits: 32 },
-];
 const SPECIALS: [Specials; 6] = [
     Specials::Ieee,
     Specials::FiniteNan,
@@ -34,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
     let format = Format::new(head[0], head[1], bias, specials)
         .unwrap_or(Format::NAMED[usize::from(head[0]) % Format::NAMED.len()]);
     let how = Conversion {
-        rounding: ROUNDINGS[usize::from(head[5]) % ROUNDINGS.len()],
+        rounding: Rounding::ALL[usize::from(head[5]) % Rounding::ALL.len()],
         overflow: [Overflow::Saturate, Overflow::Special][usize::from(head[5] >> 7)],
     };
     let noise = Noise { seed: 7, tensor: 1, step: 2, offset: head[6].into() };

@@ -65,7 +65,7 @@ fn key(graph: &Graph, node: &Node, inputs: &[ValueId]) -> String {
 }
 
 fn is_stochastic(graph: &Graph, value: ValueId) -> bool {
-    matches!(graph.value(value).conversion.rounding, onesigma_format::Rounding::Stochastic { .. })
+    graph.value(value).conversion.random_bits() > 0
 }
 
 pub(super) fn remove_dead(graph: &Graph) -> Graph {

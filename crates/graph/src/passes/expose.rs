@@ -52,7 +52,7 @@ pub fn expose(graph: &Graph) -> Result<(Graph, Vec<Exposed>)> {
                     .role(graph.value(old).role)
                     .one()?;
                 if let Some(cast) = result.nodes.last_mut() {
-                    cast.stream = node.stream.wrapping_add((output as u32) << 24);
+                    cast.stream = node.stream_of(output);
                 }
             }
             renamed.set(old, stored);

@@ -239,7 +239,7 @@ impl Pass<'_> {
                 self.result.values[cast.index()].role = value.role;
                 // The cast rounds what the node would have rounded, with the same random bits.
                 if let Some(last) = self.result.nodes.last_mut() {
-                    last.stream = node.stream.wrapping_add((value.output as u32) << 24);
+                    last.stream = node.stream_of(value.output);
                 }
                 *output = cast;
             }

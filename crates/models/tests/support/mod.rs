@@ -19,6 +19,22 @@ pub struct Input {
     pub values: Vec<u32>,
 }
 
+/// Everything that a BERT with any head reads, for a vocabulary of 13.
+pub fn bert_inputs() -> Vec<Input> {
+    let input =
+        |name, shape: &[usize], values: Vec<u32>| Input { name, shape: shape.to_vec(), values };
+    vec![
+        input("tokens", &[2, 5], numbers(10, 13, 1000)),
+        input("segments", &[2, 5], vec![0, 0, 1, 1, 1, 0, 1, 1, 1, 1]),
+        input("mask", &[2, 5], vec![1, 1, 1, 1, 1, 1, 1, 1, 1, 0]),
+        input("rows", &[3], vec![1, 4, 7]),
+        input("targets", &[3], numbers(3, 13, 1001)),
+        input("counted", &[3], vec![1, 1, 0]),
+        input("labels", &[2], vec![1, 0]),
+        input("ends", &[2, 2], vec![0, 3, 2, 3]),
+    ]
+}
+
 /// Forward and backward pass of one batch.
 pub struct Step {
     pub p: Parametrisation,

@@ -9,6 +9,7 @@ use onesigma::train::config::Config;
 use onesigma::train::corpus::{Corpus, FIELD};
 use onesigma::train::token_cache::{self, Index};
 
+use super::source::Units;
 use super::{Usage, source, text};
 
 #[cfg(feature = "download")]
@@ -121,7 +122,7 @@ fn config(info: &Info) -> Config {
 }
 
 fn info(out: &mut impl Write, arguments: &Info) -> Result<()> {
-    let corpus = source::corpus(&config(arguments))?;
+    let corpus = source::corpus(&config(arguments), Units::Bytes)?;
     let Corpus { files, training_ends, validation_ends, .. } = &corpus;
     writeln!(out, "documents   {files}")?;
     writeln!(out, "bytes       {}", corpus.len())?;
@@ -137,8 +138,8 @@ fn info(out: &mut impl Write, arguments: &Info) -> Result<()> {
         corpus.validation.len(),
         validation_ends.len()
     )?;
-    let is_utf8 = [&corpus.training, &corpus.validation].map(|t| std::str::from_utf8(t).is_ok());
-    writeln!(out, "encoding    {}", if is_utf8 == [true; 2] { "UTF-8" } else { "not all UTF-8" })?;
+    let encoding = if corpus.not_utf8.is_empty() { "UTF-8" } else { "not all UTF-8" };
+    writeln!(out, "encoding    {encoding}")?;
     writeln!(out, "left out    {}", corpus.skipped.len())?;
     writeln!(out, "identity    {}", corpus.sha256)?;
     Ok(())

@@ -18,6 +18,7 @@ use super::prepare::{Prepared, prepare};
 Examples:
   onesigma eval runs/first
   onesigma eval runs/first --data other-text.txt --batches 100
+  onesigma eval runs/first --backend cpu
   onesigma eval runs/first --gradients")]
 pub struct Arguments {
     /// A run folder, a checkpoint file, or a Hugging Face folder
@@ -28,6 +29,9 @@ pub struct Arguments {
     /// Batches to measure; as many as there are at most [default: all]
     #[arg(long)]
     batches: Option<usize>,
+    /// Where to run, by the names of `onesigma backends` [default: where the run was]
+    #[arg(long)]
+    backend: Option<String>,
     /// List the gradients that the recipe's formats flush to zero, tensor by tensor
     #[arg(long)]
     gradients: bool,
@@ -46,6 +50,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let batches = arguments.batches.unwrap_or(1 << 24);
     let mut config = Config { eval_batches: batches, ..opened.config.clone() };
+    if let Some(backend) = &arguments.backend {
+        config.backend.clone_from(backend);
+    }
     if let Some(data) = &arguments.data {
         config.data.clone_from(data);
         config.valid = None;

@@ -19,6 +19,9 @@ use super::{Usage, source};
 /// Tensors that the summary lists.
 const LISTED: usize = 5;
 
+/// [`Options::FORMATS`] as they are given.
+const FORMATS: &str = "F16,BF16,E5M2,E4M3,E3M2,E2M3,E2M1";
+
 /// Arguments of `onesigma numerics`.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -45,7 +48,7 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "steps")]
     predict_only: bool,
     /// Candidate formats, separated by commas
-    #[arg(long, value_delimiter = ',', default_values_t = Options::FORMATS)]
+    #[arg(long, value_delimiter = ',', default_value = FORMATS)]
     formats: Vec<Format>,
     /// The page to write [default: numerics.html, none with --json]
     #[arg(long, value_name = "FILE")]
@@ -257,4 +260,15 @@ fn line(tensor: &TensorReport, numbers: &Numbers) -> String {
         tensor.role,
         tensor.name
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_formats_are_those_of_the_library() {
+        let formats: Vec<String> = Options::FORMATS.iter().map(Format::to_string).collect();
+        assert_eq!(FORMATS, formats.join(","));
+    }
 }

@@ -13,6 +13,7 @@ use onesigma::train::session::Session;
 use onesigma::train::task::{Data, Examples, Questions, Task};
 use onesigma::train::tokenizer::Subwords;
 
+use super::source::Units;
 use super::{model, source, text};
 
 /// File of a run folder that holds its tokeniser.
@@ -88,7 +89,7 @@ pub fn prepare_with(mut config: Config, run: Option<&Path>, is_seq_open: bool) -
             Data::language_model(&config, text.training, text.validation, text.sha256)?
         }
         Task::MaskedLm | Task::PreTraining => {
-            let corpus = source::corpus(&config)?;
+            let corpus = source::corpus(&config, Units::Characters)?;
             let training = String::from_utf8_lossy(&corpus.training);
             let own = own_pieces(&mut config, pieces.take(), || training.lines())?;
             let data = Data::masked(&config, &corpus, &own)?;

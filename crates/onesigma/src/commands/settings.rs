@@ -77,7 +77,8 @@ pub struct Settings {
     #[arg(long, value_name = "TOKENS", help_heading = "Data")]
     vocabulary: Option<usize>,
     /// A file of text or JSON lines, plain, .gz or .zst, a folder of them, or `cargo`: the text of
-    /// this workspace's dependencies; for classification and span the examples [default: cargo]
+    /// the dependencies of the Cargo workspace around; for classification and span the examples
+    /// [default: cargo]
     #[arg(long, value_name = "FILE|DIR", help_heading = "Data")]
     data: Option<PathBuf>,
     /// Of JSON lines, the field that holds the text [default: text]

@@ -7,7 +7,7 @@ use onesigma::setup;
 use onesigma::train::Error;
 use onesigma::train::checkpoint::Checkpoint;
 use onesigma::train::config::Config;
-use onesigma::train::corpus::{Corpus, Streamed};
+use onesigma::train::corpus::{Corpus, NotUtf8, Streamed};
 use onesigma::train::session::Session;
 
 /// The newest whole checkpoint of a run folder, or the file itself; warnings go to standard error.
@@ -36,9 +36,18 @@ pub fn session(config: &Config, checkpoint: &Checkpoint) -> Result<Session> {
     Ok(session)
 }
 
+/// What tokens are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Units {
+    /// Bytes, whatever they stand for.
+    Bytes,
+    /// Characters, so the text has to be UTF-8.
+    Characters,
+}
+
 /// The text that a configuration names, `data` and a validation text of its own; says which files
-/// were left out.
-pub fn corpus(config: &Config) -> Result<Corpus> {
+/// were left out, and which are not UTF-8 unless that is an error.
+pub fn corpus(config: &Config, units: Units) -> Result<Corpus> {
     let field = config.field.as_str();
     let corpus = match (config.data.as_str(), config.valid.as_deref()) {
         ("cargo", Some(valid)) => {
@@ -54,14 +63,16 @@ pub fn corpus(config: &Config) -> Result<Corpus> {
         (path, Some(valid)) => Corpus::from_paths(Path::new(path), Path::new(valid), field)?,
     };
     warn(&corpus.skipped);
+    encoding(&corpus.not_utf8, units)?;
     Ok(corpus)
 }
 
-/// The files that a configuration names, looked through and not kept; says which were left out.
-pub fn streamed(config: &Config) -> Result<Streamed> {
+/// The files that a configuration names, looked through and not kept; says what [`corpus`] says.
+pub fn streamed(config: &Config, units: Units) -> Result<Streamed> {
     let valid = config.valid.as_deref().map(Path::new);
     let text = Streamed::survey(Path::new(&config.data), valid, &config.field)?;
     warn(&text.skipped);
+    encoding(&text.not_utf8, units)?;
     Ok(text)
 }
 
@@ -70,4 +81,20 @@ fn warn(skipped: &[PathBuf]) {
         let count = skipped.len();
         eprintln!("warning: left out {count} file(s) that are not text, {} first", first.display());
     }
+}
+
+fn encoding(files: &[NotUtf8], units: Units) -> Result<()> {
+    let Some(NotUtf8 { path, offset }) = files.first() else { return Ok(()) };
+    if units == Units::Characters {
+        return Err(Error::DataEncoding { path: path.clone(), offset: *offset }.into());
+    }
+    let more = match files.len() {
+        1 => String::new(),
+        count => format!(", nor are {} other file(s)", count - 1),
+    };
+    eprintln!(
+        "warning: {} is not UTF-8 (first at byte {offset}){more}: its bytes are taken as they are",
+        path.display()
+    );
+    Ok(())
 }

@@ -10,6 +10,7 @@ use onesigma::train::token_cache::{self, Found, SHARD_BYTES, Source};
 use onesigma::train::tokenizer::Subwords;
 use onesigma::train::tokens::Tokens;
 
+use super::source::Units;
 use super::{prepare, source};
 
 /// Turns the cache off, in place of its folder.
@@ -38,7 +39,7 @@ pub fn read(config: &Config, pieces: Option<Subwords>) -> Result<Text> {
         (Some(pieces), _) => Some(pieces),
         (None, "bytes") => None,
         (None, "wordpiece") => {
-            let text = source::corpus(config)?;
+            let text = source::corpus(config, Units::Characters)?;
             let training = String::from_utf8_lossy(&text.training);
             let pieces = prepare::tokenizer(config, name, training.lines())?;
             drop(training);
@@ -47,9 +48,10 @@ pub fn read(config: &Config, pieces: Option<Subwords>) -> Result<Text> {
         }
         (None, path) => Some(prepare::tokenizer(config, path, std::iter::empty())?),
     };
+    let units = if pieces.is_some() { Units::Characters } else { Units::Bytes };
     let tokenizer = Tokenizer::from(pieces.clone());
     let Some((root, source)) = place(config, &tokenizer)? else {
-        let corpus = corpus.map_or_else(|| source::corpus(config), Ok)?;
+        let corpus = corpus.map_or_else(|| source::corpus(config, units), Ok)?;
         return in_memory(&corpus, &tokenizer, pieces);
     };
     let folder = root.join(source.folder_name());
@@ -60,7 +62,7 @@ pub fn read(config: &Config, pieces: Option<Subwords>) -> Result<Text> {
                 eprintln!("cache {}: {reason}; making it anew", folder.display());
             }
             drop(corpus);
-            let text = source::streamed(config)?;
+            let text = source::streamed(config, units)?;
             let cached = token_cache::build(&root, &source, &text, &tokenizer, SHARD_BYTES)?;
             let tokens = cached.index.training + cached.index.validation;
             tracing::info!(tokens, cache = %folder.display(), "tokenised");

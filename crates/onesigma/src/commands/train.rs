@@ -54,7 +54,8 @@ pub struct Arguments {
     /// Run folder to make [default: runs/RECIPE-N, the first N that is free]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Continue the run in this folder; with --steps for longer, or watched otherwise
+    /// Continue the run in this folder; --steps makes it longer, and evaluations, checkpoints and
+    /// samples may be others than before
     #[arg(long, value_name = "DIR", conflicts_with = "out")]
     resume: Option<PathBuf>,
     /// Show plan, memory, predicted numerics and cost, and how long a step takes: a few are taken
@@ -267,13 +268,17 @@ fn share(tensors: &[Flushed]) -> Option<f64> {
 
 fn report(out: &mut impl Write, summary: &Summary, config: &Config, root: &Path) -> Result<()> {
     let mebibytes = |bytes: f64| bytes / f64::from(1 << 20);
+    // A run that was resumed at its end took no step.
+    let speed = match summary.tokens_per_s {
+        speed if speed > 0.0 => format!(" {speed:.0} tokens/s,"),
+        _ => String::new(),
+    };
     writeln!(
         out,
-        "{}: {} steps, validation loss {:.4}, {:.0} tokens/s, planned memory {:.1} MiB",
+        "{}: {} steps, validation loss {:.4},{speed} planned memory {:.1} MiB",
         summary.recipe,
         summary.steps,
         summary.validation_loss,
-        summary.tokens_per_s,
         mebibytes(summary.arena_bytes as f64),
     )?;
     if let Some(accuracy) = summary.validation_accuracy {

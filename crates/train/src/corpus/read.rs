@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 use ruzstd::decoding::StreamingDecoder;
 
-use super::{Document, files_below, relative_name};
+use super::utf8::Utf8;
+use super::{Document, NotUtf8, files_below, relative_name};
 use crate::Error;
 
 /// Endings of files of JSON lines, before that of a compression.
@@ -77,8 +78,8 @@ pub(super) fn text_files(path: &Path) -> Result<Vec<TextFile>, Error> {
 }
 
 impl TextFile {
-    /// Hands its documents to `each`, part by part. `field` is that of JSON lines which holds the
-    /// text.
+    /// Hands its documents to `each`, part by part; gives the place of the first byte that is not
+    /// UTF-8, if there is one. `field` is that of JSON lines which holds the text.
     ///
     /// # Errors
     /// [`Error::DataBinary`] for a NUL byte; [`Error::Io`]; [`Error::Examples`]; those of `each`.
@@ -86,8 +87,9 @@ impl TextFile {
         &self,
         field: &str,
         each: &mut dyn FnMut(Part<'_>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<usize>, Error> {
         let mut lines = Lines { file: self, field, pending: Vec::new(), count: 0 };
+        let mut utf8 = Utf8::default();
         let mut read = 0;
         if !self.is_lines && !self.may_be_empty {
             each(Part::Start(&self.name))?;
@@ -104,21 +106,33 @@ impl TextFile {
             if is_first && self.may_be_empty {
                 each(Part::Start(&self.name))?;
             }
+            utf8.push(part);
             each(Part::Text(part))
         })?;
         match (self.is_lines, read) {
-            (true, _) => lines.end(each),
-            (false, 0) if self.may_be_empty => Ok(()),
-            _ => each(Part::End),
+            // What is not UTF-8 is no JSON either.
+            (true, _) => lines.end(each)?,
+            (false, 0) if self.may_be_empty => {}
+            _ => each(Part::End)?,
         }
+        Ok(utf8.end())
     }
 }
 
-/// The documents at a path, in their order, and the files that are not text. `field` is that of
-/// JSON lines which holds the text.
-pub(super) fn documents(path: &Path, field: &str) -> Result<(Vec<Document>, Vec<PathBuf>), Error> {
+/// What was found at a path.
+pub(super) struct Found {
+    /// Documents, in their order.
+    pub documents: Vec<Document>,
+    /// Files that are not text.
+    pub skipped: Vec<PathBuf>,
+    /// Files that are text of another encoding.
+    pub not_utf8: Vec<NotUtf8>,
+}
+
+/// Reads the files at a path. `field` is that of JSON lines which holds the text.
+pub(super) fn documents(path: &Path, field: &str) -> Result<Found, Error> {
     let mut documents: Vec<Document> = Vec::new();
-    let mut skipped = Vec::new();
+    let (mut skipped, mut not_utf8) = (Vec::new(), Vec::new());
     for file in text_files(path)? {
         let known = documents.len();
         let read = file.parts(field, &mut |part| {
@@ -132,7 +146,7 @@ pub(super) fn documents(path: &Path, field: &str) -> Result<(Vec<Document>, Vec<
             Ok(())
         });
         match read {
-            Ok(()) => {}
+            Ok(wrong) => not_utf8.extend(NotUtf8::at(&file.path, wrong)),
             Err(Error::DataBinary { .. }) if path.is_dir() => {
                 documents.truncate(known);
                 skipped.push(file.path);
@@ -146,7 +160,7 @@ pub(super) fn documents(path: &Path, field: &str) -> Result<(Vec<Document>, Vec<
     if documents.iter().all(|document| document.text.is_empty()) {
         return Err(Error::DataEmpty { path: path.into() });
     }
-    Ok((documents, skipped))
+    Ok(Found { documents, skipped, not_utf8 })
 }
 
 /// The bytes of a file, decompressed, in parts.
@@ -302,7 +316,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join(name);
         fs::write(&path, bytes).expect("room");
-        let (documents, _) = documents(&path, "text")?;
+        let Found { documents, .. } = documents(&path, "text")?;
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         Ok(documents.into_iter().map(|one| (one.name, text(one.text))).collect())
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::read::{self, Part};
-use super::{SPLIT_EVERY, SPLIT_FILES, hex};
+use super::{NotUtf8, SPLIT_EVERY, SPLIT_FILES, hex};
 use crate::Error;
 
 /// Which split a text belongs to.
@@ -49,6 +49,8 @@ pub struct Streamed {
     held_out: Option<usize>,
     /// Files that were left out because they are not text, in order.
     pub skipped: Vec<PathBuf>,
+    /// Files that are text of another encoding, in order.
+    pub not_utf8: Vec<NotUtf8>,
 }
 
 impl Streamed {
@@ -65,6 +67,7 @@ impl Streamed {
             lengths: Vec::new(),
             held_out: None,
             skipped: Vec::new(),
+            not_utf8: Vec::new(),
         };
         own.add(training)?;
         if let Some(path) = validation {
@@ -88,7 +91,10 @@ impl Streamed {
                 Ok(())
             });
             match looked {
-                Ok(()) => self.files.push(file),
+                Ok(wrong) => {
+                    self.not_utf8.extend(NotUtf8::at(&file.path, wrong));
+                    self.files.push(file);
+                }
                 Err(Error::DataBinary { .. }) if path.is_dir() => {
                     self.lengths.truncate(known);
                     self.skipped.push(file.path);
@@ -242,6 +248,7 @@ mod tests {
         assert!(whole.texts == [corpus.training, corpus.validation], "{training:?}");
         assert_eq!(whole.ends, [corpus.training_ends, corpus.validation_ends], "{training:?}");
         assert_eq!(streamed.skipped, corpus.skipped);
+        assert_eq!(streamed.not_utf8, corpus.not_utf8);
     }
 
     #[test]
@@ -259,6 +266,7 @@ mod tests {
         let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
         packed.write_all(long.as_bytes()).expect("memory");
         fs::write(folder.join("z.txt.gz"), packed.finish().expect("memory")).expect("room");
+        fs::write(folder.join("latin-1.txt"), b"gr\xfcn\n").expect("room");
         same(&folder.join("long.txt"), None);
         same(&folder, None);
         let lines = dir.path().join("lines.jsonl");

@@ -9,7 +9,7 @@
 //! whose every use is a product in one narrow format is kept in that format, so that it is rounded
 //! when it is loaded and not for every token; the products see the same bits.
 
-use onesigma_format::{Conversion, Format, Rounding};
+use onesigma_format::{Conversion, Format};
 use onesigma_graph::passes::apply_recipe::apply_recipe;
 use onesigma_graph::passes::clean::clean;
 use onesigma_graph::passes::fuse_maps::fuse_maps;
@@ -218,7 +218,7 @@ fn used_as(graph: &Graph, slot: SlotId) -> Option<(DType, Conversion)> {
     let mut found = None;
     for node in graph.nodes().iter().filter(|node| node.inputs.contains(&own)) {
         let result = graph.value(node.outputs[0]);
-        let random = matches!(result.conversion.rounding, Rounding::Stochastic { .. });
+        let random = result.conversion.random_bits() > 0;
         let narrows =
             result.dtype.format().is_some_and(|format| format.bytes() < Format::F32.bytes());
         let use_ = (result.dtype, result.conversion);

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Deserialize;
 
 use super::{Growth, Product, Sources, Step, read_json};
@@ -94,11 +94,7 @@ pub fn read(found: &mut Sources, folder: &Path) -> Result<()> {
 fn peers(found: &mut Sources, path: &Path) -> Result<()> {
     let Some(file) = read_json::<Peers>(path)? else { return Ok(()) };
     for result in &file.results {
-        let size = |flag: &str| -> Result<u64> {
-            let mut words = result.sizes.split(' ').skip_while(|word| *word != flag);
-            let value = words.nth(1).and_then(|word| word.parse().ok());
-            value.with_context(|| format!("{}: no {flag} in `{}`", path.display(), result.sizes))
-        };
+        let size = |flag: &str| super::size(path, &result.sizes, flag);
         let [width, layers, batch, seq] =
             [size("--d-model")?, size("--layers")?, size("--batch")?, size("--seq")?];
         for one in &result.contenders {

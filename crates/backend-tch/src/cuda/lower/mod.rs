@@ -65,12 +65,6 @@ pub(crate) fn lower(graph: &Graph, abilities: &dyn Abilities) -> onesigma_graph:
 /// Whether a fused op has kernels of its own; AdamW's decomposition becomes one kernel by fusion.
 fn is_native(graph: &Graph, node: &Source, abilities: &dyn Abilities) -> bool {
     match node.op {
-        Op::Softmax { .. }
-        | Op::SoftmaxGrad { .. }
-        | Op::LayerNorm { .. }
-        | Op::LayerNormGrad { .. }
-        | Op::RmsNorm { .. }
-        | Op::RmsNormGrad { .. } => rows::fits(graph.shape(node.inputs[0]).last()),
         Op::CrossEntropy { .. } | Op::CrossEntropyGrad { .. } => {
             graph.shape(node.inputs[0]).last() < 1 << 18
         }
@@ -80,6 +74,7 @@ fn is_native(graph: &Graph, node: &Source, abilities: &dyn Abilities) -> bool {
             same(1) && same(2) && abilities.runs_attention(&spec)
         }
         Op::AdamW(_) => false,
+        ref op if RowKind::of(op).is_some() => rows::fits(graph.shape(node.inputs[0]).last()),
         _ => true,
     }
 }
@@ -121,13 +116,7 @@ impl Lowering<'_> {
     }
 
     fn rounded(&self, node: &Source, output: usize) -> Rounded {
-        let value = self.graph.value(node.outputs[output]);
-        Rounded {
-            alpha: node.alpha[output],
-            dtype: value.dtype,
-            how: value.conversion,
-            stream: node.stream.wrapping_add((output as u32) << 24),
-        }
+        Rounded::of(self.graph, node, output)
     }
 
     /// An operand that is broadcast to `shape`.
@@ -230,19 +219,6 @@ impl Lowering<'_> {
                 let out = self.result(node.outputs[0]);
                 self.emit(&node.name, Node::Scatter { op, updates, ids, out });
             }
-            Op::Softmax { mult } => self.row(node, RowKind::Softmax { mult: *mult }),
-            Op::SoftmaxGrad { mult, forward_alpha } => {
-                let (mult, forward_alpha) = (*mult, *forward_alpha);
-                self.row(node, RowKind::SoftmaxGrad { mult, forward_alpha });
-            }
-            Op::LayerNorm { eps } => self.row(node, RowKind::Norm { eps: *eps, centred: true }),
-            Op::RmsNorm { eps } => self.row(node, RowKind::Norm { eps: *eps, centred: false }),
-            Op::LayerNormGrad { eps } => {
-                self.row(node, RowKind::NormGrad { eps: *eps, centred: true });
-            }
-            Op::RmsNormGrad { eps } => {
-                self.row(node, RowKind::NormGrad { eps: *eps, centred: false });
-            }
             Op::CrossEntropy { mult, mean } => self.cross_entropy(at, node, *mult, *mean),
             Op::CrossEntropyGrad { mult, mean } => self.cross_entropy_grad(at, node, *mult, *mean),
             Op::Attention { causal, logit_scale } => {
@@ -252,7 +228,11 @@ impl Lowering<'_> {
                 self.attention_grad(node, *causal, *logit_scale, *forward_alpha);
             }
             // `is_native` leaves no other op.
-            _ => {}
+            op => {
+                if let Some(kind) = RowKind::of(op) {
+                    self.row(node, kind);
+                }
+            }
         }
     }
 

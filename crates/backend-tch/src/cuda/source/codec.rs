@@ -1,16 +1,9 @@
 //! How elements are read and written in CUDA C.
 
+use onesigma_backend::lowering::Rounded;
 use onesigma_format::{Conversion, Format, Overflow, Rounding, Specials};
 use onesigma_graph::DType;
 use std::fmt::Write;
-
-/// Random bits that a conversion draws for an element; 0 for deterministic ones.
-pub(crate) fn random_bits(how: Conversion) -> u32 {
-    match how.rounding {
-        Rounding::Stochastic { bits } => bits.into(),
-        _ => 0,
-    }
-}
 
 /// Template arguments of a format.
 fn arguments(format: Format) -> String {
@@ -108,7 +101,7 @@ pub(crate) fn pack(
         Rounding::Down => "DOWN",
         Rounding::Stochastic { .. } => "STOCHASTIC",
     };
-    let bits = random_bits(how);
+    let bits = how.random_bits();
     let random = if bits == 0 { "(const u32*)0" } else { random };
     format!(
         "pack_any<{}, {}, {rule}, {special}, {bits}, {lanes}>({values}, {random}, {words});",
@@ -117,12 +110,12 @@ pub(crate) fn pack(
     )
 }
 
-/// Statement that declares and draws the random bits `name` of a rounding rule; empty for
-/// deterministic ones.
-pub(crate) fn draw(how: Conversion, stream: u32, lanes: usize, name: &str) -> String {
-    match random_bits(how) {
-        0 => String::new(),
-        bits => format!(
+/// Statement that declares and draws the random bits `name` that a result is rounded with; empty
+/// if there are none.
+pub(crate) fn draw(result: &Rounded, lanes: usize, name: &str) -> String {
+    match (result.random_bits(), result.stream) {
+        (0, _) => String::new(),
+        (bits, stream) => format!(
             "u32 {name}[{lanes}]; draws<{bits}, {lanes}>(noise_of(seed, step, {stream}u), i, {name});"
         ),
     }

@@ -1,6 +1,7 @@
 //! Scalar expressions as CUDA C.
 
-use onesigma_graph::expr::{BinaryOp, Expr, Instr, UnaryOp};
+use onesigma_graph::expr::{BinaryOp, Expr, Instr, Step, UnaryOp};
+use std::convert::Infallible;
 use std::fmt::Write;
 
 use super::literal;
@@ -15,24 +16,23 @@ pub(crate) fn emit(
     operands: &[String],
     index: impl Fn(usize) -> String,
 ) -> String {
-    let name = |register: u16| format!("{prefix}{register}");
-    for (at, instr) in expr.instrs().iter().enumerate() {
-        let value = match *instr {
-            Instr::Input(n) => operands[usize::from(n)].clone(),
-            Instr::Const(value) => literal(value),
-            Instr::Index(axis) => format!("(float)({})", index(usize::from(axis))),
-            Instr::Unary(UnaryOp::Tanh, a) if only_beside_one(expr, at) => {
-                format!("tangent_beside_one({})", name(a))
+    let Ok(mut names) = expr.walk(|at, step: Step<'_, String>| {
+        let value = match step {
+            Step::Input(n) => operands[n].clone(),
+            Step::Const(value) => literal(value),
+            Step::Index(axis) => format!("(float)({})", index(axis)),
+            Step::Unary(UnaryOp::Tanh, a) if only_beside_one(expr, at) => {
+                format!("tangent_beside_one({a})")
             }
-            Instr::Unary(op, a) => unary(op, &name(a)),
-            Instr::Binary(op, a, b) => binary(op, &name(a), &name(b)),
-            Instr::Select(c, a, b) => {
-                format!("{} != 0.0f ? {} : {}", name(c), name(a), name(b))
-            }
+            Step::Unary(op, a) => unary(op, a),
+            Step::Binary(op, a, b) => binary(op, a, b),
+            Step::Select(c, a, b) => format!("{c} != 0.0f ? {a} : {b}"),
         };
         let _ = writeln!(out, "const float {prefix}{at} = {value};");
-    }
-    format!("{prefix}{}", expr.instrs().len().saturating_sub(1))
+        Ok::<_, Infallible>(format!("{prefix}{at}"))
+    });
+    // An expression has a result.
+    names.pop().unwrap_or_else(|| literal(0.0))
 }
 
 /// Whether the tanh in register `at` only ever stands, itself or squared, in a sum with 1 or in a

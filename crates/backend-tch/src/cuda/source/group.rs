@@ -2,7 +2,7 @@
 //! them. Every op's result is rounded into its declared format in registers, so that fusion
 //! changes no bits; only results that others need are written.
 
-use onesigma_format::Conversion;
+pub(crate) use onesigma_backend::lowering::Rounded;
 use onesigma_graph::expr::Expr;
 use onesigma_graph::{DType, Distribution};
 use std::fmt::Write;
@@ -98,23 +98,6 @@ pub(crate) struct Step {
     /// Extents, for coordinates.
     pub dims: Vec<usize>,
     pub result: Rounded,
-}
-
-/// How a result is scaled and rounded.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) struct Rounded {
-    pub alpha: f64,
-    pub dtype: DType,
-    pub how: Conversion,
-    /// Stream of its random bits.
-    pub stream: u32,
-}
-
-impl Rounded {
-    /// Whether the result depends on the seed.
-    pub(crate) fn draws(&self) -> bool {
-        codec::random_bits(self.how) > 0
-    }
 }
 
 /// A result that is written.
@@ -350,11 +333,11 @@ pub(crate) fn emit_rounded(
     tag: &str,
     exact: bool,
 ) {
-    let Rounded { dtype, how, stream, .. } = *result;
+    let Rounded { dtype, how, .. } = *result;
     let words = codec::words(dtype, lanes);
     let [values, packed, rounded, random] =
         ["v", "w", "r", "s"].map(|prefix| format!("{prefix}{tag}"));
-    let _ = writeln!(out, "{}", codec::draw(how, stream, lanes, &random));
+    let _ = writeln!(out, "{}", codec::draw(result, lanes, &random));
     let _ = writeln!(out, "u32 {packed}[{words}]; float {rounded}[{lanes}];");
     let pack = codec::pack(dtype, how, lanes, &values, &packed, &random, exact);
     let unpack = codec::unpack(dtype, lanes, &packed, &rounded, false);

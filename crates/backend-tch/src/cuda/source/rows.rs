@@ -1,25 +1,13 @@
 //! Groups with an op over rows: norms and softmax, forward and backward, with the element-wise ops
 //! before and behind them. A row is kept in registers.
 
+pub(crate) use onesigma_backend::lowering::RowKind;
 use std::fmt::Write;
 
 use super::group::{Arg, Group, Rounded, emit_rounded, scaled};
 use super::{Kernel, codec, fill, literal, parameters};
 
 const TEMPLATE: &str = include_str!("../kernels/rows.cu");
-
-/// The op over rows.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) enum RowKind {
-    /// Operands `x`, and a weight and a bias if there are.
-    Norm { eps: f64, centred: bool },
-    /// The gradient for `x`; operands `x, dy`, and the weight if there is one.
-    NormGrad { eps: f64, centred: bool },
-    /// Operand `x`.
-    Softmax { mult: f64 },
-    /// Operands `y, dy`.
-    SoftmaxGrad { mult: f64, forward_alpha: f64 },
-}
 
 /// An op over rows in a group.
 #[derive(Clone, PartialEq, Debug)]

@@ -55,20 +55,21 @@ impl Writer<'_> {
         )
     }
 
-    /// The function `seen(batch, query, key)`.
+    /// The function `seen(batch, query, key)`. It has no `&&`, which is a branch: a thread asks for
+    /// each of its logits, and a compiler that flattens nested branches needs 2^n blocks for n.
     pub fn seen(&mut self) -> String {
         let Attention { queries, keys, causal, mask, .. } = *self.op;
-        let mut terms = vec![format!("query < {queries}u"), format!("key < {keys}u")];
+        let mut terms = vec![format!("(query < {queries}u)"), format!("(key < {keys}u)")];
         if causal {
-            terms.push(format!("key + {queries}u <= query + {keys}u"));
+            terms.push(format!("(key + {queries}u <= query + {keys}u)"));
         }
         if let Some(mask) = mask {
             let x = self.builder.bind(mask);
-            terms.push(format!("x{x}_code(batch * {keys}u + min(key, {}u)) != 0u", keys - 1));
+            terms.push(format!("(x{x}_code(batch * {keys}u + min(key, {}u)) != 0u)", keys - 1));
         }
         format!(
             "fn seen(batch: u32, query: u32, key: u32) -> bool {{\n    return {};\n}}\n",
-            terms.join(" && ")
+            terms.join(" & ")
         )
     }
 

@@ -2,9 +2,7 @@
 
 use onesigma_format::{Conversion, Format, Overflow, Rounding, Specials};
 
-use super::{
-    WORDS, min_exponent, overflow_code, quantum_exponent, random_bits, rule_name, sign_bit,
-};
+use super::{WORDS, min_exponent, overflow_code, quantum_exponent, rule_name, sign_bit};
 use crate::shader::fill;
 
 /// The function `encode_{name}`.
@@ -80,7 +78,7 @@ pub(super) fn encode(format: Format, how: Conversion, name: &str) -> String {
             ("format", format.to_string()),
             ("rule", rule_name(how)),
             ("name", name.to_owned()),
-            ("random", if random_bits(how) == 0 { "" } else { ", random: vec4<u32>" }.to_owned()),
+            ("random", if how.random_bits() == 0 { "" } else { ", random: vec4<u32>" }.to_owned()),
             ("minimum", (min_exponent(format) + 127).to_string()),
             ("p", format.mantissa_bits().to_string()),
             ("narrow", (23 - format.mantissa_bits()).to_string()),

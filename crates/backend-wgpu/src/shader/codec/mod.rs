@@ -17,14 +17,6 @@ const MATH: &str = include_str!("../../wgsl/math.wgsl");
 const PLAIN_NAN: &str = include_str!("../../wgsl/plain_nan.wgsl");
 const NORMAL: &str = include_str!("../../wgsl/normal.wgsl");
 
-/// Random bits that a conversion draws for an element; 0 for deterministic ones.
-pub(crate) fn random_bits(how: Conversion) -> u32 {
-    match how.rounding {
-        Rounding::Stochastic { bits } => bits.into(),
-        _ => 0,
-    }
-}
-
 /// Whether the shaders have codecs for a type: all named formats, and others whose normal numbers
 /// are normal in f32, too.
 pub(crate) fn is_known(dtype: DType) -> bool {
@@ -143,7 +135,7 @@ impl Library {
         };
         let name = format!("{}_{}", name_of(format), rule_name(how));
         self.functions.insert((2, format!("encode_{name}")), encode(format, how, &name));
-        match random_bits(how) {
+        match how.random_bits() {
             0 => format!("encode_{name}({bits})"),
             _ => format!("encode_{name}({bits}, {random})"),
         }
