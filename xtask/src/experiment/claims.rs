@@ -69,7 +69,9 @@ impl Test {
             Self::Equal { left, right }
             | Self::Worse { left, right }
             | Self::NotWorse { left, right } => vec![left, right],
-            Self::Steady { points, .. } | Self::Moves { points, .. } => vec![points],
+            Self::Steady { points, .. }
+            | Self::Moves { points, .. }
+            | Self::Below { points, .. } => vec![points],
         }
     }
 }
@@ -92,12 +94,25 @@ fn test(test: &Test, rows: &[&Row]) -> (Option<bool>, String) {
             let steady = matches!(test, Test::Steady { .. });
             (Some((shift <= *within) == steady), detail)
         }
+        Test::Below { points, bound } => {
+            let rows: Vec<&Row> =
+                rows.iter().copied().filter(|row| points.fits(&row.labels)).collect();
+            let Some(worst) = rows.iter().max_by(|a, b| mean(a).total_cmp(&mean(b))) else {
+                return (None, "not in these results".into());
+            };
+            let holds = rows.iter().all(|row| mean(row) < *bound && row.spread.diverged == 0);
+            (Some(holds), format!("the worst is {}, the bound {bound}", worst.spread.text(4)))
+        }
     }
+}
+
+/// The mean of a row; infinite if it has diverged altogether.
+fn mean(row: &Row) -> f64 {
+    row.spread.mean.unwrap_or(f64::INFINITY)
 }
 
 /// The selected row with the lowest mean; one that has diverged altogether if there is no other.
 fn best<'a>(selector: &Selector, rows: &[&'a Row]) -> Option<&'a Row> {
-    let mean = |row: &Row| row.spread.mean.unwrap_or(f64::INFINITY);
     let fits = rows.iter().copied().filter(|row| selector.fits(&row.labels));
     fits.filter(|row| row.spread.count + row.spread.diverged > 0)
         .min_by(|a, b| mean(a).total_cmp(&mean(b)))
@@ -211,6 +226,19 @@ mod tests {
         assert_eq!(summary(&text("c", "pre")), "holds");
         assert_eq!(summary(&text("b", "post")), "holds");
         assert_eq!(summary(&text("c", "post")), "not covered");
+    }
+
+    #[test]
+    fn below_is_every_mean_and_no_divergence() {
+        let text = |recipe: &str, norm: &str, bound: f64| {
+            format!(
+                "kind = 'below'\nwhere = {{ recipe = '{recipe}', norm = '{norm}' }}\nbound = {bound}"
+            )
+        };
+        assert_eq!(summary(&text("a", "pre", 2.5)), "holds");
+        assert_eq!(summary(&text("a", "pre", 2.0)), "does not hold");
+        assert_eq!(summary(&text("b", "post", 100.0)), "does not hold", "a seed has diverged");
+        assert_eq!(summary(&text("c", "post", 100.0)), "not covered");
     }
 
     #[test]

@@ -283,6 +283,15 @@ pub enum Test {
         /// As for `steady`.
         within: usize,
     },
+    /// Every mean is below a bound and no seed has diverged: what the other claims compare has
+    /// learned something.
+    Below {
+        /// The points that are looked at.
+        #[serde(rename = "where")]
+        points: Selector,
+        /// The bound, in the units of the metric.
+        bound: f64,
+    },
 }
 
 /// What a run does.
@@ -475,6 +484,7 @@ impl Experiment {
                         named(along)?;
                         named(across)?;
                     }
+                    Test::Below { points, .. } => points.check(&known)?,
                 }
                 claim.over.iter().try_for_each(named)
             };
