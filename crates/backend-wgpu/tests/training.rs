@@ -7,7 +7,7 @@ use std::error::Error;
 
 use onesigma_backend::Backend;
 use onesigma_backend_cpu::CpuBackend;
-use onesigma_backend_wgpu::Options;
+use onesigma_backend_wgpu::{CooperativeMatrices, Options};
 use onesigma_models::BertConfig;
 use onesigma_ops::recipes;
 use onesigma_train::batch::Batch;
@@ -115,7 +115,8 @@ fn losses(
 }
 
 fn follows(kind: Kind, recipe: &str, steps: usize, allowed: f32) -> Outcome {
-    let Some(backend) = common::backend(&Options::default()) else { return Ok(()) };
+    let options = Options { matrices: CooperativeMatrices::Everywhere, ..Options::default() };
+    let Some(backend) = common::backend(&options) else { return Ok(()) };
     let expected = losses(&CpuBackend::new(), kind, recipe, steps)?;
     let found = losses(&backend, kind, recipe, steps)?;
     let mut largest = 0.0_f32;
