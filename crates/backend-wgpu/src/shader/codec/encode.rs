@@ -2,7 +2,7 @@
 
 use onesigma_format::{Conversion, Format, Overflow, Rounding, Specials};
 
-use super::{WORDS, min_exponent, overflow_code, quantum_exponent, rule_name, sign_bit};
+use super::{WORDS, is_float, min_exponent, overflow_code, quantum_exponent, rule_name, sign_bit};
 use crate::shader::fill;
 
 /// The function `encode_{name}`.
@@ -16,8 +16,8 @@ pub(super) fn encode(format: Format, how: Conversion, name: &str) -> String {
             &[("name", name.to_owned()), ("largest", over.to_string())],
         );
     }
-    let is_float = !matches!(format.specials(), Specials::Scale | Specials::Integer);
-    if how.rounding == Rounding::NearestEven && is_float && quantum_exponent(format) > -120 {
+    if how.rounding == Rounding::NearestEven && is_float(format) && quantum_exponent(format) > -120
+    {
         return encode_near(format, over, name, None);
     }
     let scale = format.specials() == Specials::Scale;
@@ -167,9 +167,8 @@ pub(super) fn shift(format: Format, name: &str) -> String {
 /// Whether a cast rounds codes that are only shifted, not decoded: every subnormal of `from` is
 /// below half a quantum of `to`.
 pub(super) fn is_shifted(from: Format, to: Format, how: Conversion) -> bool {
-    let is_float = !matches!(to.specials(), Specials::Scale | Specials::Integer);
     how.rounding == Rounding::NearestEven
-        && is_float
+        && is_float(to)
         && !to.is_f32()
         && from.specials() == Specials::Ieee
         && from.is_signed()

@@ -167,6 +167,11 @@ fn rule_name(how: Conversion) -> String {
     }
 }
 
+/// Whether a format has mantissa and exponent, and is no scale or integer.
+fn is_float(format: Format) -> bool {
+    !matches!(format.specials(), Specials::Scale | Specials::Integer)
+}
+
 fn sign_bit(format: Format) -> u32 {
     if format.is_signed() { 1 << (format.bits() - 1) } else { 0 }
 }
@@ -195,11 +200,8 @@ fn overflow_code(format: Format, how: Conversion) -> u32 {
 
 /// Whether every value of `from` is one of `to`, and none but 0 below its smallest normal number.
 pub(crate) fn embeds(from: DType, to: DType) -> bool {
-    let float = |dtype: DType| {
-        dtype.format().filter(|format| {
-            !format.is_f32() && !matches!(format.specials(), Specials::Scale | Specials::Integer)
-        })
-    };
+    let float =
+        |dtype: DType| dtype.format().filter(|format| !format.is_f32() && is_float(*format));
     let (Some(from), Some(to)) = (float(from), float(to)) else { return false };
     from.mantissa_bits() <= to.mantissa_bits()
         && from.max() <= to.max()

@@ -43,7 +43,7 @@ impl From<[usize; 5]> for Tile {
 impl Tile {
     /// Four subgroups of 64 x 64; `examples/kernels.rs` tries others.
     pub(crate) const LARGE: Self = Self { bm: 128, bn: 128, sm: 64, sn: 64, bk: 32 };
-    /// For E4M3, whose codes take the registers that the large tile has to spare.
+    /// For E4M3, whose marks took the registers that the large tile has to spare.
     const WIDE: Self = Self { bm: 128, bn: 256, ..Self::LARGE };
     const DEEP: Self = Self { sn: 32, bk: 64, ..Self::LARGE };
     /// For products with few large tiles.
@@ -95,7 +95,7 @@ pub(crate) fn tile(
         && (!op.transpose_left || op.m.is_multiple_of(CHUNK))
         && op.m.min(op.n) >= 16;
     let count = |tile: Tile| op.batch * op.m.div_ceil(tile.bm) * op.n.div_ceil(tile.bn);
-    let marked = |tensor: TensorId| entry.tensors[tensor].dtype == DType::Float(Format::E4M3);
+    let marked = |tensor: TensorId| is_marked(entry.tensors[tensor].dtype);
     let (large, small): (&[Tile], Tile) = match (device.edge, marked(op.left) || marked(op.right)) {
         (8, _) if device.lanes < 32 => (&[], Tile::NARROW),
         (8, _) => (&[], Tile::EIGHT),
@@ -109,9 +109,15 @@ pub(crate) fn tile(
     (fits && has_room(&chosen)).then_some(chosen)
 }
 
+/// Whether codes are shifted, not decoded, while they are staged: NaN become numbers then, and all
+/// are too small.
+fn is_marked(dtype: DType) -> bool {
+    dtype == DType::Float(Format::E4M3)
+}
+
 /// By what a staged operand is too small.
 fn left_to_the_result(dtype: DType) -> f64 {
-    if dtype == DType::Float(Format::E4M3) { 256.0 } else { 1.0 }
+    if is_marked(dtype) { 256.0 } else { 1.0 }
 }
 
 /// The kernel.
@@ -145,7 +151,7 @@ pub(crate) fn kernel(
             tile_rows: if along_inner { block } else { bk },
             tile_chunks: if along_inner { bk / CHUNK } else { block / CHUNK },
             ragged: !extent.is_multiple_of(block) || !op.k.is_multiple_of(bk),
-            has_marks: entry.tensors[tensor].dtype == DType::Float(Format::E4M3),
+            has_marks: is_marked(entry.tensors[tensor].dtype),
             threads,
         }
     };
