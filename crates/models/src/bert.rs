@@ -325,7 +325,7 @@ impl<'a> Bert<'a> {
     fn hidden(&mut self, inputs: BertInputs) -> Result<ValueId> {
         let config = self.config;
         let check = |batch, seq| config.validate_batch(batch, seq);
-        let seq = self.layers.batch(inputs.tokens, check)?;
+        let seq = self.layers.checked_seq(inputs.tokens, check)?;
         let is_pre_norm = self.is_pre_norm();
         let norm = (!is_pre_norm).then_some(self.epsilons.embedding);
         let mut x = self.layers.scoped("embedding", |layers| {

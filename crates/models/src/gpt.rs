@@ -183,7 +183,8 @@ impl<'a> Gpt<'a> {
     /// Hidden states after the last norm.
     fn hidden(&mut self, tokens: ValueId) -> Result<ValueId> {
         let config = self.config;
-        let seq = self.layers.batch(tokens, |batch, seq| config.validate_batch(batch, seq))?;
+        let seq =
+            self.layers.checked_seq(tokens, |batch, seq| config.validate_batch(batch, seq))?;
         let position = self.step.map(|step| step.position);
         let mut x = self
             .layers

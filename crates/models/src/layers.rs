@@ -210,8 +210,8 @@ impl Layers<'_> {
         })
     }
 
-    /// Batch and sequence of token ids `[B, T]`, as the configuration's `check` takes them.
-    pub fn batch(
+    /// The length T of token ids `[B, T]`, once the configuration's `check` takes both sizes.
+    pub fn checked_seq(
         &self,
         tokens: ValueId,
         check: impl FnOnce(usize, usize) -> Result<()>,
