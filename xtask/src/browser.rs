@@ -14,8 +14,8 @@ mod server;
 mod tools;
 
 use self::devtools::Browser;
+use self::tools::page;
 pub use self::tools::{TARGET, has_target};
-use self::tools::{Tools, page};
 
 /// Steps whose mean is compared with the bound.
 const LAST: usize = 5;
@@ -103,8 +103,8 @@ impl Run {
 /// Builds the page, opens it, and waits until it has trained.
 pub fn run(arguments: &Arguments) -> Result<()> {
     ensure!(arguments.steps >= LAST, "`--steps` has to be {LAST} at least");
-    let tools = match Tools::find(arguments.browser.as_deref()) {
-        Ok(tools) => tools,
+    let program = match tools::find(arguments.browser.as_deref()) {
+        Ok(program) => program,
         Err(missing) if arguments.require => bail!("{missing}"),
         Err(missing) => {
             eprintln!("skipped: {missing}");
@@ -114,8 +114,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let address = server::serve(page()?)?;
     let url = format!("http://{address}/?steps={}&recipe={}", arguments.steps, arguments.recipe);
     let flags = arguments.adapter.flags();
-    eprintln!("$ {} --headless {} {url}", tools.browser.display(), flags.join(" "));
-    let mut browser = Browser::open(&tools.browser, flags)?;
+    eprintln!("$ {} --headless {} {url}", program.display(), flags.join(" "));
+    let mut browser = Browser::open(&program, flags)?;
     println!("{}", browser.version());
     browser.go_to(&url)?;
     let run = wait(&mut browser, Duration::from_secs(60 * arguments.minutes))?;

@@ -11,11 +11,6 @@ use crate::process::{self, cargo_with};
 
 /// What pages are compiled for.
 pub const TARGET: &str = "wasm32-unknown-unknown";
-/// The programs, once all are found.
-pub struct Tools {
-    /// A Chromium.
-    pub browser: PathBuf,
-}
 
 /// A tool that is not there, with the remedy.
 #[derive(Debug, PartialEq)]
@@ -35,33 +30,29 @@ pub fn has_target() -> bool {
     folder.is_ok_and(|folder| Path::new(&folder).is_dir())
 }
 
-impl Tools {
-    /// Looks for everything.
-    ///
-    /// # Errors
-    /// The first that is missing.
-    pub fn find(browser: Option<&Path>) -> Result<Self, Missing> {
-        if !has_target() {
-            let remedy = format!("`rustup target add {TARGET}`");
-            return Err(Missing(format!("the target {TARGET} is not installed: {remedy}")));
-        }
-        let lock = fs::read_to_string(process::root().join("Cargo.lock")).unwrap_or_default();
-        let wanted = locked(&lock, "wasm-bindgen").unwrap_or_default();
-        bindgen(&wanted, version(Path::new("wasm-bindgen")).as_deref())?;
-        let found = match browser {
-            Some(path) => version(path).map(|_| path.to_owned()),
-            None => process::chromium(),
-        };
-        let missing = || {
-            Missing(match browser {
-                Some(path) => format!("{} does not start: name a Chromium", path.display()),
-                None => "no Chromium in PATH: `apt-get install chromium`, or name one by \
-                         `--browser`"
-                    .to_owned(),
-            })
-        };
-        Ok(Self { browser: found.ok_or_else(missing)? })
+/// Looks for everything that the page needs; gives the Chromium.
+///
+/// # Errors
+/// The first that is missing.
+pub fn find(browser: Option<&Path>) -> Result<PathBuf, Missing> {
+    if !has_target() {
+        let remedy = format!("`rustup target add {TARGET}`");
+        return Err(Missing(format!("the target {TARGET} is not installed: {remedy}")));
     }
+    let lock = fs::read_to_string(process::root().join("Cargo.lock")).unwrap_or_default();
+    let wanted = locked(&lock, "wasm-bindgen").unwrap_or_default();
+    bindgen(&wanted, version(Path::new("wasm-bindgen")).as_deref())?;
+    let found = match browser {
+        Some(path) => version(path).map(|_| path.to_owned()),
+        None => process::chromium(),
+    };
+    found.ok_or_else(|| {
+        Missing(match browser {
+            Some(path) => format!("{} does not start: name a Chromium", path.display()),
+            None => "no Chromium in PATH: `apt-get install chromium`, or name one by `--browser`"
+                .to_owned(),
+        })
+    })
 }
 
 /// Whether wasm-bindgen, which says `found`, has the version of the crate: others refuse its output.

@@ -86,8 +86,7 @@ fn test(test: &Test, rows: &[&Row]) -> (Option<bool>, String) {
         },
         Test::Steady { points, along, across, within }
         | Test::Moves { points, along, across, within } => {
-            let rows: Vec<&Row> =
-                rows.iter().copied().filter(|row| points.fits(&row.labels)).collect();
+            let rows = selected(points, rows);
             let Some((shift, detail)) = shift(&rows, along, across) else {
                 return (None, "not in these results".into());
             };
@@ -95,8 +94,7 @@ fn test(test: &Test, rows: &[&Row]) -> (Option<bool>, String) {
             (Some((shift <= *within) == steady), detail)
         }
         Test::Below { points, bound } => {
-            let rows: Vec<&Row> =
-                rows.iter().copied().filter(|row| points.fits(&row.labels)).collect();
+            let rows = selected(points, rows);
             let Some(worst) = rows.iter().max_by(|a, b| mean(a).total_cmp(&mean(b))) else {
                 return (None, "not in these results".into());
             };
@@ -111,9 +109,13 @@ fn mean(row: &Row) -> f64 {
     row.spread.mean.unwrap_or(f64::INFINITY)
 }
 
+fn selected<'a>(selector: &Selector, rows: &[&'a Row]) -> Vec<&'a Row> {
+    rows.iter().copied().filter(|row| selector.fits(&row.labels)).collect()
+}
+
 /// The selected row with the lowest mean; one that has diverged altogether if there is no other.
 fn best<'a>(selector: &Selector, rows: &[&'a Row]) -> Option<&'a Row> {
-    let fits = rows.iter().copied().filter(|row| selector.fits(&row.labels));
+    let fits = selected(selector, rows).into_iter();
     fits.filter(|row| row.spread.count + row.spread.diverged > 0)
         .min_by(|a, b| mean(a).total_cmp(&mean(b)))
 }
