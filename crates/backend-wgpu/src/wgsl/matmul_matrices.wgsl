@@ -1,6 +1,8 @@
 // Tiles of {{bm}} x {{bn}} by cooperative matrices of {{edge}} x {{edge}}: F16 operands, sums in f32. Each
 // subgroup works on {{sm}} x {{sn}}; {{bk}} elements of the inner axis are staged at a time, in
-// rows that are longer by {{pad}} so that they lie in different banks.
+// rows that are longer by {{pad}} so that they lie in different banks. Matrices are loaded from
+// addresses that are multiples of 16 bytes, which the type of a tile does not ask for: so every
+// variable that a workgroup shares takes a multiple of 16 bytes.
 {{arrays}}
 var<workgroup> result_tile: array<vec4<f32>, {{result_size}}>;
 // Four halves that two words hold; the values are exact in f32.

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use onesigma_format::Format;
 use onesigma_graph::DType;
 
-use self::results::{patch, results};
+use self::results::{patch_quads, results};
 use self::staged::{PAD, Staged};
 use super::fill;
 use super::kernel::{Builder, Kernel, folded};
@@ -41,11 +41,8 @@ impl From<[usize; 5]> for Tile {
 }
 
 impl Tile {
-    /// Four subgroups of 64 x 64; `examples/kernels.rs` tries others.
+    /// Four subgroups of 64 x 64; `examples/kernels` tries others.
     pub(crate) const LARGE: Self = Self { bm: 128, bn: 128, sm: 64, sn: 64, bk: 32 };
-    /// For E4M3, whose marks took the registers that the large tile has to spare.
-    const WIDE: Self = Self { bm: 128, bn: 256, ..Self::LARGE };
-    const DEEP: Self = Self { sn: 32, bk: 64, ..Self::LARGE };
     /// For products with few large tiles.
     pub(crate) const SMALL: Self = Self { bm: 64, bn: 64, sm: 32, sn: 32, bk: 64 };
     /// For matrices of 8 x 8: 16 sums of a subgroup take 32 registers of each of its 32 threads.
@@ -57,15 +54,20 @@ impl Tile {
         self.bm / self.sm * (self.bn / self.sn)
     }
 
+    /// Columns of the part of a subgroup's sums that lies in shared memory at once.
+    fn patch_columns(self, edge: usize) -> usize {
+        if self.subgroups() <= 4 { self.sn } else { edge }
+    }
+
     /// Bytes of memory that a workgroup shares: operands with their padding, the longer way round
-    /// of both layouts, a patch for each subgroup and marks of rows and columns.
+    /// of both layouts, a patch for each subgroup, marks of rows and columns and two of all.
     fn shared_bytes(self, device: Matrices) -> usize {
         let staged = |block: usize| {
             let pad = CHUNK * PAD;
             2 * (block * (self.bk + pad)).max(self.bk * (block + pad))
         };
-        let patches = 16 * self.subgroups() * patch(device.edge) * device.edge;
-        staged(self.bm) + staged(self.bn) + patches + 4 * (self.bm + self.bn + 2)
+        let patches = 16 * self.subgroups() * patch_quads(self, device.edge);
+        staged(self.bm) + staged(self.bn) + patches + 4 * (self.bm + self.bn) + 32
     }
 }
 
@@ -95,18 +97,14 @@ pub(crate) fn tile(
         && (!op.transpose_left || op.m.is_multiple_of(CHUNK))
         && op.m.min(op.n) >= 16;
     let count = |tile: Tile| op.batch * op.m.div_ceil(tile.bm) * op.n.div_ceil(tile.bn);
-    let marked = |tensor: TensorId| is_marked(entry.tensors[tensor].dtype);
-    let (large, small): (&[Tile], Tile) = match (device.edge, marked(op.left) || marked(op.right)) {
-        (8, _) if device.lanes < 32 => (&[], Tile::NARROW),
-        (8, _) => (&[], Tile::EIGHT),
-        (_, true) => (&[Tile::WIDE, Tile::DEEP], Tile::SMALL),
-        (_, false) => (&[Tile::LARGE], Tile::SMALL),
+    let has_room = |tile: Tile| tile.shared_bytes(device) <= shared_bytes;
+    let chosen = match device.edge {
+        8 if device.lanes < 32 => Tile::NARROW,
+        8 => Tile::EIGHT,
+        _ if has_room(Tile::LARGE) && count(Tile::LARGE) >= ENOUGH => Tile::LARGE,
+        _ => Tile::SMALL,
     };
-    let enough =
-        |tile: &Tile| count(*tile) >= if *tile == Tile::WIDE { 2 * ENOUGH } else { ENOUGH };
-    let has_room = |tile: &Tile| tile.shared_bytes(device) <= shared_bytes;
-    let chosen = large.iter().copied().filter(has_room).find(enough).unwrap_or(small);
-    (fits && has_room(&chosen)).then_some(chosen)
+    (fits && has_room(chosen)).then_some(chosen)
 }
 
 /// Whether codes are shifted, not decoded, while they are staged: NaN become numbers then, and all
@@ -179,13 +177,15 @@ pub(crate) fn kernel(
     if !marked.is_empty() {
         // Memory of a workgroup begins with anything.
         accumulators.push_str(
-            "    if (thread == 0u) { atomicStore(&nan_seen, 0u); }\n    workgroupBarrier();\n",
+            "    if (thread == 0u) { atomicStore(&nan_seen[0], 0u); }\n    workgroupBarrier();\n",
         );
         stage = format!(
             "{indent}var seen = 0u;\n{stage}{indent}if ((seen & 0x80808080u) != 0u) {{ \
-             atomicStore(&nan_seen, 1u); }}\n"
+             atomicStore(&nan_seen[0], 1u); }}\n"
         );
-        arrays.push_str("var<workgroup> nan_seen: atomic<u32>;\nvar<workgroup> any_nan: u32;\n");
+        arrays.push_str(
+            "var<workgroup> nan_seen: array<atomic<u32>, 4>;\nvar<workgroup> any_nan: vec4<u32>;\n",
+        );
     }
     for staged in &marked {
         let (name, size) = (staged.name, staged.outer());
@@ -207,7 +207,7 @@ pub(crate) fn kernel(
             ("bk", bk.to_string()),
             ("pad", (CHUNK * PAD).to_string()),
             ("arrays", arrays.trim_end().to_owned()),
-            ("result_size", (tile.subgroups() * edge * patch(edge)).to_string()),
+            ("result_size", (tile.subgroups() * patch_quads(tile, edge)).to_string()),
             ("threads", threads.to_string()),
             ("tiles", tiles.to_string()),
             ("row_tiles", row_tiles.to_string()),
@@ -325,8 +325,7 @@ mod tests {
         for (device, tile) in [
             (sixteen, Tile::LARGE),
             (sixteen, Tile::SMALL),
-            (sixteen, Tile::WIDE),
-            (sixteen, Tile::DEEP),
+            (sixteen, Tile { bn: 256, ..Tile::LARGE }),
             (eight, Tile::EIGHT),
             (narrow, Tile::NARROW),
         ] {
@@ -343,6 +342,16 @@ mod tests {
                     let all = naga::valid::Capabilities::all();
                     let checked = naga::valid::Validator::new(flags, all).validate(&module);
                     assert!(checked.is_ok(), "{:?}\n{text}", checked.err());
+                    let mut shared = 0;
+                    for (_, variable) in module.global_variables.iter() {
+                        if variable.space == naga::AddressSpace::WorkGroup {
+                            let bytes = module.types[variable.ty].inner.size(module.to_ctx());
+                            assert!(bytes.is_multiple_of(16), "{:?}: {bytes}", variable.name);
+                            shared += bytes as usize;
+                        }
+                    }
+                    let bound = tile.shared_bytes(device);
+                    assert!(shared <= bound, "{shared} bytes shared, not {bound}");
                 }
             }
         }

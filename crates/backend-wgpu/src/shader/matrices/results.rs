@@ -9,9 +9,15 @@ use crate::ir::Product;
 use crate::shader::kernel::Builder;
 use crate::shader::scalar_literal;
 
-/// Quads of a row of a patch, where a subgroup's sums lie for the threads to take.
-pub(super) fn patch(edge: usize) -> usize {
-    edge / 4 + 1
+/// Quads of a patch, where a row of matrices of a subgroup's sums lies for the threads to take.
+pub(super) fn patch_quads(tile: Tile, edge: usize) -> usize {
+    edge * row_quads(tile, edge)
+}
+
+/// Quads of a row of a patch: eight floats longer than its content, so that four rows of a matrix
+/// that are stored at once lie in different banks.
+fn row_quads(tile: Tile, edge: usize) -> usize {
+    tile.patch_columns(edge) / 4 + 2
 }
 
 /// Statements that write the sums: as they are where the result is F32 and made of whole tiles,
@@ -55,30 +61,34 @@ fn patched_results(
             "fn write_quad(batch: u32, row: u32, column: u32, value: vec4<f32>) {{\n{write}}}\n"
         ),
     );
-    let (across, patch) = (edge / 4, patch(edge));
+    let columns = tile.patch_columns(edge);
+    let (across, row_quads) = (columns / 4, row_quads(tile, edge));
     let quads = edge * across;
     let mut text = String::new();
-    let _ = writeln!(text, "    let own_patch = subgroup * {}u;", edge * patch);
-    for i in 0..tile.sm / edge {
-        for j in 0..tile.sn / edge {
+    let _ = writeln!(text, "    let own_patch = subgroup * {}u;", patch_quads(tile, edge));
+    for (i, first) in
+        (0..tile.sm / edge).flat_map(|i| (0..tile.sn).step_by(columns).map(move |first| (i, first)))
+    {
+        for column in (0..columns).step_by(edge) {
             let _ = writeln!(
                 text,
-                "    coopStoreT(sum{i}_{j}, &result_tile[own_patch], {patch}u);\n    workgroupBarrier();"
+                "    coopStoreT(sum{i}_{}, &result_tile[own_patch + {}u], {row_quads}u);",
+                (first + column) / edge,
+                column / 4
             );
-            for taken in (0..quads).step_by(lanes) {
-                let row = format!("lane / {across}u + {}u", taken / across);
-                let value =
-                    format!("result_tile[own_patch + ({row}) * {patch}u + lane % {across}u]");
-                let row = format!("first_row + own_row + {}u + {row}", i * edge);
-                let column =
-                    format!("first_column + own_column + {}u + 4u * (lane % {across}u)", j * edge);
-                let own =
-                    if quads < lanes { format!("if (lane < {quads}u) ") } else { String::new() };
-                let _ =
-                    writeln!(text, "    {own}{{ write_quad(batch, {row}, {column}, {value}); }}");
-            }
-            text.push_str("    workgroupBarrier();\n");
         }
+        text.push_str("    workgroupBarrier();\n");
+        for taken in (0..quads).step_by(lanes) {
+            let own = if quads < lanes { format!("if (lane < {quads}u) ") } else { String::new() };
+            let _ = writeln!(
+                text,
+                "    {own}{{ let row = (lane + {taken}u) / {across}u; let quad = (lane + {taken}u) % {across}u; \
+                 write_quad(batch, first_row + own_row + {}u + row, first_column + own_column + {first}u + 4u * quad, \
+                 result_tile[own_patch + row * {row_quads}u + quad]); }}",
+                i * edge
+            );
+        }
+        text.push_str("    workgroupBarrier();\n");
     }
     text
 }
@@ -139,8 +149,8 @@ fn repair(
     let find: String = marked.iter().map(|staged| staged.find(indent)).collect();
     let Tile { bm, bn, .. } = tile;
     format!(
-        "    if (thread == 0u) {{ any_nan = atomicLoad(&nan_seen); }}\n    \
-         if (workgroupUniformLoad(&any_nan) != 0u) {{\n{clear}{indent}workgroupBarrier();\n\
+        "    if (thread == 0u) {{ any_nan.x = atomicLoad(&nan_seen[0]); }}\n    \
+         if (workgroupUniformLoad(&any_nan).x != 0u) {{\n{clear}{indent}workgroupBarrier();\n\
          {find}{indent}workgroupBarrier();\n{indent}storageBarrier();\n\
          {indent}for (var n = thread; n < {quads}u; n += {threads}u) {{\n\
          {indent}    let row = n / {across}u;\n\
