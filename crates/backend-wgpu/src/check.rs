@@ -1,6 +1,7 @@
 //! Whether cooperative matrices compute what they should: they are experimental in wgpu, so a
 //! device has to show it before programs use them.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use onesigma_backend::{Engine, Result};
@@ -29,19 +30,32 @@ fn integer(row: usize, column: usize, nan: bool) -> f32 {
 /// # Errors
 /// Those of the engine.
 pub(crate) fn wrong_product(gpu: &Arc<Gpu>, segment: usize) -> Result<Option<String>> {
+    let mut cases = Vec::new();
     for format in [Format::F16, Format::E4M3] {
         for transposed in [(false, false), (false, true), (true, false), (true, true)] {
             for (sizes, unit) in SIZES.into_iter().zip([1.0, format.min_subnormal() as f32]) {
-                let wrong = wrong_element(gpu, segment, format, transposed, sizes, unit)?;
-                if let Some(wrong) = wrong {
-                    return Ok(Some(format!(
-                        "product of {format} in {sizes:?}, transposed {transposed:?}: {wrong}"
-                    )));
-                }
+                cases.push((format, transposed, sizes, unit));
             }
         }
     }
-    Ok(None)
+    let wrong = |(format, transposed, sizes, unit): (Format, (bool, bool), [usize; 3], f32)| {
+        let wrong = wrong_element(gpu, segment, format, transposed, sizes, unit)?;
+        Ok(wrong.map(|wrong| {
+            format!("product of {format} in {sizes:?}, transposed {transposed:?}: {wrong}")
+        }))
+    };
+    // Most of the time is the driver's, which compiles; pages have one thread.
+    let found: Vec<Result<Option<String>>> = match cfg!(target_family = "wasm") {
+        true => cases.into_iter().map(wrong).collect(),
+        false => std::thread::scope(|scope| {
+            let started: Vec<_> =
+                cases.into_iter().map(|case| scope.spawn(move || wrong(case))).collect();
+            let joined = started.into_iter().map(std::thread::ScopedJoinHandle::join);
+            joined.map(|found| found.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        }),
+    };
+    let found: Result<Vec<Option<String>>> = found.into_iter().collect();
+    Ok(found?.into_iter().flatten().next())
 }
 
 /// Whether a product of a subnormal number is 0.

@@ -130,7 +130,7 @@ fn holds_with(
     let expected = results(&RefBackend::rounding(), &program, operands, &outputs)?;
     for portable in [false, true] {
         let options = Options { portable, ..options.clone() };
-        let Some(backend): Option<WgpuBackend> = common::backend(&options) else { return Ok(()) };
+        let Some(backend): Option<WgpuBackend> = common::shared(&options) else { return Ok(()) };
         let found = results(&backend, &program, operands, &outputs)?;
         for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
             let norm = |values: &mut dyn Iterator<Item = f64>| {
@@ -377,7 +377,7 @@ fn cross_entropy_of_odd_rows() -> Outcome {
 /// where the mask leaves it out.
 #[test]
 fn cross_entropy_of_special_values() -> Outcome {
-    let Some(backend) = common::backend(&Options::default()) else { return Ok(()) };
+    let Some(backend) = common::shared(&Options::default()) else { return Ok(()) };
     let mut module = Module::new();
     let mut slot = |name: &str, kind, shape: &[usize], dtype| {
         module.slot(name, kind, shape.to_vec(), dtype, Role::Activation)
@@ -462,7 +462,7 @@ fn adam_w_with_moments_in_several_formats() -> Outcome {
 /// A factor of 0 leaves weights and moments bit for bit, whatever the gradient is.
 #[test]
 fn adam_w_skips_a_step() -> Outcome {
-    let Some(backend) = common::backend(&Options::default()) else { return Ok(()) };
+    let Some(backend) = common::shared(&Options::default()) else { return Ok(()) };
     let mut module = Module::new();
     let mut slots = Vec::new();
     for name in ["w", "g", "m", "v"] {

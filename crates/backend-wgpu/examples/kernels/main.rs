@@ -2,7 +2,7 @@
 //! tiles, casts, norms and element-wise ops beside a device copy, and a training step of a GPT.
 //!
 //! ```text
-//! kernels [--small] [--device NAME] [device] [rows] [vectors] [matrices] [gpt]
+//! kernels [--small] [--device NAME] [device] [rows] [vectors] [matrices] [model] [gpt]
 //! ```
 //!
 //! Prints a table, and with `OUT` set writes `$OUT/kernels_….json`.
@@ -24,7 +24,7 @@ use serde_json::{Value as Json, json};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-const SUITES: [&str; 4] = ["rows", "vectors", "matrices", "gpt"];
+const SUITES: [&str; 5] = ["rows", "vectors", "matrices", "model", "gpt"];
 
 /// A program of one op on operands of given shapes and formats.
 fn program(
@@ -168,6 +168,9 @@ fn main() -> Outcome<()> {
     }
     if all || has("matrices") {
         report("matrices", bench.matrices());
+    }
+    if all || has("model") {
+        report("model", bench.model());
     }
     if all || has("gpt") {
         report("gpt", bench.gpt("unit-fp8"));

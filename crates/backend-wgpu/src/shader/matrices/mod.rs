@@ -54,9 +54,11 @@ impl Tile {
         self.bm / self.sm * (self.bn / self.sn)
     }
 
-    /// Columns of the part of a subgroup's sums that lies in shared memory at once.
+    /// Columns of the part of a subgroup's sums that lies in shared memory at once. NVIDIA's driver
+    /// leaves 64 KiB of a core to shared memory: two workgroups of the large tile have room in it,
+    /// with 1 KiB each for the device.
     fn patch_columns(self, edge: usize) -> usize {
-        if self.subgroups() <= 4 { self.sn } else { edge }
+        if self.subgroups() <= 4 { self.sn.min(32) } else { edge }
     }
 
     /// Bytes of memory that a workgroup shares: operands with their padding, the longer way round
@@ -67,7 +69,8 @@ impl Tile {
             2 * (block * (self.bk + pad)).max(self.bk * (block + pad))
         };
         let patches = 16 * self.subgroups() * patch_quads(self, device.edge);
-        staged(self.bm) + staged(self.bn) + patches + 4 * (self.bm + self.bn) + 32
+        let marks = |block: usize| 4 * mark_words(block);
+        staged(self.bm) + staged(self.bn) + patches + marks(self.bm) + marks(self.bn) + 32
     }
 }
 
@@ -111,6 +114,11 @@ pub(crate) fn tile(
 /// are too small.
 fn is_marked(dtype: DType) -> bool {
     dtype == DType::Float(Format::E4M3)
+}
+
+/// Words of the marks of a tile's rows or columns, a bit each: a multiple of 16 bytes.
+fn mark_words(block: usize) -> usize {
+    block.div_ceil(32).next_multiple_of(4)
 }
 
 /// By what a staged operand is too small.
@@ -188,7 +196,7 @@ pub(crate) fn kernel(
         );
     }
     for staged in &marked {
-        let (name, size) = (staged.name, staged.outer());
+        let (name, size) = (staged.name, mark_words(staged.outer()));
         let _ = writeln!(arrays, "var<workgroup> {name}_nan: array<atomic<u32>, {size}>;");
     }
     let results = results(&mut builder, op, device, tile, &marked);

@@ -112,12 +112,13 @@ fn repair(
     let terms: Vec<String> = marked
         .iter()
         .map(|staged| match staged.name {
-            "left" => "vec4<u32>(atomicLoad(&left_nan[own_row]))".to_owned(),
-            name => {
-                let each =
-                    [0, 1, 2, 3].map(|n| format!("atomicLoad(&{name}_nan[own_column + {n}u])"));
-                format!("vec4<u32>({})", each.join(", "))
+            "left" => {
+                "vec4<u32>(atomicLoad(&left_nan[own_row / 32u]) >> (own_row % 32u))".to_owned()
             }
+            name => format!(
+                "(vec4<u32>(atomicLoad(&{name}_nan[own_column / 32u])) >> \
+                 (vec4<u32>(own_column % 32u) + vec4<u32>(0u, 1u, 2u, 3u)))"
+            ),
         })
         .collect();
     let mut put = String::new();
@@ -135,7 +136,7 @@ fn repair(
         "repair_quad",
         format!(
             "fn repair_quad(batch: u32, row: u32, column: u32, own_row: u32, own_column: u32) {{\n    \
-             let is_nan = ({}) != vec4<u32>(0u);\n    \
+             let is_nan = (({}) & vec4<u32>(1u)) != vec4<u32>(0u);\n    \
              if (row >= {}u || column >= {}u || !any(is_nan)) {{ return; }}\n    \
              let quad = {};\n{put}}}\n",
             terms.join(" | "),

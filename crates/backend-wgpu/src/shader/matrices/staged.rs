@@ -5,7 +5,7 @@ use std::fmt::Write;
 use onesigma_format::Format;
 use onesigma_graph::DType;
 
-use super::CHUNK;
+use super::{CHUNK, mark_words};
 use crate::ir::TensorId;
 use crate::shader::kernel::Builder;
 
@@ -167,7 +167,7 @@ impl Staged {
         let Self { name, threads, .. } = self;
         format!(
             "{indent}for (var n = thread; n < {}u; n += {threads}u) {{ atomicStore(&{name}_nan[n], 0u); }}\n",
-            self.outer()
+            mark_words(self.outer())
         )
     }
 
@@ -186,10 +186,10 @@ impl Staged {
         let place = format!("batch * {}u + {row} * {chunks}u + {chunk}", rows * chunks);
         let mark = match self.along_inner {
             true => format!(
-                "if (((next.x | next.y) & 0x80808080u) != 0u) {{ atomicStore(&{name}_nan[n / {across}u], 1u); }}"
+                "if (((next.x | next.y) & 0x80808080u) != 0u) {{ let at = n / {across}u; atomicOr(&{name}_nan[at / 32u], 1u << (at % 32u)); }}"
             ),
             false => format!(
-                "for (var i = 0u; i < 8u; i++) {{ if (((next[i / 4u] >> (8u * (i % 4u))) & 0x80u) != 0u) {{ atomicStore(&{name}_nan[8u * (n % {across}u) + i], 1u); }} }}"
+                "for (var i = 0u; i < 8u; i++) {{ if (((next[i / 4u] >> (8u * (i % 4u))) & 0x80u) != 0u) {{ let at = 8u * (n % {across}u) + i; atomicOr(&{name}_nan[at / 32u], 1u << (at % 32u)); }} }}"
             ),
         };
         format!(
