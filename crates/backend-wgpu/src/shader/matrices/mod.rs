@@ -9,7 +9,7 @@ use std::fmt::Write;
 use onesigma_format::Format;
 use onesigma_graph::DType;
 
-use self::results::{patch_quads, results};
+use self::results::results;
 use self::staged::{PAD, Staged};
 use super::fill;
 use super::kernel::{Builder, Kernel, folded};
@@ -54,23 +54,22 @@ impl Tile {
         self.bm / self.sm * (self.bn / self.sn)
     }
 
-    /// Columns of the part of a subgroup's sums that lies in shared memory at once. NVIDIA's driver
-    /// leaves 64 KiB of a core to shared memory: two workgroups of the large tile have room in it,
-    /// with 1 KiB each for the device.
-    fn patch_columns(self, edge: usize) -> usize {
-        if self.subgroups() <= 4 { self.sn.min(32) } else { edge }
+    /// Quads of the memory where each subgroup leaves one matrix of sums at a time, and where rows
+    /// and columns with NaN are marked.
+    fn result_quads(self, edge: usize) -> usize {
+        (self.subgroups() * edge * edge / 4).max(self.bm + self.bn)
     }
 
-    /// Bytes of memory that a workgroup shares: operands with their padding, the longer way round
-    /// of both layouts, a patch for each subgroup, marks of rows and columns and two of all.
-    fn shared_bytes(self, device: Matrices) -> usize {
+    /// Bytes of memory that a workgroup shares, at most: operands, padded but for the last row, the
+    /// longer way round of both layouts; results; two variables. NVIDIA's driver gives the
+    /// workgroups of a core 48 KiB together, so the large tile, to run twice, must not take more
+    /// than 24 KiB, and takes that.
+    fn shared_bytes(self, edge: usize) -> usize {
         let staged = |block: usize| {
             let pad = CHUNK * PAD;
-            2 * (block * (self.bk + pad)).max(self.bk * (block + pad))
+            2 * ((block * (self.bk + pad)).max(self.bk * (block + pad)) - pad)
         };
-        let patches = 16 * self.subgroups() * patch_quads(self, device.edge);
-        let marks = |block: usize| 4 * mark_words(block);
-        staged(self.bm) + staged(self.bn) + patches + marks(self.bm) + marks(self.bn) + 32
+        staged(self.bm) + staged(self.bn) + 16 * self.result_quads(edge) + 32
     }
 }
 
@@ -100,7 +99,7 @@ pub(crate) fn tile(
         && (!op.transpose_left || op.m.is_multiple_of(CHUNK))
         && op.m.min(op.n) >= 16;
     let count = |tile: Tile| op.batch * op.m.div_ceil(tile.bm) * op.n.div_ceil(tile.bn);
-    let has_room = |tile: Tile| tile.shared_bytes(device) <= shared_bytes;
+    let has_room = |tile: Tile| tile.shared_bytes(device.edge) <= shared_bytes;
     let chosen = match device.edge {
         8 if device.lanes < 32 => Tile::NARROW,
         8 => Tile::EIGHT,
@@ -114,11 +113,6 @@ pub(crate) fn tile(
 /// are too small.
 fn is_marked(dtype: DType) -> bool {
     dtype == DType::Float(Format::E4M3)
-}
-
-/// Words of the marks of a tile's rows or columns, a bit each: a multiple of 16 bytes.
-fn mark_words(block: usize) -> usize {
-    block.div_ceil(32).next_multiple_of(4)
 }
 
 /// By what a staged operand is too small.
@@ -195,10 +189,6 @@ pub(crate) fn kernel(
             "var<workgroup> nan_seen: array<atomic<u32>, 4>;\nvar<workgroup> any_nan: vec4<u32>;\n",
         );
     }
-    for staged in &marked {
-        let (name, size) = (staged.name, mark_words(staged.outer()));
-        let _ = writeln!(arrays, "var<workgroup> {name}_nan: array<atomic<u32>, {size}>;");
-    }
     let results = results(&mut builder, op, device, tile, &marked);
     let readers = left.reader(&mut builder) + &right.reader(&mut builder);
     let (row_tiles, column_tiles) = (op.m.div_ceil(bm), op.n.div_ceil(bn));
@@ -215,7 +205,7 @@ pub(crate) fn kernel(
             ("bk", bk.to_string()),
             ("pad", (CHUNK * PAD).to_string()),
             ("arrays", arrays.trim_end().to_owned()),
-            ("result_size", (tile.subgroups() * patch_quads(tile, edge)).to_string()),
+            ("result_size", tile.result_quads(edge).to_string()),
             ("threads", threads.to_string()),
             ("tiles", tiles.to_string()),
             ("row_tiles", row_tiles.to_string()),
@@ -358,7 +348,7 @@ mod tests {
                             shared += bytes as usize;
                         }
                     }
-                    let bound = tile.shared_bytes(device);
+                    let bound = tile.shared_bytes(device.edge);
                     assert!(shared <= bound, "{shared} bytes shared, not {bound}");
                 }
             }

@@ -9,17 +9,6 @@ use crate::ir::Product;
 use crate::shader::kernel::Builder;
 use crate::shader::scalar_literal;
 
-/// Quads of a patch, where a row of matrices of a subgroup's sums lies for the threads to take.
-pub(super) fn patch_quads(tile: Tile, edge: usize) -> usize {
-    edge * row_quads(tile, edge)
-}
-
-/// Quads of a row of a patch: eight floats longer than its content, so that four rows of a matrix
-/// that are stored at once lie in different banks.
-fn row_quads(tile: Tile, edge: usize) -> usize {
-    tile.patch_columns(edge) / 4 + 2
-}
-
 /// Statements that write the sums: as they are where the result is F32 and made of whole tiles,
 /// else by way of shared memory, where threads take quads of them, scale, round and write them.
 pub(super) fn results(
@@ -61,36 +50,39 @@ fn patched_results(
             "fn write_quad(batch: u32, row: u32, column: u32, value: vec4<f32>) {{\n{write}}}\n"
         ),
     );
-    let columns = tile.patch_columns(edge);
-    let (across, row_quads) = (columns / 4, row_quads(tile, edge));
-    let quads = edge * across;
-    let mut text = String::new();
-    let _ = writeln!(text, "    let own_patch = subgroup * {}u;", patch_quads(tile, edge));
-    for (i, first) in
-        (0..tile.sm / edge).flat_map(|i| (0..tile.sn).step_by(columns).map(move |first| (i, first)))
-    {
-        for column in (0..columns).step_by(edge) {
-            let _ = writeln!(
-                text,
-                "    coopStoreT(sum{i}_{}, &result_tile[own_patch + {}u], {row_quads}u);",
-                (first + column) / edge,
-                column / 4
-            );
-        }
-        text.push_str("    workgroupBarrier();\n");
-        for taken in (0..quads).step_by(lanes) {
-            let own = if quads < lanes { format!("if (lane < {quads}u) ") } else { String::new() };
-            let _ = writeln!(
-                text,
-                "    {own}{{ let row = (lane + {taken}u) / {across}u; let quad = (lane + {taken}u) % {across}u; \
-                 write_quad(batch, first_row + own_row + {}u + row, first_column + own_column + {first}u + 4u * quad, \
-                 result_tile[own_patch + row * {row_quads}u + quad]); }}",
-                i * edge
-            );
-        }
-        text.push_str("    workgroupBarrier();\n");
+    let (across, quads) = (edge / 4, edge * edge / 4);
+    let (down, aside) = (tile.sm / edge, tile.sn / edge);
+    let mut cases = String::new();
+    for part in 0..down * aside {
+        let _ = writeln!(
+            cases,
+            "            case {part}u: {{ coopStoreT(sum{}_{}, &result_tile[own_patch], {across}u); }}",
+            part / aside,
+            part % aside
+        );
     }
-    text
+    let mut written = String::new();
+    for taken in (0..quads).step_by(lanes) {
+        let own = if quads < lanes { format!("if (lane < {quads}u) ") } else { String::new() };
+        let _ = writeln!(
+            written,
+            "        {own}{{ write_quad(batch, row + {}u, column, result_tile[own_patch + lane + {taken}u]); }}",
+            taken / across
+        );
+    }
+    // `groups.z` is 1, which no compiler knows: unrolled, the loop is more than a cache of
+    // instructions holds.
+    format!(
+        "    let own_patch = subgroup * {quads}u;\n    \
+         for (var part = 0u; part < {parts}u * groups.z; part++) {{\n        \
+             switch part {{\n{cases}            default: {{}}\n        }}\n        \
+             workgroupBarrier();\n        \
+             let row = first_row + own_row + part / {aside}u * {edge}u + lane / {across}u;\n        \
+             let column = first_column + own_column + part % {aside}u * {edge}u + 4u * (lane % {across}u);\n\
+             {written}        workgroupBarrier();\n    \
+         }}\n",
+        parts = down * aside
+    )
 }
 
 /// The quad of the result at `row` and `column`.
@@ -112,13 +104,12 @@ fn repair(
     let terms: Vec<String> = marked
         .iter()
         .map(|staged| match staged.name {
-            "left" => {
-                "vec4<u32>(atomicLoad(&left_nan[own_row / 32u]) >> (own_row % 32u))".to_owned()
+            "left" => "result_tile[own_row]".to_owned(),
+            _ => {
+                let each = [0, 1, 2, 3]
+                    .map(|n| format!("result_tile[{}u + own_column + {n}u].x", tile.bm));
+                format!("vec4<f32>({})", each.join(", "))
             }
-            name => format!(
-                "(vec4<u32>(atomicLoad(&{name}_nan[own_column / 32u])) >> \
-                 (vec4<u32>(own_column % 32u) + vec4<u32>(0u, 1u, 2u, 3u)))"
-            ),
         })
         .collect();
     let mut put = String::new();
@@ -136,22 +127,24 @@ fn repair(
         "repair_quad",
         format!(
             "fn repair_quad(batch: u32, row: u32, column: u32, own_row: u32, own_column: u32) {{\n    \
-             let is_nan = (({}) & vec4<u32>(1u)) != vec4<u32>(0u);\n    \
+             let is_nan = ({}) != vec4<f32>();\n    \
              if (row >= {}u || column >= {}u || !any(is_nan)) {{ return; }}\n    \
              let quad = {};\n{put}}}\n",
-            terms.join(" | "),
+            terms.join(" + "),
             op.m,
             op.n,
             quad(op)
         ),
     );
     let indent = "        ";
-    let clear: String = marked.iter().map(|staged| staged.clear_marks(indent)).collect();
-    let find: String = marked.iter().map(|staged| staged.find(indent)).collect();
     let Tile { bm, bn, .. } = tile;
+    let find: String = marked
+        .iter()
+        .map(|staged| staged.find(if staged.name == "left" { 0 } else { bm }, indent))
+        .collect();
     format!(
         "    if (thread == 0u) {{ any_nan.x = atomicLoad(&nan_seen[0]); }}\n    \
-         if (workgroupUniformLoad(&any_nan).x != 0u) {{\n{clear}{indent}workgroupBarrier();\n\
+         if (workgroupUniformLoad(&any_nan).x != 0u) {{\n\
          {find}{indent}workgroupBarrier();\n{indent}storageBarrier();\n\
          {indent}for (var n = thread; n < {quads}u; n += {threads}u) {{\n\
          {indent}    let row = n / {across}u;\n\

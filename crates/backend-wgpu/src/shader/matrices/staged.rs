@@ -5,7 +5,7 @@ use std::fmt::Write;
 use onesigma_format::Format;
 use onesigma_graph::DType;
 
-use super::{CHUNK, mark_words};
+use super::CHUNK;
 use crate::ir::TensorId;
 use crate::shader::kernel::Builder;
 
@@ -42,9 +42,9 @@ impl Staged {
         2 * (self.tile_chunks + PAD)
     }
 
-    /// The declaration of the tile.
+    /// The declaration of the tile, whose last row is not padded.
     pub fn array(&self) -> String {
-        let size = self.tile_rows * self.width();
+        let size = self.tile_rows * self.width() - 2 * PAD;
         format!("var<workgroup> {}_tile: array<vec4<f16>, {size}>;\n", self.name)
     }
 
@@ -162,41 +162,32 @@ impl Staged {
         format!("let next = next_code({name}{n}); seen |= next.x | next.y; ")
     }
 
-    /// Statements that take all marks away.
-    pub fn clear_marks(&self, indent: &str) -> String {
-        let Self { name, threads, .. } = self;
-        format!(
-            "{indent}for (var n = thread; n < {}u; n += {threads}u) {{ atomicStore(&{name}_nan[n], 0u); }}\n",
-            mark_words(self.outer())
-        )
-    }
-
-    /// Statements that find the NaN of a tile's rows or columns of the result in the operand, over
-    /// the whole inner axis, and mark them.
-    pub fn find(&self, indent: &str) -> String {
-        let Self { name, first, rows, columns, threads, .. } = self;
+    /// Statements that look for NaN in a tile's rows or columns of the result, over the whole inner
+    /// axis, and leave 1 or 0 for each in `result_tile` from `marks` on. Each has one thread.
+    pub fn find(&self, marks: usize, indent: &str) -> String {
+        let Self { name, first, rows, columns, threads, tile_chunks, .. } = self;
         let chunks = columns / CHUNK;
-        let across = if self.along_inner { chunks } else { self.tile_chunks };
-        let count = across * if self.along_inner { self.tile_rows } else { *rows };
-        let (row, chunk) = match self.along_inner {
-            true => (format!("({first} + n / {across}u)"), format!("n % {across}u")),
-            false => (format!("n / {across}u"), format!("({first} / 8u + n % {across}u)")),
+        let (count, steps, row, chunk) = match self.along_inner {
+            true => (self.outer(), chunks, format!("({first} + n)"), "i".to_owned()),
+            false => (*tile_chunks, *rows, "i".to_owned(), format!("({first} / 8u + n)")),
         };
-        let more = if self.ragged { format!(", {row}, 8u * ({chunk})") } else { String::new() };
-        let place = format!("batch * {}u + {row} * {chunks}u + {chunk}", rows * chunks);
+        let more = if self.ragged { format!(", {row}, 8u * {chunk}") } else { String::new() };
         let mark = match self.along_inner {
             true => format!(
-                "if (((next.x | next.y) & 0x80808080u) != 0u) {{ let at = n / {across}u; atomicOr(&{name}_nan[at / 32u], 1u << (at % 32u)); }}"
+                "result_tile[{marks}u + n] = vec4<f32>(select(0.0, 1.0, ((seen.x | seen.y) & 0x80808080u) != 0u));"
             ),
             false => format!(
-                "for (var i = 0u; i < 8u; i++) {{ if (((next[i / 4u] >> (8u * (i % 4u))) & 0x80u) != 0u) {{ let at = 8u * (n % {across}u) + i; atomicOr(&{name}_nan[at / 32u], 1u << (at % 32u)); }} }}"
+                "for (var i = 0u; i < 8u; i++) {{ result_tile[{marks}u + 8u * n + i] = \
+                 vec4<f32>(select(0.0, 1.0, ((seen[i / 4u] >> (8u * (i % 4u))) & 0x80u) != 0u)); }}"
             ),
         };
         format!(
             "{indent}for (var n = thread; n < {count}u; n += {threads}u) {{\n\
-             {indent}    let next = next_code({name}({place}{more}));\n\
+             {indent}    var seen = vec2<u32>();\n\
+             {indent}    for (var i = 0u; i < {steps}u; i++) {{ seen |= next_code({name}(batch * {}u + {row} * {chunks}u + {chunk}{more})); }}\n\
              {indent}    {mark}\n\
-             {indent}}}\n"
+             {indent}}}\n",
+            rows * chunks
         )
     }
 
