@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{Bench, Outcome, seconds};
 
 /// Tiles that are tried; what the numbers mean is told at [`Tuning`].
-const VECTORS: [[usize; 7]; 15] = [
+const VECTORS: [[usize; 7]; 16] = [
     [128, 128, 8, 8, 16, 1, 16],
     [128, 128, 8, 8, 16, 1, 8],
     [128, 128, 8, 8, 16, 2, 8],
@@ -18,6 +18,7 @@ const VECTORS: [[usize; 7]; 15] = [
     [128, 128, 8, 8, 32, 1, 8],
     [128, 64, 8, 8, 16, 1, 8],
     [64, 128, 8, 8, 16, 2, 8],
+    [64, 64, 8, 8, 16, 1, 8],
     [64, 64, 8, 8, 16, 2, 8],
     [256, 128, 8, 8, 16, 1, 8],
     [128, 128, 16, 8, 8, 2, 8],

@@ -61,8 +61,12 @@ fn stride(width: usize) -> usize {
     (width / 4) | 1
 }
 
-const FORWARD_BLOCKS: [Block; 3] =
-    [Block::new(64, 32, 8, 16), Block::new(32, 32, 8, 8), Block::new(16, 16, 4, 4)];
+const FORWARD_BLOCKS: [Block; 4] = [
+    Block::new(64, 32, 16, 16),
+    Block::new(64, 32, 8, 16),
+    Block::new(32, 32, 8, 8),
+    Block::new(16, 16, 4, 4),
+];
 const GRAD_BLOCKS: [Block; 2] = [Block::new(32, 32, 8, 8), Block::new(16, 16, 4, 4)];
 
 /// The first block that fits.

@@ -41,7 +41,8 @@ impl From<[usize; 7]> for Tile {
 
 impl Tile {
     const LARGE: Self = Self { bm: 128, bn: 128, tm: 8, tn: 8, bk: 16, stages: 1, row: 8 };
-    const WIDE: Self = Self { bm: 64, bn: 64, tm: 8, tn: 8, bk: 16, stages: 2, row: 8 };
+    /// Of one stage, so that more workgroups share a core: with NVIDIA's driver they have 48 KiB.
+    const WIDE: Self = Self { bm: 64, bn: 64, tm: 8, tn: 8, bk: 16, stages: 1, row: 8 };
     const MIDDLE: Self = Self { bm: 64, bn: 64, tm: 4, tn: 4, bk: 16, stages: 1, row: 16 };
     const SMALL: Self = Self { bm: 32, bn: 32, tm: 4, tn: 4, bk: 16, stages: 1, row: 8 };
 
