@@ -11,9 +11,7 @@ use onesigma_graph::{DType, EntryId, Module, Op, Program, Role, SlotKind};
 use crate::backend::Tuning;
 use crate::engine::WgpuEngine;
 use crate::gpu::Gpu;
-
-/// Rows, columns and inner elements: tiles that go beyond the result, and tiles that do not.
-const SIZES: [[usize; 3]; 2] = [[80, 96, 64], [128, 64, 32]];
+use crate::shader::matrices::{self, Tile};
 
 /// A small integer that depends on row and column; NaN in one place of each operand if asked for.
 fn integer(row: usize, column: usize, nan: bool) -> f32 {
@@ -23,23 +21,29 @@ fn integer(row: usize, column: usize, nan: bool) -> f32 {
     }
 }
 
-/// Products of small integers, which are exact, with each operand as it is and transposed, in F16
-/// and E4M3; in the second size there are NaN, and the left ones are counted in the smallest
-/// subnormal number. Returns what is wrong first.
+/// Products of small integers, which are exact, by every tile that the device takes, with each
+/// operand as it is and transposed, in F16 and E4M3: one that no tile divides, and one of whole
+/// tiles, in which there are NaN and the left numbers are counted in the smallest subnormal one.
+/// Returns what is wrong first.
 ///
 /// # Errors
 /// Those of the engine.
 pub(crate) fn wrong_product(gpu: &Arc<Gpu>, segment: usize) -> Result<Option<String>> {
     let mut cases = Vec::new();
-    for format in [Format::F16, Format::E4M3] {
-        for transposed in [(false, false), (false, true), (true, false), (true, true)] {
-            for (sizes, unit) in SIZES.into_iter().zip([1.0, format.min_subnormal() as f32]) {
-                cases.push((format, transposed, sizes, unit));
+    let abilities = gpu.abilities;
+    let tiles = abilities.matrices.map(|device| matrices::tiles(device, abilities.shared_bytes));
+    for tile in tiles.unwrap_or_default() {
+        let Tile { bm, bn, bk, .. } = tile;
+        for format in [Format::F16, Format::E4M3] {
+            for transposed in [(false, false), (false, true), (true, false), (true, true)] {
+                let least = format.min_subnormal() as f32;
+                let sizes = [([bm + 16, bn + 32, bk + 8], 1.0), ([bm, bn, 2 * bk], least)];
+                cases.extend(sizes.map(|(sizes, unit)| (tile, format, transposed, sizes, unit)));
             }
         }
     }
-    let wrong = |(format, transposed, sizes, unit): (Format, (bool, bool), [usize; 3], f32)| {
-        let wrong = wrong_element(gpu, segment, format, transposed, sizes, unit)?;
+    let wrong = |(tile, format, transposed, sizes, unit)| {
+        let wrong = wrong_element(gpu, segment, tile, format, transposed, sizes, unit)?;
         Ok(wrong.map(|wrong| {
             format!("product of {format} in {sizes:?}, transposed {transposed:?}: {wrong}")
         }))
@@ -82,6 +86,7 @@ pub(crate) fn subnormals_are_flushed(gpu: &Arc<Gpu>, segment: usize) -> Result<b
 fn wrong_element(
     gpu: &Arc<Gpu>,
     segment: usize,
+    tile: Tile,
     format: Format,
     (transpose_left, transpose_right): (bool, bool),
     [m, n, k]: [usize; 3],
@@ -114,7 +119,9 @@ fn wrong_element(
     graph.write(z, product);
     module.entry("main", graph)?;
     let program = Program::new(module)?;
-    let mut engine = WgpuEngine::new(&program, Arc::clone(gpu), segment, Tuning::default())?;
+    let Tile { bm, bn, sm, sn, bk } = tile;
+    let tuning = Tuning { matrices: Some([bm, bn, sm, sn, bk]), ..Tuning::default() };
+    let mut engine = WgpuEngine::new(&program, Arc::clone(gpu), segment, tuning)?;
     engine.write(x, &left.1)?;
     engine.write(y, &right.1)?;
     engine.run(EntryId::new(0), 1)?;

@@ -82,8 +82,20 @@ pub(crate) fn is_half(dtype: DType) -> bool {
     })
 }
 
+/// The tiles that products run by on a device whose workgroups share `shared_bytes`, the largest
+/// first.
+pub(crate) fn tiles(device: Matrices, shared_bytes: usize) -> Vec<Tile> {
+    let mut tiles = match device.edge {
+        8 if device.lanes < 32 => vec![Tile::NARROW],
+        8 => vec![Tile::EIGHT],
+        _ => vec![Tile::LARGE, Tile::SMALL],
+    };
+    tiles.retain(|tile| tile.shared_bytes(device.edge) <= shared_bytes);
+    tiles
+}
+
 /// The tile for a product, if it runs on the cooperative matrices of a device whose workgroups
-/// share `shared_bytes`.
+/// share `shared_bytes`: the largest of which there are enough to keep a device busy.
 pub(crate) fn tile(
     entry: &Entry,
     op: &Product,
@@ -99,14 +111,9 @@ pub(crate) fn tile(
         && (!op.transpose_left || op.m.is_multiple_of(CHUNK))
         && op.m.min(op.n) >= 16;
     let count = |tile: Tile| op.batch * op.m.div_ceil(tile.bm) * op.n.div_ceil(tile.bn);
-    let has_room = |tile: Tile| tile.shared_bytes(device.edge) <= shared_bytes;
-    let chosen = match device.edge {
-        8 if device.lanes < 32 => Tile::NARROW,
-        8 => Tile::EIGHT,
-        _ if has_room(Tile::LARGE) && count(Tile::LARGE) >= ENOUGH => Tile::LARGE,
-        _ => Tile::SMALL,
-    };
-    (fits && has_room(chosen)).then_some(chosen)
+    let tiles = tiles(device, shared_bytes);
+    let enough = tiles.iter().copied().find(|tile| count(*tile) >= ENOUGH);
+    enough.or(tiles.last().copied()).filter(|_| fits)
 }
 
 /// Whether codes are shifted, not decoded, while they are staged: NaN become numbers then, and all
