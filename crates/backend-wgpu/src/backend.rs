@@ -126,7 +126,7 @@ impl WgpuBackend {
     /// Why cooperative matrices cannot be used although the device has them.
     fn matrices_fail(&self) -> Option<String> {
         self.gpu.abilities.matrices?;
-        match check::wrong_product(&self.gpu, self.segment_bytes) {
+        match check::wrong_product(&self.gpu) {
             Ok(wrong) => wrong,
             Err(error) => Some(error.to_string()),
         }
@@ -167,7 +167,7 @@ impl Backend for WgpuBackend {
 
     fn flushes_subnormals(&self) -> bool {
         // A device that cannot say will fail where it is used.
-        check::subnormals_are_flushed(&self.gpu, self.segment_bytes).unwrap_or(false)
+        check::subnormals_are_flushed(&self.gpu).unwrap_or(false)
     }
 
     fn supports(&self, op: &Op, inputs: &[DType], output: DType) -> Support {

@@ -28,7 +28,7 @@ fn integer(row: usize, column: usize, nan: bool) -> f32 {
 ///
 /// # Errors
 /// Those of the engine.
-pub(crate) fn wrong_product(gpu: &Arc<Gpu>, segment: usize) -> Result<Option<String>> {
+pub(crate) fn wrong_product(gpu: &Arc<Gpu>) -> Result<Option<String>> {
     let mut cases = Vec::new();
     let abilities = gpu.abilities;
     let tiles = abilities.matrices.map(|device| matrices::tiles(device, abilities.shared_bytes));
@@ -43,7 +43,7 @@ pub(crate) fn wrong_product(gpu: &Arc<Gpu>, segment: usize) -> Result<Option<Str
         }
     }
     let wrong = |(tile, format, transposed, sizes, unit)| {
-        let wrong = wrong_element(gpu, segment, tile, format, transposed, sizes, unit)?;
+        let wrong = wrong_element(gpu, tile, format, transposed, sizes, unit)?;
         Ok(wrong.map(|wrong| {
             format!("product of {format} in {sizes:?}, transposed {transposed:?}: {wrong}")
         }))
@@ -66,7 +66,7 @@ pub(crate) fn wrong_product(gpu: &Arc<Gpu>, segment: usize) -> Result<Option<Str
 ///
 /// # Errors
 /// Those of the engine.
-pub(crate) fn subnormals_are_flushed(gpu: &Arc<Gpu>, segment: usize) -> Result<bool> {
+pub(crate) fn subnormals_are_flushed(gpu: &Arc<Gpu>) -> Result<bool> {
     let mut module = Module::new();
     let x = module.slot("x", SlotKind::State, [4], DType::F32, Role::Activation)?;
     let mut graph = onesigma_graph::Graph::new();
@@ -75,7 +75,8 @@ pub(crate) fn subnormals_are_flushed(gpu: &Arc<Gpu>, segment: usize) -> Result<b
     graph.write(x, larger);
     module.entry("main", graph)?;
     let program = Program::new(module)?;
-    let mut engine = WgpuEngine::new(&program, Arc::clone(gpu), segment, Tuning::default())?;
+    let mut engine =
+        WgpuEngine::new(&program, Arc::clone(gpu), gpu.segment_bytes(), Tuning::default())?;
     engine.write(x, &2f32.powi(-140).to_le_bytes().repeat(4))?;
     engine.run(EntryId::new(0), 1)?;
     let mut found = [0; 16];
@@ -85,7 +86,6 @@ pub(crate) fn subnormals_are_flushed(gpu: &Arc<Gpu>, segment: usize) -> Result<b
 
 fn wrong_element(
     gpu: &Arc<Gpu>,
-    segment: usize,
     tile: Tile,
     format: Format,
     (transpose_left, transpose_right): (bool, bool),
@@ -121,7 +121,7 @@ fn wrong_element(
     let program = Program::new(module)?;
     let Tile { bm, bn, sm, sn, bk } = tile;
     let tuning = Tuning { matrices: Some([bm, bn, sm, sn, bk]), ..Tuning::default() };
-    let mut engine = WgpuEngine::new(&program, Arc::clone(gpu), segment, tuning)?;
+    let mut engine = WgpuEngine::new(&program, Arc::clone(gpu), gpu.segment_bytes(), tuning)?;
     engine.write(x, &left.1)?;
     engine.write(y, &right.1)?;
     engine.run(EntryId::new(0), 1)?;
@@ -154,8 +154,7 @@ mod tests {
             println!("skipped: no adapter");
             return;
         };
-        let segment = gpu.segment_bytes();
-        let wrong = wrong_product(&Arc::new(gpu), segment);
+        let wrong = wrong_product(&Arc::new(gpu));
         assert!(matches!(wrong, Ok(None)), "{wrong:?}");
     }
 }

@@ -230,15 +230,23 @@ impl Sources {
             };
             self.shares.push(Share { device: device.to_owned(), name, share, limit });
         }
-        if let (Some(tflops), Some(format)) = (value["tflops"].as_f64(), value["format"].as_str()) {
-            let n = value["n"].as_u64().unwrap_or_default();
-            self.fastest(Product {
-                device: device.to_owned(),
-                sizes: format!("square {n}: {n} x {n} x {n}"),
-                operands: format.to_owned(),
-                rate: tflops * 1e12,
-                of_limit: None,
-            });
+        let listed = |key: &str| value[key].as_array().filter(|list| !list.is_empty());
+        if let (Some(tflops), Some(sizes), Some(formats)) =
+            (value["tflops"].as_f64(), listed("sizes"), listed("formats"))
+        {
+            let sizes: Vec<u64> = sizes.iter().filter_map(Value::as_u64).collect();
+            let mut formats: Vec<&str> = formats.iter().filter_map(Value::as_str).collect();
+            formats.dedup();
+            if let [m, n, k] = sizes[..] {
+                let square = if m == n && n == k { format!("square {m}: ") } else { String::new() };
+                self.fastest(Product {
+                    device: device.to_owned(),
+                    sizes: format!("{square}{m} x {k} x {n}"),
+                    operands: formats.join(" x "),
+                    rate: tflops * 1e12,
+                    of_limit: None,
+                });
+            }
         }
         if value["device"].is_null() {
             value["device"] = device.into();

@@ -37,8 +37,15 @@ fn results(folder: &Path) {
     ];
     fs::create_dir_all(folder.join("gpu")).expect("room");
     fs::write(folder.join("gpu/step.jsonl"), lines.join("\n")).expect("room");
-    let product = |tflops: f64| format!(r#"{{"format": "F16", "n": 64, "tflops": {tflops}}}"#);
-    let rows = [product(2.0), product(3.0), r#"{"name": "sum", "of_copy": 0.9}"#.into()];
+    let product = |m: usize, tflops: f64| {
+        format!(r#"{{"formats": ["F16", "F16"], "sizes": [{m}, 64, 64], "tflops": {tflops}}}"#)
+    };
+    let rows = [
+        product(64, 2.0),
+        product(64, 3.0),
+        product(32, 1.0),
+        r#"{"name": "sum", "of_copy": 0.9}"#.into(),
+    ];
     let file = format!(r#"{{"device": "GPU Y", "rows": [{}]}}"#, rows.join(", "));
     fs::write(folder.join("gpu/kernels.json"), file).expect("room");
     processor(folder);
@@ -138,7 +145,7 @@ fn every_chart_is_drawn_from_results_of_several_machines() {
     );
     // Of several tiles of one product the fastest counts.
     let rates: Vec<f64> = sources.products.iter().map(|product| product.rate).collect();
-    assert_eq!(rates, [90e9, 3e12]);
+    assert_eq!(rates, [90e9, 3e12, 1e12]);
     assert_eq!(sources.shares.len(), 2);
     for chart in &charts {
         let svg = chart.svg.file();

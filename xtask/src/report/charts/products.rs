@@ -15,8 +15,7 @@ const DRAWN: [&str; 3] = ["square", "up forward:", "one token"];
 pub fn products(sources: &Sources) -> Vec<Chart> {
     let mut groups: Vec<((&str, String), Vec<&Product>)> = Vec::new();
     for product in &sources.products {
-        let is_alone = product.of_limit.is_none();
-        if !is_alone && !DRAWN.iter().any(|name| product.sizes.starts_with(name)) {
+        if !DRAWN.iter().any(|name| product.sizes.starts_with(name)) {
             continue;
         }
         let machine = machine(&product.device);
