@@ -332,24 +332,20 @@ fn accessors(
         1 => format!("x{n}[{quad}]"),
         _ => format!("x{n}_{segment}[{quad} - {}u]", segment * units),
     };
-    let cascade = |statement: &dyn Fn(usize) -> String| {
-        let mut text = String::new();
-        for segment in 0..segments - 1 {
-            let _ =
-                write!(text, "if (q < {}u) {{ {} }} ", (segment + 1) * units, statement(segment));
-        }
-        text + &statement(segments - 1)
+    let choose = |statement: &dyn Fn(usize) -> String| choice(0..segments, units, statement);
+    let load = match segments {
+        1 => format!("return {};", at(0, "q")),
+        _ => format!(
+            "var found: {unit}; {} return found;",
+            choose(&|segment| format!("found = {};", at(segment, "q")))
+        ),
     };
-    let load = cascade(&|segment| format!("return {};", at(segment, "q")));
     let _ = writeln!(text, "fn x{n}_load(q: u32) -> {unit} {{ {load} }}");
     if !is_quad && unit != "u32" {
         return text;
     }
     if !is_quad {
-        let put = cascade(&|segment| match segment + 1 == segments {
-            true => format!("{} = w;", at(segment, "q")),
-            false => format!("{} = w; return;", at(segment, "q")),
-        });
+        let put = choose(&|segment| format!("{} = w;", at(segment, "q")));
         let _ = writeln!(text, "fn x{n}_put(q: u32, w: u32) {{ {put} }}");
         return text;
     }
@@ -363,12 +359,29 @@ fn accessors(
         _ => format!("x{n}_load(i >> 2u)[i & 3u]"),
     };
     let _ = writeln!(text, "fn x{n}_code(i: u32) -> u32 {{ return {code}; }}");
-    let store = cascade(&|segment| match segment + 1 == segments {
-        true => format!("{} = pack_{bytes}(c);", at(segment, "q")),
-        false => format!("{} = pack_{bytes}(c); return;", at(segment, "q")),
-    });
+    let store = choose(&|segment| format!("{} = pack_{bytes}(c);", at(segment, "q")));
     let _ = writeln!(text, "fn x{n}_store(q: u32, c: vec4<u32>) {{ {store} }}");
     text
+}
+
+/// The statement for the segment where quad `q` lies, found by halves: compilers that flatten
+/// branches need 2^n blocks for n of them in a row.
+fn choice(
+    segments: std::ops::Range<usize>,
+    units: usize,
+    statement: &dyn Fn(usize) -> String,
+) -> String {
+    if segments.len() == 1 {
+        return statement(segments.start);
+    }
+    let middle = segments.start.midpoint(segments.end);
+    let (low, high) = (segments.start..middle, middle..segments.end);
+    format!(
+        "if (q < {}u) {{ {} }} else {{ {} }}",
+        middle * units,
+        choice(low, units, statement),
+        choice(high, units, statement)
+    )
 }
 
 /// Workgroups for `count` threads in groups of `threads`, folded into two dimensions of at most
@@ -378,4 +391,19 @@ pub(crate) fn folded(count: usize, threads: usize) -> [u32; 3] {
     let groups = count.div_ceil(threads).max(1);
     let rows = groups.div_ceil(MOST);
     [groups.div_ceil(rows) as u32, rows as u32, 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_segment_of_a_quad_is_found_by_halves() {
+        let own = |segment: usize| format!("s{segment};");
+        assert_eq!(choice(0..1, 10, &own), "s0;");
+        assert_eq!(
+            choice(0..4, 10, &own),
+            "if (q < 20u) { if (q < 10u) { s0; } else { s1; } } else { if (q < 30u) { s2; } else { s3; } }"
+        );
+    }
 }

@@ -61,6 +61,8 @@ fn stride(width: usize) -> usize {
     (width / 4) | 1
 }
 
+/// The first two take about the same memory; one workgroup fits a core by either, so it should have
+/// many threads.
 const FORWARD_BLOCKS: [Block; 4] = [
     Block::new(64, 32, 16, 16),
     Block::new(64, 32, 8, 16),

@@ -297,6 +297,7 @@ mod tests {
         right: Format,
         device: Matrices,
         tile: Tile,
+        segment: usize,
     ) -> String {
         let mut entry = Entry::default();
         for (numel, format) in [
@@ -306,7 +307,7 @@ mod tests {
         ] {
             entry.tensor(numel * product.batch, DType::Float(format), Home::Temporary);
         }
-        let memory = plan(&mut entry, &[], 0, 1 << 27);
+        let memory = plan(&mut entry, &[], 0, segment);
         kernel(&entry, &memory, &product, device, tile, "test").source
     }
 
@@ -337,9 +338,13 @@ mod tests {
             for (transpose_left, transpose_right) in
                 [(false, false), (false, true), (true, false), (true, true)]
             {
-                for (left, right) in [(Format::F16, Format::F16), (Format::E4M3, Format::E5M2)] {
+                for (left, right, segment) in [
+                    (Format::F16, Format::F16, 1 << 27),
+                    (Format::E4M3, Format::E5M2, 1 << 27),
+                    (Format::E4M3, Format::E4M3, 1 << 14),
+                ] {
                     let product = Product { transpose_left, transpose_right, ..base };
-                    let text = source(product, left, right, device, tile);
+                    let text = source(product, left, right, device, tile, segment);
                     assert!(!text.contains("{{"), "{text}");
                     let module = naga::front::wgsl::parse_str(&text)
                         .unwrap_or_else(|error| panic!("{}", error.emit_to_string(&text)));
