@@ -12,6 +12,18 @@ use crate::gpu::{self, Gpu};
 use crate::shader::{codec, expression};
 
 /// Which adapter is opened, and how much of it is used.
+///
+/// ```no_run
+/// use onesigma_backend_wgpu::{Options, WgpuBackend, adapters};
+/// for (number, adapter) in adapters().iter().enumerate() {
+///     println!("{number}: {adapter}");
+/// }
+/// // The second one, with nothing that a browser might not have.
+/// let options = Options { device: Some("1".into()), portable: true, ..Options::default() };
+/// let backend = WgpuBackend::with(&options)?;
+/// println!("{}", backend.abilities());
+/// # Ok::<(), onesigma_backend::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Options {
     /// Its number in [`adapters`], or a part of its name; `None` for the first.

@@ -4,6 +4,14 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The extents of a tensor, outermost first; empty for a scalar.
+///
+/// ```
+/// use onesigma_graph::Shape;
+/// let shape = Shape::from([8, 512, 768]);
+/// assert_eq!((shape.numel(), shape.rows(), shape.last()), (3_145_728, 4096, 768));
+/// assert_eq!(shape.strides(), [393_216, 768, 1]);
+/// assert_eq!(shape.broadcast(&Shape::from([512, 1])), Some(shape));
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Shape(Vec<usize>);

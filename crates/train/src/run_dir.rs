@@ -11,6 +11,18 @@ use crate::telemetry::Record;
 use crate::{Error, atomic, run_file};
 
 /// A run folder that is open for writing metrics.
+///
+/// ```
+/// use onesigma_train::config::Config;
+/// use onesigma_train::run_dir::RunDir;
+/// let folder = std::env::temp_dir().join(format!("onesigma-run-{}", std::process::id()));
+/// RunDir::create(&folder, &Config::default())?;
+/// assert_eq!(RunDir::config::<Config>(&folder)?, Config::default());
+/// // A folder holds one run.
+/// assert!(RunDir::create(&folder, &Config::default()).is_err());
+/// # std::fs::remove_dir_all(&folder).unwrap();
+/// # Ok::<(), onesigma_train::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct RunDir {
     root: PathBuf,
