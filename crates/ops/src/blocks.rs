@@ -92,6 +92,42 @@ pub fn mhsa(
 }
 
 /// Options of [`transformer_layer`].
+///
+/// ```
+/// use onesigma_graph::{DType, Graph, Module, Role, SlotKind};
+/// use onesigma_ops::{
+///     Attention, MhsaWeights, MlpWeights, Parametrisation, TransformerLayer, transformer_layer,
+/// };
+///
+/// # fn main() -> Result<(), onesigma_ops::Error> {
+/// let (mut module, mut graph) = (Module::new(), Graph::new());
+/// let mut read = |name: &str, shape: &[usize], role| {
+///     let slot = module.slot(name, SlotKind::State, shape.to_vec(), DType::F32, role)?;
+///     Ok::<_, onesigma_ops::Error>(module.read(&mut graph, slot))
+/// };
+/// let x = read("x", &[2, 16, 64], Role::Activation)?;
+/// let mut weight = |name: &str, shape: [usize; 2]| read(name, &shape, Role::MasterWeight);
+/// let attention =
+///     MhsaWeights { qkv: weight("qkv", [192, 64])?, output: weight("output", [64, 64])? };
+/// let feed_forward = MlpWeights {
+///     up: weight("up", [256, 64])?,
+///     gate: weight("gate", [256, 64])?,
+///     down: weight("down", [64, 256])?,
+/// };
+/// let options = TransformerLayer {
+///     heads: 4,
+///     taus: [0.5, 0.5],
+///     attention: Attention::default(),
+///     dropout: 0.0,
+///     mult: 1.0,
+///     eps: 1e-5,
+/// };
+/// let p = Parametrisation::UMup;
+/// let y = transformer_layer(&mut graph, p, x, attention, feed_forward, options)?;
+/// assert_eq!(graph.shape(y).dims(), [2, 16, 64]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct TransformerLayer {
     /// Number of attention heads.
