@@ -1,7 +1,6 @@
 //! Whether cooperative matrices compute what they should: they are experimental in wgpu, so a
 //! device has to show it before programs use them.
 
-use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use onesigma_backend::{Engine, Result};
@@ -48,18 +47,27 @@ pub(crate) fn wrong_product(gpu: &Arc<Gpu>) -> Result<Option<String>> {
             format!("product of {format} in {sizes:?}, transposed {transposed:?}: {wrong}")
         }))
     };
-    // Most of the time is the driver's, which compiles; pages have one thread.
-    let found: Vec<Result<Option<String>>> = match cfg!(target_family = "wasm") {
-        true => cases.into_iter().map(wrong).collect(),
-        false => std::thread::scope(|scope| {
-            let started: Vec<_> =
-                cases.into_iter().map(|case| scope.spawn(move || wrong(case))).collect();
-            let joined = started.into_iter().map(std::thread::ScopedJoinHandle::join);
-            joined.map(|found| found.unwrap_or_else(|panic| resume_unwind(panic))).collect()
-        }),
-    };
-    let found: Result<Vec<Option<String>>> = found.into_iter().collect();
+    let found: Result<Vec<Option<String>>> = on_all(cases, wrong).into_iter().collect();
     Ok(found?.into_iter().flatten().next())
+}
+
+/// Answers for each case, each on a thread of its own: most of the time is the driver's, which
+/// compiles.
+#[cfg(not(target_family = "wasm"))]
+fn on_all<C: Send, A: Send>(cases: Vec<C>, answer: impl Fn(C) -> A + Sync) -> Vec<A> {
+    let answer = &answer;
+    std::thread::scope(|scope| {
+        let started: Vec<_> =
+            cases.into_iter().map(|case| scope.spawn(move || answer(case))).collect();
+        let joined = started.into_iter().map(std::thread::ScopedJoinHandle::join);
+        joined.map(|found| found.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
+}
+
+/// Answers for each case; pages have one thread.
+#[cfg(target_family = "wasm")]
+fn on_all<C, A>(cases: Vec<C>, answer: impl Fn(C) -> A) -> Vec<A> {
+    cases.into_iter().map(answer).collect()
 }
 
 /// Whether a product of a subnormal number is 0.
