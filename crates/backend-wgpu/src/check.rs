@@ -9,7 +9,7 @@ use onesigma_graph::{DType, EntryId, Module, Op, Program, Role, SlotKind};
 
 use crate::backend::Tuning;
 use crate::engine::WgpuEngine;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, on_processors};
 use crate::shader::matrices::{self, Tile};
 
 /// A small integer that depends on row and column; NaN in one place of each operand if asked for.
@@ -41,33 +41,13 @@ pub(crate) fn wrong_product(gpu: &Arc<Gpu>) -> Result<Option<String>> {
             }
         }
     }
-    let wrong = |(tile, format, transposed, sizes, unit)| {
+    let found = on_processors(&cases, |&(tile, format, transposed, sizes, unit)| {
         let wrong = wrong_element(gpu, tile, format, transposed, sizes, unit)?;
         Ok(wrong.map(|wrong| {
             format!("product of {format} in {sizes:?}, transposed {transposed:?}: {wrong}")
         }))
-    };
-    let found: Result<Vec<Option<String>>> = on_all(cases, wrong).into_iter().collect();
-    Ok(found?.into_iter().flatten().next())
-}
-
-/// Answers for each case, each on a thread of its own: most of the time is the driver's, which
-/// compiles.
-#[cfg(not(target_family = "wasm"))]
-fn on_all<C: Send, A: Send>(cases: Vec<C>, answer: impl Fn(C) -> A + Sync) -> Vec<A> {
-    let answer = &answer;
-    std::thread::scope(|scope| {
-        let started: Vec<_> =
-            cases.into_iter().map(|case| scope.spawn(move || answer(case))).collect();
-        let joined = started.into_iter().map(std::thread::ScopedJoinHandle::join);
-        joined.map(|found| found.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-    })
-}
-
-/// Answers for each case; pages have one thread.
-#[cfg(target_family = "wasm")]
-fn on_all<C, A>(cases: Vec<C>, answer: impl Fn(C) -> A) -> Vec<A> {
-    cases.into_iter().map(answer).collect()
+    })?;
+    Ok(found.into_iter().flatten().next())
 }
 
 /// Whether a product of a subnormal number is 0.

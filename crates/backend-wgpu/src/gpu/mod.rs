@@ -2,6 +2,7 @@
 
 mod buffers;
 mod pipelines;
+mod processors;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,7 @@ use onesigma_backend::{Error, Result};
 use wgpu::{Adapter, Device, DeviceType, ErrorFilter, Features, Instance, Limits, Queue};
 
 pub(crate) use self::pipelines::Pipeline;
+pub(crate) use self::processors::on_processors;
 use crate::NAME;
 use crate::backend::{CooperativeMatrices, Options};
 

@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use onesigma_backend::Result;
 use wgpu::{BindGroupLayout, ComputePipeline, ErrorFilter};
 
+use super::processors::on_processors;
 use super::{Gpu, failed};
 use crate::shader::kernel::Kernel;
 
@@ -97,31 +97,9 @@ impl Gpu {
         let mut known = HashSet::new();
         let pending: Vec<&Kernel> =
             kernels.filter(|kernel| known.insert(kernel.source.as_str())).collect();
-        let next = AtomicUsize::new(0);
-        let work = || -> Result<()> {
-            while let Some(kernel) = pending.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.pipeline(&kernel.source, kernel.bindings.len(), &kernel.label)?;
-            }
-            Ok(())
-        };
-        // A browser has one thread for what it draws with.
-        #[cfg(target_family = "wasm")]
-        return work();
-        #[cfg(not(target_family = "wasm"))]
-        {
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
-            if threads == 1 || pending.len() < 2 {
-                return work();
-            }
-            std::thread::scope(|scope| {
-                let workers: Vec<_> =
-                    (0..threads.min(pending.len())).map(|_| scope.spawn(work)).collect();
-                // A worker's panic goes on here.
-                workers.into_iter().try_for_each(|worker| match worker.join() {
-                    Ok(result) => result,
-                    Err(panic) => std::panic::resume_unwind(panic),
-                })
-            })
-        }
+        on_processors(&pending, |kernel| {
+            self.pipeline(&kernel.source, kernel.bindings.len(), &kernel.label).map(drop)
+        })
+        .map(drop)
     }
 }

@@ -165,10 +165,10 @@ impl Staged {
     /// Statements that look for NaN in a tile's rows or columns of the result, over the whole inner
     /// axis, and leave 1 or 0 for each in `result_tile` from `marks` on. Each has one thread.
     pub fn find(&self, marks: usize, indent: &str) -> String {
-        let Self { name, first, rows, columns, threads, tile_chunks, .. } = self;
+        let Self { name, first, rows, columns, threads, tile_rows, tile_chunks, .. } = self;
         let chunks = columns / CHUNK;
         let (count, steps, row, chunk) = match self.along_inner {
-            true => (self.outer(), chunks, format!("({first} + n)"), "i".to_owned()),
+            true => (*tile_rows, chunks, format!("({first} + n)"), "i".to_owned()),
             false => (*tile_chunks, *rows, "i".to_owned(), format!("({first} / 8u + n)")),
         };
         let more = if self.ragged { format!(", {row}, 8u * {chunk}") } else { String::new() };
@@ -189,11 +189,6 @@ impl Staged {
              {indent}}}\n",
             rows * chunks
         )
-    }
-
-    /// Rows or columns of the result in a tile.
-    pub fn outer(&self) -> usize {
-        if self.along_inner { self.tile_rows } else { CHUNK * self.tile_chunks }
     }
 
     /// Statements that put what was fetched into the tile.
