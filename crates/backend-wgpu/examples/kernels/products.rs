@@ -133,8 +133,12 @@ impl Bench {
         Ok(())
     }
 
+    fn has_matrices(&self) -> bool {
+        !self.backend.abilities().contains("no cooperative")
+    }
+
     pub(crate) fn matrices(&mut self) -> Outcome<()> {
-        if self.backend.abilities().contains("no cooperative") {
+        if !self.has_matrices() {
             println!("no cooperative matrices");
             return Ok(());
         }
@@ -155,7 +159,6 @@ impl Bench {
 
     /// Products as in a training step of a GPT of width 768.
     pub(crate) fn model(&mut self) -> Outcome<()> {
-        let none = self.backend.abilities().contains("no cooperative");
         let scale = if self.small { 16 } else { 1 };
         let [forward, back] = [[Format::E4M3; 2], [Format::E5M2, Format::E4M3]];
         for (sizes, formats, flags) in [
@@ -171,7 +174,8 @@ impl Bench {
         ] {
             let sizes = sizes.map(|size| size / scale);
             self.product_of(sizes, formats, Format::F16, Tuning::default(), flags)?;
-            for tile in MODEL.into_iter().filter(|_| !none) {
+            let tiles = if self.has_matrices() { &MODEL[..] } else { &[] };
+            for &tile in tiles {
                 let tuning = Tuning { matrices: Some(tile), ..Tuning::default() };
                 self.product_of(sizes, formats, Format::F16, tuning, flags)?;
             }
